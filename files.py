@@ -1,0 +1,49 @@
+"""Files that are whole or not there, and what they hold. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
+    """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, never a mixture.
+
+    A failed write or fsync raises OSError naming the file; the old file stays. An fsync is never retried:
+    after a failure the kernel may have dropped the pages and the next call would report success.
+    `check` is shown the written file before it takes the old one's place; what it raises keeps the old one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        if check is not None:
+            check(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)  # gone already, unless something failed
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable: on POSIX the name is data of the folder, not of the file."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

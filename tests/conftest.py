@@ -1,0 +1,41 @@
+"""Shared by the tests: a tiny model built in the process, the shipped tokenizer, tiny data. No network, one thread."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from model import ModelArgs, Transformer  # noqa: E402
+from tokenizer import Tokenizer  # noqa: E402
+
+settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples each time, on a busy machine too
+settings.load_profile("steady")
+
+TINY = ModelArgs(dim=32, n_layers=2, n_heads=2, vocab_size=4096, max_seq_len=64)
+
+
+def build(args: ModelArgs = TINY, tied: bool = True, seed: int = 7) -> Transformer:
+    """A model with larger weights than training starts from, so that its logits differ."""
+    model = Transformer(args, tied)
+    model.init_weights(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3.0 if p.dim() > 1 else 1.0)
+    return model.eval()
+
+
+@pytest.fixture
+def tiny_model() -> Transformer:
+    return build()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(ROOT / "data/tok4096.model")
