@@ -1,0 +1,364 @@
+"""The Llama architecture as llama2.c trains and runs it: forward pass, loss, generation with a KV cache.
+
+Tensor names are llama2.c's (tok_embeddings, layers.0.attention.wq, ...), because files depend on them.
+Shapes: B rows, T tokens, C = dim, H heads, K key/value heads, D = C / H, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IGNORE = -1  # a target that is not predicted, as in llama2.c
+NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA
+ROPE_THETA = 10000.0
+HEAD_ROWS = 256  # logits of so many tokens are held at a time: 4 MB with 4096 tokens, which stays in the cache
+QUERY_ROWS = 128  # of causal_attention
+LARGEST, MOST_LAYERS = 1 << 20, 1 << 12  # in a shape: what a damaged file claims is refused before memory is taken for it
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """The shape of a model. The fields are llama2.c's, the defaults InnerArianna's."""
+
+    dim: int = 288
+    n_layers: int = 6
+    n_heads: int = 6
+    n_kv_heads: int | None = None  # None: as many as n_heads
+    vocab_size: int = 4096
+    hidden_dim: int | None = None  # None: 8/3 of dim, rounded up to multiple_of
+    multiple_of: int = 32
+    norm_eps: float = NORM_EPS
+    max_seq_len: int = 256
+    dropout: float = 0.0  # kept because llama2.c's files carry it; not applied
+
+    def __post_init__(self) -> None:
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
+        names = ["dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len"]
+        for name in names if self.hidden_dim is None else [*names, "hidden_dim"]:
+            value, most = getattr(self, name), MOST_LAYERS if name == "n_layers" else LARGEST
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most}")
+        if not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
+            raise ValueError(f"norm_eps is {self.norm_eps!r}; it must be a number between 0 and 1")
+        if self.dim % self.n_heads or self.head_dim % 2 or self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"dim {self.dim}, n_heads {self.n_heads}, n_kv_heads {self.n_kv_heads} do not fit together: "
+                "dim / n_heads must be an even number, and n_heads a multiple of n_kv_heads"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layer, by llama2.c's rule unless given."""
+        if self.hidden_dim is not None:
+            return self.hidden_dim
+        return -(-(8 * self.dim // 3) // self.multiple_of) * self.multiple_of
+
+
+def weight_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model's weights, for checking a file before a model is made of it."""
+    kv_dim = args.n_kv_heads * args.head_dim
+    of_a_layer = {
+        "attention_norm": (args.dim,),
+        "attention.wq": (args.dim, args.dim),
+        "attention.wk": (kv_dim, args.dim),
+        "attention.wv": (kv_dim, args.dim),
+        "attention.wo": (args.dim, args.dim),
+        "ffn_norm": (args.dim,),
+        "feed_forward.w1": (args.hidden, args.dim),
+        "feed_forward.w2": (args.dim, args.hidden),
+        "feed_forward.w3": (args.hidden, args.dim),
+    }
+    shapes = {f"layers.{i}.{name}.weight": shape for i in range(args.n_layers) for name, shape in of_a_layer.items()}
+    matrix = (args.vocab_size, args.dim)
+    return {"tok_embeddings.weight": matrix, **shapes, "norm.weight": (args.dim,), "output.weight": matrix}
+
+
+def rope_table(args: ModelArgs) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles, each (max_seq_len, D/2) float32 (Su et al. 2021, arXiv 2104.09864)."""
+    frequencies = 1.0 / ROPE_THETA ** (torch.arange(0, args.head_dim, 2).float() / args.head_dim)
+    angles = torch.outer(torch.arange(args.max_seq_len).float(), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of neighbours (x[2i], x[2i+1]) of the head dimension by its position's angle. x: (B, T, H, D)."""
+    pairs = x.float().unflatten(-1, (-1, 2))  # (B, T, H, D/2, 2)
+    cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, D/2)
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, but has none for complex numbers
+        real, imaginary = pairs.unbind(-1)
+        turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), -1)
+    else:  # one pass over the data instead of six
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    return turned.flatten(-2).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key/value heads."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.head_dim = args.head_dim
+        self.grouped = args.n_kv_heads != args.n_heads
+        self.wq = nn.Linear(args.dim, args.n_heads * args.head_dim, bias=False)
+        self.wk = nn.Linear(args.dim, args.n_kv_heads * args.head_dim, bias=False)
+        self.wv = nn.Linear(args.dim, args.n_kv_heads * args.head_dim, bias=False)
+        self.wo = nn.Linear(args.n_heads * args.head_dim, args.dim, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
+        """x: (B, T, C) at positions start to start+T-1; cache: (2, B, K, S, D) of keys and values, filled in place."""
+        B, T, _ = x.shape
+        heads = (B, T, -1, self.head_dim)
+        q = rotate(self.wq(x).view(heads), cos, sin).transpose(1, 2)  # (B, H, T, D)
+        k = rotate(self.wk(x).view(heads), cos, sin).transpose(1, 2)  # (B, K, T, D)
+        v = self.wv(x).view(heads).transpose(1, 2)
+        if cache is not None:
+            cache[0, :, :, start : start + T] = k
+            cache[1, :, :, start : start + T] = v
+            k, v = cache[:, :, :, : start + T]
+            assert start == 0 or T == 1, "after the prompt the cache takes one token at a time"
+        if T > 1 and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+            out = causal_attention(q, k, v)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=self.grouped)
+        return self.wo(out.transpose(1, 2).reshape(B, T, -1))
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time. All (B, H or K, T, D).
+
+    For bfloat16 on a CPU, where the library's own takes a third of a step: half its time, compiled a third.
+    """
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    out, T = [], q.shape[2]
+    for first in range(0, T, QUERY_ROWS):
+        end = min(first + QUERY_ROWS, T)
+        scores = (q[:, :, first:end] @ k[:, :, :end].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        later = torch.ones(end - first, end, dtype=torch.bool, device=q.device).triu(first + 1)
+        out.append(scores.masked_fill(later, -math.inf).softmax(-1).to(v.dtype) @ v[:, :, :end])
+    return torch.cat(out, 2)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.w1 = nn.Linear(args.dim, args.hidden, bias=False)
+        self.w2 = nn.Linear(args.hidden, args.dim, bias=False)
+        self.w3 = nn.Linear(args.dim, args.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, args: ModelArgs):
+        super().__init__()
+        self.attention = Attention(args)
+        self.feed_forward = FeedForward(args)
+        self.attention_norm = RMSNorm(args.dim, args.norm_eps)
+        self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, start)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class Transformer(nn.Module):
+    """The whole model. `tied`: the output matrix is the token embedding's, as llama2.c trains it."""
+
+    def __init__(self, args: ModelArgs, tied: bool = True):
+        super().__init__()
+        self.args = args
+        self.tied = tied
+        self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim)
+        self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
+        self.norm = RMSNorm(args.dim, args.norm_eps)
+        self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
+        if tied:
+            self.output.weight = self.tok_embeddings.weight
+        cos, sin = rope_table(args)
+        self.register_buffer("freqs_cos", cos, persistent=False)
+        self.register_buffer("freqs_sin", sin, persistent=False)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """llama2.c's initialisation: normal(0, 0.02), but wo and w3 (its choice) smaller by 1/sqrt(2 n_layers)."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                scaled = name.endswith(("wo.weight", "w3.weight"))
+                p.normal_(0.0, 0.02 / math.sqrt(2 * self.args.n_layers) if scaled else 0.02, generator=generator)
+
+    def hidden_states(self, tokens: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
+        """What the output matrix sees, (B, T, C), for tokens (B, T) at positions start to start+T-1."""
+        T = tokens.shape[1]
+        assert start + T <= self.args.max_seq_len, f"{start + T} tokens in a context of {self.args.max_seq_len}"
+        x = self.tok_embeddings(tokens)  # (B, T, C)
+        cos, sin = self.freqs_cos[start : start + T], self.freqs_sin[start : start + T]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, None if cache is None else cache[i], start)
+        return self.norm(x)
+
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, n_targets: int | None = None) -> Tensor:
+        """Logits (B, T, V) without targets; with targets (B, T) their mean negative log-likelihood in nats.
+
+        Targets of -1 are ignored. `n_targets` is what the sum is divided by (default: how many there are), so
+        that parts of a batch add up to the loss and the gradient of the whole.
+        """
+        x = self.hidden_states(tokens)
+        if targets is None:
+            return self.output(x)
+        count = int((targets != IGNORE).sum()) if n_targets is None else n_targets
+        return HeadLoss.apply(x.flatten(0, 1), self.output.weight, targets.flatten(), count)
+
+    @torch.no_grad()
+    def nll(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood of each target in nats, (B, T) float32; 0 where the target is -1."""
+        x = self.hidden_states(tokens).flatten(0, 1)
+        parts = [
+            F.cross_entropy(self.output(h).float(), y, ignore_index=IGNORE, reduction="none")
+            for h, y in zip(x.split(HEAD_ROWS), targets.flatten().split(HEAD_ROWS), strict=True)
+        ]
+        return torch.cat(parts).view(targets.shape)
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 300,
+        top_p: float = 1.0,
+        seed: int = 1337,
+    ) -> Iterator[Tensor]:
+        """Go on from prompts of any lengths: yields the tokens (B,) of one position after the other.
+
+        All rows stand at the same position; a row whose prompt is not yet over gets its own next token there, so
+        no row is padded. It starts behind the shortest prompt and ends at the context's end or after the longest
+        prompt and `max_new_tokens` more. temperature 0 takes the likeliest token.
+        """
+        lengths = [len(p) for p in prompts]
+        if min(lengths) < 1 or max(lengths) >= self.args.max_seq_len:
+            raise ValueError(
+                f"the prompts have {min(lengths)} to {max(lengths)} tokens; a prompt needs at least 1 "
+                f"and at most {self.args.max_seq_len - 1} in a context of {self.args.max_seq_len}"
+            )
+        device = self.tok_embeddings.weight.device
+        width = min(max(lengths) + max_new_tokens, self.args.max_seq_len)
+        forced = torch.full((len(prompts), width), IGNORE, dtype=torch.long)
+        for row, prompt in zip(forced, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        forced = forced.to(device)
+        generator = torch.Generator().manual_seed(seed)
+        cache = self.new_cache(len(prompts), width)
+        tokens, start = forced[:, : min(lengths)], 0
+        for position in range(min(lengths), width):
+            logits = self.output(self.hidden_states(tokens, cache, start)[:, -1]).float()  # (B, V)
+            chance = torch.rand(len(prompts), generator=generator).to(device)
+            chosen = pick(logits, temperature, top_k, top_p, chance)
+            if position < max(lengths):
+                chosen = torch.where(forced[:, position] == IGNORE, chosen, forced[:, position])
+            yield chosen
+            tokens, start = chosen[:, None], position
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[int] = (1, 2), **sampling) -> list[list[int]]:
+        """What the model adds to each prompt, without the stop token (BOS or EOS) that ended it."""
+        added: list[list[int]] = [[] for _ in prompts]
+        ended = [False] * len(prompts)
+        for position, tokens in enumerate(self.stream(prompts, max_new_tokens, **sampling), min(map(len, prompts))):
+            for row, token in enumerate(tokens.tolist()):
+                if position < len(prompts[row]) or ended[row]:
+                    continue
+                ended[row] = token in stop or position >= len(prompts[row]) + max_new_tokens
+                if not ended[row]:
+                    added[row].append(token)
+            if all(ended):
+                break
+        return added
+
+    def new_cache(self, rows: int, length: int) -> Tensor:
+        """Room for keys and values: (layers, 2, B, K, length, D)."""
+        a, weight = self.args, self.tok_embeddings.weight
+        return torch.zeros(a.n_layers, 2, rows, a.n_kv_heads, length, a.head_dim, dtype=weight.dtype, device=weight.device)
+
+
+class HeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of x @ weight.T against targets, over `count`; same as `plain_head_loss`.
+
+    Takes HEAD_ROWS tokens at a time and makes the gradients on the way, so that the logits of the whole batch
+    never stand in memory: a fifth of a training step less on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        loss = x.new_zeros(())
+        with torch.autocast(device, enabled=False):
+            w = weight.to(dtype)
+            for h, y, g in zip(x.split(HEAD_ROWS), targets.split(HEAD_ROWS), grad_x.split(HEAD_ROWS), strict=True):
+                h, kept, y = h.to(dtype), (y != IGNORE).to(x.dtype)[:, None], y.clamp(min=0)[:, None]
+                p = torch.log_softmax((h @ w.T).to(x.dtype), -1)
+                loss -= (p.gather(1, y) * kept).sum()
+                p.exp_()
+                p.scatter_add_(1, y, torch.full_like(kept, -1.0))  # d loss / d logits
+                p = p.mul_(kept / count).to(dtype)
+                g.copy_(p @ w)
+                grad_weight += p.T @ h
+        ctx.save_for_backward(grad_x, grad_weight)
+        return loss / count
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        grad_x, grad_weight = ctx.saved_tensors
+        return grad_x * grad, grad_weight * grad, None, None
+
+
+def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
+    """The formula that HeadLoss computes in parts. x: (N, C), weight: (V, C), targets: (N,)."""
+    return F.cross_entropy(x @ weight.T, targets, ignore_index=IGNORE, reduction="sum") / count
+
+
+def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, chance: Tensor) -> Tensor:
+    """One token a row from logits (B, V), by inverse transform of chance (B,) in [0, 1).
+
+    top_k: only the k likeliest (0: all); top_p: of these only the smallest set whose probability reaches p
+    (Holtzman et al. 2019, arXiv 1904.09751), counted within the k, so that nothing is sorted beyond them.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    k = min(top_k or logits.shape[-1], logits.shape[-1])
+    top, ids = (logits / temperature).topk(k)  # (B, k), falling
+    cumulative = top.softmax(-1).cumsum(-1)
+    if top_p < 1:
+        last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=k - 1)  # the token that reaches p stays in
+        total = cumulative.gather(1, last)
+    else:
+        total = cumulative[:, -1:]
+    index = (cumulative <= chance[:, None] * total).sum(-1, keepdim=True).clamp(max=k - 1)
+    return ids.gather(1, index)[:, 0]
