@@ -1,0 +1,100 @@
+"""A run's folder: its two latest states, what was stored about how it was started, its log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import checkpoint
+from config import UsageError
+from files import sha256
+
+RUN_FORMAT = 1  # of the `run` entry in our checkpoints
+NEWEST, BEFORE = "ckpt.pt", "ckpt_prev.pt"
+
+
+class Refused(UsageError):
+    """The run cannot be started as asked."""
+
+
+class Log:
+    """log.jsonl for programs and train.log for people, both flushed at every line. One that does not speak keeps nothing."""
+
+    def __init__(self, folder: Path, speaks: bool = True):
+        self.speaks = speaks
+        self.lines = open(folder / "log.jsonl", "a", encoding="utf-8")
+        self.text = open(folder / "train.log", "a", encoding="utf-8")
+        if self.lines.tell() and not (folder / "log.jsonl").read_bytes().endswith(b"\n"):
+            self.lines.write("\n")  # a crash cut the last line off
+
+    def say(self, line: str) -> None:
+        if self.speaks:
+            print(line, flush=True)
+            print(line, file=self.text, flush=True)
+
+    def record(self, **entry: Any) -> None:
+        if self.speaks:
+            print(json.dumps(entry), file=self.lines, flush=True)
+
+    def close(self) -> None:
+        self.lines.close()
+        self.text.close()
+
+
+def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any] | None:
+    """The newest valid of the two latest states by step, or None. A damaged one is named, and set aside where asked."""
+    states = []
+    for path in (folder / NEWEST, folder / BEFORE):
+        if not path.exists():
+            continue
+        try:
+            states.append(checkpoint.load(path))
+        except ValueError as error:
+            print(error, flush=True)
+            if set_damaged_aside:
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                print(f"{path} is kept as {aside}; the state before it is used", flush=True)
+    return max(states, key=lambda s: s.get("iter_num", -1), default=None)
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write the newest state; the one that was newest is kept as the one before."""
+    if (folder / NEWEST).exists():
+        (folder / NEWEST).replace(folder / BEFORE)
+    checkpoint.save(folder / NEWEST, state)
+
+
+def check_same_run(run: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str], free: set[str], folder: Path) -> None:
+    """Raise Refused if settings (but for the free ones) or inputs are others than those the stored run was started with."""
+    if run.get("format") != RUN_FORMAT:
+        raise Refused(f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. Begin anew with --fresh.")
+    then = run["config"]
+    changed = [f"{k} is {v}, was {then.get(k)}" for k, v in settings.items() if k not in free and v != then.get(k)]
+    names = sorted(inputs.keys() | run["inputs"].keys())
+    changed += [f"{k} has other contents" for k in names if inputs.get(k) != run["inputs"].get(k)]
+    if changed:
+        raise Refused(
+            f"{folder} holds a run that was started differently: {'; '.join(changed)}. "
+            "Give the old values to go on, --fresh to begin anew (the old folder is kept), or another --out_dir."
+        )
+
+
+def hash_inputs(base: str | None, folders: dict[str, str | None]) -> dict[str, str]:
+    """One SHA-256 per input file, named by its part in the run rather than by its path."""
+    found = {"base": sha256(base)} if base else {}
+    for part, folder in folders.items():
+        for file in sorted(Path(folder).glob("*")) if folder else []:
+            if file.suffix in (".bin", ".mask"):
+                found[f"{part}/{file.name}"] = sha256(file)
+    return found
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a run's folder to folder-1 (or the first number that is free)."""
+    if not folder.exists():
+        return
+    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}-{n}").exists())
+    folder.rename(folder.with_name(f"{folder.name}-{number}"))
+    print(f"the old {folder} is now {folder.name}-{number}", flush=True)

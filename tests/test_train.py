@@ -1,0 +1,332 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import checkpoint
+import choose
+import config
+import train_arianna
+from arianna_data import Batch
+from compute import Precision, Team
+from model import Transformer
+from train_arianna import State, make_optimizer, train, train_step
+from train_config import TrainConfig, learning_rate
+
+CPU = Precision(torch.device("cpu"), torch.float32)
+ALONE = Team.alone()
+
+
+def write_shards(folder: Path, train_tokens: int = 2000, val_tokens: int = 300) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(3)
+    for split, count in (("train", train_tokens), ("val", val_tokens)):
+        (folder / f"{split}.bin").write_bytes(generator.integers(3, 4096, count).astype("<u2").tobytes())
+    return folder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.pt"
+    checkpoint.save(path, checkpoint.pack(build()))
+    return path
+
+
+def settings_for(tmp_path: Path, base: Path | None = None, **changes) -> TrainConfig:
+    data = tmp_path / "data"
+    if not data.exists():
+        write_shards(data)
+    shape = {} if base else {"init_from": "scratch", "dim": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64}
+    common = {
+        "data_dir": str(data),
+        "out_dir": str(tmp_path / "run"),
+        "batch_size": 2,
+        "max_iters": 8,
+        "eval_interval": 4,
+        "log_interval": 2,
+    }
+    return TrainConfig(**{**common, **shape, "log_interval": 2, "base": str(base) if base else None, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(folder / "ckpt.pt")["model"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ---- the schedule ----
+
+
+@given(st.integers(1, 400), st.one_of(st.none(), st.integers(0, 399)), st.floats(0, 0.99))
+def test_every_rate_is_above_zero_and_the_peak_is_reached_once(max_iters, warmup_iters, ratio):
+    if warmup_iters is not None and warmup_iters >= max_iters:
+        with pytest.raises(ValueError, match="warmup_iters"):
+            TrainConfig(max_iters=max_iters, warmup_iters=warmup_iters)
+        return
+    cfg = TrainConfig(max_iters=max_iters, warmup_iters=warmup_iters, warmup_ratio=ratio, learning_rate=1e-5)
+    rates = [learning_rate(cfg, step) for step in range(max_iters)]
+    assert min(rates) > 0 and max(rates) == 1e-5
+    assert rates.count(1e-5) == 1
+    top = rates.index(1e-5)
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(1, 12))
+def test_exactly_max_iters_updates_are_taken(tmp_path_factory, max_iters):
+    folder = tmp_path_factory.mktemp("run")
+    result = train(settings_for(folder, max_iters=max_iters, eval_interval=5))
+    state = checkpoint.load(folder / "run/ckpt.pt")
+    steps = {int(s["step"]) for s in state["optimizer"]["state"].values()}
+    assert (result.step, state["iter_num"], steps) == (max_iters, max_iters, {max_iters})
+    assert max(choose.read_log(folder / "run")) == max_iters
+    assert (folder / f"run/ckpt_{max_iters:06d}.pt").exists(), "the last step is evaluated and saved"
+
+
+# ---- the step ----
+
+
+def batch(parts: int) -> Batch:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(3, 4096, (8, 32), generator=generator)
+    y = torch.randint(3, 4096, (8, 32), generator=generator)
+    for row in range(8):
+        y[row, : 3 * row] = -1  # rows of unlike weight
+    size = 8 // parts
+    split = [(x[i : i + size], y[i : i + size]) for i in range(0, 8, size)]
+    return Batch(split, int((y != -1).sum()), np.arange(8))
+
+
+def gradient(parts: int) -> torch.Tensor:
+    model, loaded = build(), batch(parts)
+    for x, y in loaded.parts:
+        model(x, y, loaded.n_targets).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def test_gradients_of_one_by_eight_and_eight_by_one_are_equal():
+    whole, parts = gradient(1), gradient(8)
+    assert (whole - parts).norm() / whole.norm() < 1e-6
+
+
+def test_a_loss_that_is_not_finite_changes_nothing():
+    model = build()
+    cfg = TrainConfig(learning_rate=1e-3)
+    state = State(model, make_optimizer(model, cfg))
+    train_step(state, batch(1), cfg, model, CPU, ALONE)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    moments = [s["exp_avg"].clone() for s in state.optimizer.state.values()]
+
+    def broken(x, y, n):
+        return model(x, y, n) * math.nan
+
+    with pytest.raises(FloatingPointError, match="step 1.*rows"):
+        train_step(state, batch(1), cfg, broken, CPU, ALONE)
+    assert state.step == 1
+    assert equal(before, dict(model.state_dict()))
+    assert all(torch.equal(a, s["exp_avg"]) for a, s in zip(moments, state.optimizer.state.values(), strict=True))
+
+
+def test_adamw_decays_matrices_and_leaves_norms():
+    groups = make_optimizer(build(), TrainConfig(weight_decay=0.1)).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert all(p.dim() >= 2 for p in groups[0]["params"]) and all(p.dim() < 2 for p in groups[1]["params"])
+
+
+# ---- starting and continuing ----
+
+
+def test_a_run_lowers_the_loss_on_what_it_sees(tmp_path):
+    cfg = settings_for(tmp_path, max_iters=60, learning_rate=3e-3, eval_interval=60, log_interval=1)
+    cfg = dataclasses.replace(cfg, data_dir=str(write_shards(tmp_path / "small", 130)))
+    train(cfg)
+    log = choose.read_log(tmp_path / "run")
+    assert log[60]["loss"] < 0.7 * log[1]["loss"]
+
+
+class Interrupt(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, base, stop_at, monkeypatch):
+    cfg = settings_for(tmp_path, base, save_minutes=1e-9)  # saves after every step
+    train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
+    original = train_arianna.train_step
+
+    def step(state, *rest):
+        if state.step == stop_at:
+            raise Interrupt
+        return original(state, *rest)
+
+    monkeypatch.setattr(train_arianna, "train_step", step)
+    with pytest.raises(Interrupt):
+        train(cfg)
+    monkeypatch.setattr(train_arianna, "train_step", original)
+    assert train(cfg).step == 8
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_fine_tune_starts_at_step_zero_with_fresh_moments(tmp_path):
+    state = checkpoint.pack(build(), iter_num=4000, best_val_loss=0.001, optimizer={"state": "never read"})
+    base = tmp_path / "old.pt"
+    checkpoint.save(base, state)
+    result = train(settings_for(tmp_path, base, max_iters=3))
+    assert result.step == 3 and math.isfinite(result.best_loss) and result.best_loss > 1
+    assert (tmp_path / "run/ckpt_000003.pt").exists()
+
+
+def test_the_base_is_only_read(tmp_path, base):
+    before = base.read_bytes()
+    train(settings_for(tmp_path, base))
+    assert base.read_bytes() == before
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tmp_path, base, capsys):
+    cfg = settings_for(tmp_path, base)
+    train(cfg)
+    files = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.pt")}
+    capsys.readouterr()
+    assert train(cfg).exit_code == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert files == {p: p.read_bytes() for p in (tmp_path / "run").glob("*.pt")}
+
+
+def test_other_settings_are_refused_by_name(tmp_path, base):
+    train(settings_for(tmp_path, base, max_iters=2))
+    with pytest.raises(config.UsageError, match="learning_rate is 0.5, was None.*--fresh"):
+        train(settings_for(tmp_path, base, max_iters=2, learning_rate=0.5))
+    train(settings_for(tmp_path, base, max_iters=2, log_interval=1, save_minutes=9.0))  # these may change
+
+
+def test_other_inputs_are_refused_by_name(tmp_path, base):
+    train(settings_for(tmp_path, base, max_iters=2))
+    write_shards(tmp_path / "data", 1000)
+    with pytest.raises(config.UsageError, match="data/train.bin has other contents"):
+        train(settings_for(tmp_path, base, max_iters=2))
+
+
+def test_fresh_keeps_the_old_folder(tmp_path, base):
+    train(settings_for(tmp_path, base, max_iters=2))
+    train(settings_for(tmp_path, base, max_iters=3, fresh=True))
+    assert checkpoint.load(tmp_path / "run-1/ckpt.pt")["iter_num"] == 2
+    assert checkpoint.load(tmp_path / "run/ckpt.pt")["iter_num"] == 3
+
+
+def test_a_llama2c_checkpoint_goes_on_from_its_iteration(tmp_path):
+    model = build()
+    optimizer = make_optimizer(model, TrainConfig())
+    model(torch.randint(3, 99, (1, 8)), torch.randint(3, 99, (1, 8))).backward()
+    optimizer.step()
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run/ckpt.pt", checkpoint.pack(model, optimizer=optimizer.state_dict(), iter_num=5, best_val_loss=1e9))
+    original = (tmp_path / "run/ckpt.pt").read_bytes()
+    cfg = settings_for(tmp_path, init_from="resume", max_iters=7)
+    assert train(cfg).step == 7
+    assert (tmp_path / "run/ckpt_llama2c.pt").read_bytes() == original
+    steps = {int(s["step"]) for s in checkpoint.load(tmp_path / "run/ckpt.pt")["optimizer"]["state"].values()}
+    assert steps == {3}, "its AdamW had taken one step, two were added"
+
+
+def test_a_llama2c_checkpoint_beyond_max_iters_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run/ckpt.pt", checkpoint.pack(build(), iter_num=4000, optimizer={}))
+    with pytest.raises(config.UsageError, match="iteration 4000.*max_iters=8"):
+        train(settings_for(tmp_path, init_from="resume"))
+
+
+def test_resume_without_a_run_or_a_base_is_refused(tmp_path):
+    with pytest.raises(config.UsageError, match="--base=CHECKPOINT"):
+        train(settings_for(tmp_path, init_from="resume"))
+
+
+def test_a_longer_context_than_the_bases_can_be_trained(tmp_path, base):
+    train(settings_for(tmp_path, base, max_seq_len=96, max_iters=1))
+    assert checkpoint.load(tmp_path / "run/ckpt.pt")["model_args"]["max_seq_len"] == 96
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "ckpt_prev.pt"])
+def test_a_damaged_state_is_set_aside_and_the_other_used(tmp_path, base, name, capsys):
+    cfg = settings_for(tmp_path, base)
+    train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
+    train(cfg)
+    path = tmp_path / "run" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(bytes(data))
+    assert train(cfg).step == 8
+    assert (tmp_path / f"run/{name}.damaged").exists()
+    assert f"{name} is damaged" in capsys.readouterr().out
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run")) or name == "ckpt_prev.pt"
+
+
+def test_replay_takes_its_share_and_shows_in_the_weights(tmp_path, base):
+    other = write_shards(tmp_path / "other")
+    plain = settings_for(tmp_path, base, out_dir=str(tmp_path / "plain"))
+    train(plain)
+    train(dataclasses.replace(plain, out_dir=str(tmp_path / "mixed"), replay=0.5, base_text_dir=str(other)))
+    assert not equal(weights(tmp_path / "plain"), weights(tmp_path / "mixed"))
+    assert "base_text/train.bin" in checkpoint.load(tmp_path / "mixed/ckpt.pt")["run"]["inputs"]
+
+
+def test_patience_ends_the_run_and_it_stays_ended(tmp_path, base, capsys):
+    cfg = settings_for(tmp_path, base, max_iters=50, eval_interval=2, patience=2, learning_rate=1e-9, seed=4)
+    small = dataclasses.replace(cfg, data_dir=str(write_shards(tmp_path / "small", 130)), learning_rate=3e-2)
+    result = train(small)
+    assert result.step < 50 and result.step - max(result.best_step, 0) == 4
+    capsys.readouterr()
+    assert train(small).step == result.step
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_the_loss_on_base_text_is_logged_at_each_evaluation(tmp_path, base):
+    other = write_shards(tmp_path / "other")
+    train(settings_for(tmp_path, base, base_text_dir=str(other)))
+    log = choose.read_log(tmp_path / "run")
+    assert [step for step, entry in log.items() if "base_text" in entry] == [0, 4, 8]
+    assert log[8]["base_text"]["val"] > 1
+
+
+# ---- wrong settings ----
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--max_iters=0", "max_iters is 0; it must be at least 1"),
+        ("--batch_size=0", "batch_size is 0"),
+        ("--learning_rate=-1", "learning_rate is -1.0"),
+        ("--learning_rate=nan", "learning_rate is nan"),
+        ("--warmup_iters=1000", "max_iters 1000"),
+        ("--replay=0.5", "base_text_dir is not given"),
+        ("--loss_on=questions", "not one of all, answers"),
+        ("--max_itres=5", "did you mean --max_iters"),
+        ("--device=tpu", "device 'tpu' cannot be used"),
+        ("--data_dir=nowhere", "has no train"),
+    ],
+)
+def test_wrong_settings_get_one_sentence(tmp_path, base, flag, sentence, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(config.UsageError) as error:
+        train_arianna.main([f"--base={base}", "--out_dir=run", flag])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path, base):
+    import supervise
+
+    with supervise.lock(tmp_path / "run"), pytest.raises(config.UsageError, match=r"in use by process \d+ \(since"):
+        train_arianna.main([f"--base={base}", f"--data_dir={write_shards(tmp_path / 'data')}", f"--out_dir={tmp_path / 'run'}"])
+
+
+def test_the_shape_from_scratch_is_arianna():
+    model = Transformer(TINY.__class__())
+    assert sum(p.numel() for p in model.parameters()) == 7_155_360

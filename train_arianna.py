@@ -1,0 +1,353 @@
+"""Fine-tune or train a llama2.c model on token shards.
+
+    python train_arianna.py --init_from=scratch --data_dir=data/tok4096 --out_dir=out/base
+    python train_arianna.py --init_from=resume --base=out/ckpt_v1_base.pt --data_dir=out/ft/data --out_dir=out/ft
+
+Writes into out_dir: ckpt.pt and ckpt_prev.pt (the two latest states, resumable), ckpt_000100.pt ... (weights at each
+evaluation), log.jsonl and train.log. Stop it at any time; the same command carries on.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before torch is imported: allocator and threads read their settings at the start
+    import supervise
+
+    supervise.restart_with_environment()
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+import checkpoint
+import config
+import evaluate
+import export
+import supervise
+from arianna_data import TRAIN_ALL, TRAIN_ANSWERS, Batch, Rows, Task
+from compute import Precision, Team, pick_precision, steady_threads
+from model import ModelArgs, Transformer
+from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, latest_state, save_state, set_aside
+from train_config import FREE, TrainConfig, learning_rate
+
+
+def make_optimizer(model: Transformer, cfg: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with llama2.c's groups: matrices decay, norms do not."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=cfg.peak, betas=(cfg.beta1, cfg.beta2), fused=True)
+
+
+@dataclass
+class State:
+    """A run at a step: all that the steps after it depend on."""
+
+    model: Transformer
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = -1
+    seconds: float = 0.0  # spent so far, over all starts
+
+    def finished(self, cfg: TrainConfig) -> bool:
+        """All steps are done, or the last `patience` evaluations brought nothing better."""
+        waited = self.step - max(self.best_step, 0)
+        out_of_patience = cfg.patience is not None and self.step % cfg.eval_interval == 0 and waited >= cfg.patience * cfg.eval_interval
+        return self.step >= cfg.max_iters or out_of_patience
+
+    def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
+        run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
+        run |= {"best_step": self.best_step, "seconds": self.seconds}
+        optimizer = self.optimizer.state_dict()
+        return checkpoint.pack(self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run in a folder has reached."""
+
+    step: int
+    finished: bool
+
+
+def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
+    """How far a run of ours in cfg.out_dir is, None if there is none. Raises Refused if it is another run."""
+    found = latest_state(Path(cfg.out_dir))
+    if found is None or "run" not in found:
+        return None
+    check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, Path(cfg.out_dir))
+    state = State(None, None, found["iter_num"], best_step=found["run"]["best_step"])
+    return Progress(state.step, state.finished(cfg))
+
+
+def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.device) -> State:
+    """The state to go on from: see the table in the README, "Starting and continuing"."""
+    folder = Path(cfg.out_dir)
+    found = latest_state(folder, set_damaged_aside=True)
+    if found is not None and "run" in found:
+        check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, folder)
+        return restore(found, cfg, folder, device)
+    if cfg.init_from == "scratch":
+        if found is not None:
+            raise Refused(f"{folder} holds a checkpoint of another program; give another --out_dir.")
+        shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
+        args = ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256)
+        model = Transformer(args)
+        model.init_weights(cfg.seed)
+        model.to(device)
+        return State(model, make_optimizer(model, cfg))
+    if cfg.base is not None:
+        model = export.open_model(cfg.base, cfg.max_seq_len).to(device)
+        return State(model, make_optimizer(model, cfg))
+    if found is None:
+        raise Refused(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
+    if found.get("iter_num", 0) >= cfg.max_iters:
+        raise Refused(
+            f"{folder}/ckpt.pt is at iteration {found['iter_num']}, so --max_iters={cfg.max_iters} leaves nothing to do; give more."
+        )
+    shutil.copy2(folder / "ckpt.pt", folder / "ckpt_llama2c.pt")  # the file is another program's: it stays
+    return restore(found, cfg, folder, device)
+
+
+def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch.device) -> State:
+    model = checkpoint.build_model(found, folder / "ckpt.pt", cfg.max_seq_len).to(device)
+    optimizer = make_optimizer(model, cfg)
+    try:
+        optimizer.load_state_dict(found["optimizer"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise Refused(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
+    run = found.get("run", {})
+    best = float(found.get("best_val_loss", math.inf)) if run else math.inf
+    return State(model, optimizer, found["iter_num"], best, run.get("best_step", -1), run.get("seconds", 0.0))
+
+
+def number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def train_step(state: State, batch: Batch, cfg: TrainConfig, forward, precision: Precision, team: Team) -> float:
+    """One update; returns the loss before it in nats per target token. Nothing changes if loss or gradient is not finite.
+
+    Each process computes its share of the rows; since the loss is divided by the targets of the whole batch, the sums over
+    all processes are its loss and its gradient.
+    """
+    rate = learning_rate(cfg, state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    total = torch.zeros((), device=precision.device)
+    for x, y in batch.parts:
+        x, y = team.share(x).to(precision.device), team.share(y).to(precision.device)
+        with precision():
+            loss = forward(x, y, batch.n_targets)
+        loss.backward()
+        total += loss.detach()
+    team.add_up([total, *(p.grad for p in state.model.parameters())])
+    norm = clip_grad_norm_(state.model.parameters(), cfg.grad_clip)
+    if not (total.isfinite() and norm.isfinite()):  # clipping and AdamW would both let a NaN through
+        raise FloatingPointError(
+            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} on rows {batch.rows[:8].tolist()}; stopped "
+            "before the update, the last saved state is whole. A lower --learning_rate is the usual cure."
+        )
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return float(total)
+
+
+def training_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
+    trained = TRAIN_ALL if cfg.loss_on == "all" else TRAIN_ANSWERS
+    return Rows(cfg.data_dir, "train", args.max_seq_len, args.vocab_size, trained)
+
+
+def make_task(cfg: TrainConfig, args: ModelArgs) -> Task:
+    """The batches of a run, over its memory-mapped shards."""
+    replay = Rows(cfg.base_text_dir, "train", args.max_seq_len, args.vocab_size) if cfg.replay else None
+    return Task(training_rows(cfg, args), cfg.batch_size, cfg.gradient_accumulation_steps, cfg.seed, replay, cfg.replay)
+
+
+def held_out_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
+    return Rows(cfg.data_dir, "val", args.max_seq_len, args.vocab_size)
+
+
+def base_text_rows(cfg: TrainConfig, args: ModelArgs) -> dict[str, Rows]:
+    """The held-out shards of the base text, each by its name."""
+    files = sorted(Path(cfg.base_text_dir).glob("val*.bin")) if cfg.base_text_dir else []
+    return {f.stem: Rows(cfg.base_text_dir, f.stem, args.max_seq_len, args.vocab_size) for f in files}
+
+
+def time_steps(cfg: TrainConfig, steps: int) -> tuple[float, Task]:
+    """Median seconds of a training step from the base, after one to warm up, and the task whose rows it took. Keeps nothing."""
+    precision, alone = pick_precision(cfg.device, cfg.dtype), Team.alone()
+    model = export.open_model(cfg.base, cfg.max_seq_len).to(precision.device)
+    state, task, seconds = State(model, make_optimizer(model, cfg)), make_task(cfg, model.args), []
+    for step in range(steps + 1):
+        started = time.monotonic()
+        state.step = 0  # the first step's rate, whatever max_iters is
+        train_step(state, task.batch(step), cfg, model, precision, alone)
+        seconds.append(time.monotonic() - started)
+    return sorted(seconds[1:])[steps // 2], task
+
+
+class Window:
+    """The steps since the last line."""
+
+    def __init__(self):
+        self.total, self.steps, self.tokens, self.started = 0.0, 0, 0, time.monotonic()
+
+    def add(self, loss: float, batch: Batch) -> None:
+        self.total, self.steps, self.tokens = self.total + loss, self.steps + 1, self.tokens + sum(x.numel() for x, _ in batch.parts)
+
+    @property
+    def loss(self) -> float:
+        return self.total / self.steps
+
+
+class Run:
+    """A run in its folder: what `train` does between two steps."""
+
+    def __init__(self, cfg: TrainConfig, log: Log, team: Team):
+        self.cfg, self.log, self.team, self.folder = cfg, log, team, Path(cfg.out_dir)
+        self.precision = pick_precision(team.device, cfg.dtype)
+        self.device = self.precision.device
+        self.inputs = hash_inputs(cfg.base, {"data": cfg.data_dir, "base_text": cfg.base_text_dir})
+        self.state = start_or_continue(cfg, self.inputs, self.device)
+        args = self.state.model.args
+        self.task = make_task(cfg, args)
+        self.held_out = held_out_rows(cfg, args)
+        self.base_text = base_text_rows(cfg, args)
+        self.forward = torch.compile(self.state.model) if cfg.compile else self.state.model
+        self.saved_at = self.started_at = time.monotonic()
+
+    def announce(self) -> None:
+        cfg, state = self.cfg, self.state
+        size = sum(p.numel() for p in state.model.parameters())
+        on = f"{self.device} ({str(self.precision.dtype).removeprefix('torch.')})" + (
+            f", {self.team.size} processes" if self.team.size > 1 else ""
+        )
+        self.log.say(f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out")
+        went_on = f", going on from iteration {state.step}" if state.step else ""
+        self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
+        if added := os.environ.get(supervise.STARTED):
+            self.log.say(f"set in the environment: {added}")
+
+    def evaluate(self, train_loss: float) -> None:
+        state, started = self.state, time.monotonic()
+        score = evaluate.answer_loss(state.model, self.held_out, self.cfg.eval_rows)
+        base_text = {name: evaluate.answer_loss(state.model, rows, self.cfg.eval_rows).loss for name, rows in self.base_text.items()}
+        better = score.loss < state.best_loss
+        if better:
+            state.best_loss, state.best_step = score.loss, state.step
+        told = "".join(f", base text ({name.removeprefix('val_')}) {loss:.4f}" for name, loss in base_text.items())
+        trained = f"train loss {train_loss:.4f}, " if state.step else ""
+        self.log.say(f"step {state.step}: {trained}val loss {score.loss:.4f}{told}{' (best)' if better and state.step else ''}")
+        entry = {"val_loss": score.loss, "terminator_loss": number(score.terminator_loss)} | ({"base_text": base_text} if base_text else {})
+        self.log.record(step=state.step, **entry, eval_seconds=time.monotonic() - started)
+        if self.team.leads:
+            checkpoint.save(self.folder / f"ckpt_{state.step:06d}.pt", checkpoint.pack(state.model, iter_num=state.step))
+
+    def save(self) -> None:
+        """Write the state; the one before it becomes ckpt_prev.pt."""
+        if not self.team.leads:
+            return
+        self.state.seconds += time.monotonic() - self.started_at
+        self.started_at = time.monotonic()
+        save_state(self.folder, self.state.pack(self.cfg, self.inputs))
+        self.saved_at = time.monotonic()
+
+    def loop(self, stop: supervise.Stop) -> None:
+        """Steps, lines, evaluations and saves until max_iters or a signal."""
+        cfg, state, window = self.cfg, self.state, Window()
+        if state.step == 0:
+            self.evaluate(math.nan)
+        for batch in self.task.iter_batches(state.step):
+            if self.team.any(state.finished(cfg) or stop.asked):
+                break
+            window.add(train_step(state, batch, cfg, self.forward, self.precision, self.team), batch)
+            due = state.step % cfg.eval_interval == 0 or state.step == cfg.max_iters
+            if due or state.step % cfg.log_interval == 0:
+                self.line(window)
+                if due:
+                    self.evaluate(window.loss)
+                window = Window()
+            if due or time.monotonic() - self.saved_at > cfg.save_minutes * 60:
+                self.save()
+        if stop.signal and not state.finished(cfg):
+            self.save()
+
+    def line(self, window: Window) -> None:
+        step, rate = self.state.step, learning_rate(self.cfg, self.state.step - 1)
+        seconds = time.monotonic() - window.started
+        milliseconds, speed = 1000 * seconds / window.steps, window.tokens / seconds
+        left = (self.cfg.max_iters - step) * milliseconds / 60_000
+        self.log.say(f"{step} | loss {window.loss:.4f} | lr {rate:.2e} | {milliseconds:.2f}ms | {speed:,.0f} tok/s | {left:.0f}m left")
+        self.log.record(step=step, loss=window.loss, lr=rate, step_ms=milliseconds, tokens_per_second=speed)
+
+
+@dataclass(frozen=True)
+class Result:
+    step: int
+    best_step: int
+    best_loss: float
+    exit_code: int  # 0, or 130/143 when a signal ended the run
+
+
+def train(cfg: TrainConfig) -> Result:
+    """Do or finish a run in cfg.out_dir, alone or as one of torchrun's processes. Raises config.UsageError for what the user must mend."""
+    team, folder = Team(cfg.device), Path(cfg.out_dir)
+    if cfg.batch_size % team.size:
+        raise Refused(f"batch_size is {cfg.batch_size}, which {team.size} processes cannot share evenly; give a multiple")
+    steady_threads()
+    held = supervise.lock(folder) if team.leads else contextlib.nullcontext()
+    if cfg.fresh and team.leads:
+        set_aside(folder)
+    with held, supervise.stop_signals() as stop:
+        supervise.watch_parent(stop)
+        team.wait()
+        log = Log(folder, speaks=team.leads)
+        try:
+            return do(Run(cfg, log, team), stop)
+        finally:
+            log.close()
+            team.leave()
+
+
+def do(run: Run, stop: supervise.Stop) -> Result:
+    """Bring a run to its end or to a stop, and say which."""
+    state, cfg, log = run.state, run.cfg, run.log
+    if state.finished(cfg):
+        log.say(f"{run.folder} is done: {state.step} iterations, best {state.best_loss:.4f} at {state.best_step}; nothing to do")
+    else:
+        run.announce()
+        run.loop(stop)
+    code = 0 if state.finished(cfg) else stop.exit_code
+    if code:
+        log.say(f"stopped at iteration {state.step}, all saved; the same command goes on from here")
+    return Result(state.step, state.best_step, state.best_loss, code)
+
+
+def main(argv: list[str] | None = None) -> int:
+    cfg = config.parse(TrainConfig, argv, __doc__)
+    try:
+        return train(cfg).exit_code
+    except ValueError as error:
+        raise config.UsageError(str(error)) from None
+    except (FloatingPointError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    config.run_main(main)

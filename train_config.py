@@ -1,0 +1,89 @@
+"""Every setting of a training run, and its learning-rate schedule. Standard library only: flags are checked before torch is imported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run. Stored in its checkpoints; a field that changes the weights must not differ when it goes on."""
+
+    init_from: Literal["scratch", "resume"] = "resume"  # scratch: new weights; resume: from --base, or a run that goes on
+    base: str | None = None  # the checkpoint (.pt or .bin) that a fine-tune starts from; only read
+    data_dir: str = "data/tok4096"  # folder with train*.bin and val*.bin
+    out_dir: str = "out/base"  # folder of this run
+    fresh: bool = False  # begin anew; the old folder is kept as out_dir-1
+    max_iters: int = 1000  # optimizer steps of this run, counted from 0
+    batch_size: int = 8  # rows computed at a time
+    gradient_accumulation_steps: int = 1  # so many times batch_size rows make one step
+    loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
+    base_text_dir: str | None = None  # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
+    replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9
+    learning_rate: float | None = None  # peak; by default 5e-4 from scratch, 1e-5 from a base
+    warmup_ratio: float = 0.05  # share of max_iters
+    warmup_iters: int | None = None  # the same in steps, instead of the share
+    weight_decay: float = 0.1  # on matrices only, as llama2.c does
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.95  # AdamW
+    grad_clip: float = 1.0  # largest norm of the gradient
+    eval_interval: int = 100  # steps between evaluations
+    patience: int | None = None  # end after so many evaluations without a better one
+    eval_rows: int = 512  # at most so many held-out rows, evenly spread and always the same
+    log_interval: int = 10  # steps between lines
+    save_minutes: float = 2.0  # save at least this often
+    seed: int = 1337  # of new weights and of the order of the rows
+    device: str = "auto"  # auto: cuda if there is one, else cpu
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on cuda, else float32
+    compile: bool = False  # torch.compile: takes a minute at the start, then steps are faster
+    dim: int = 288  # shape of a model from scratch
+    n_layers: int = 6  # as above
+    n_heads: int = 6  # as above
+    n_kv_heads: int | None = None  # as above; by default n_heads
+    vocab_size: int = 4096  # as above
+    multiple_of: int = 32  # as above
+    max_seq_len: int | None = None  # context; by default the base's, or 256 from scratch
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}; it must be at least 1, or left out")
+        at_least_1 = ("max_iters", "batch_size", "gradient_accumulation_steps", "eval_interval", "eval_rows", "log_interval")
+        for name in at_least_1:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "grad_clip", "save_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be a number above 0")
+        for name, top in (("warmup_ratio", 1.0), ("beta1", 1.0), ("beta2", 1.0), ("replay", 0.9), ("weight_decay", 10.0)):
+            if not 0 <= getattr(self, name) < top:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
+        if self.warmup_iters is not None and not 0 <= self.warmup_iters < self.max_iters:
+            raise ValueError(
+                f"warmup_iters is {self.warmup_iters}, but the run has max_iters {self.max_iters}: "
+                "the rate would never reach its peak. Give fewer, or leave it out"
+            )
+        if self.replay and self.base_text_dir is None:
+            raise ValueError(f"replay is {self.replay}, but base_text_dir is not given; name a folder of token shards")
+
+    @property
+    def warmup(self) -> int:
+        """Steps before the peak rate."""
+        return self.warmup_iters if self.warmup_iters is not None else int(self.warmup_ratio * self.max_iters)
+
+    @property
+    def peak(self) -> float:
+        return self.learning_rate or (5e-4 if self.init_from == "scratch" else 1e-5)
+
+
+FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "log_interval", "save_minutes", "device"}
+"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash."""
+
+
+def learning_rate(cfg: TrainConfig, step: int) -> float:
+    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016). Never 0; peaks once."""
+    if step < cfg.warmup:
+        return cfg.peak * (step + 1) / (cfg.warmup + 1)
+    return cfg.peak * 0.5 * (1 + math.cos(math.pi * (step - cfg.warmup) / (cfg.max_iters - cfg.warmup)))
