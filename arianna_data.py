@@ -255,8 +255,9 @@ def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tup
         head = repeated(tokens, starts, answers, done, max_seq_len) if done else tokens[:0]
         end = min(done + max_seq_len - len(head), len(tokens))
         turn = np.searchsorted(starts, end) - 1
-        if end < len(tokens) and end <= answers[turn] and starts[turn] >= max(done, 1):
+        if end <= answers[turn] and starts[turn] >= max(done, 1):
             end = starts[turn] + 1  # behind the BOS, so that the question begins the next row
+        assert end > done, f"{end=} {done=}"
         row_flags = np.concatenate([np.zeros(len(head), np.uint8), flags[done:end]])
         row_flags[0] = ROW | CONTINUED if done else ROW
         rows.append((np.concatenate([head, tokens[done:end]]), row_flags))

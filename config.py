@@ -1,7 +1,8 @@
 """One frozen dataclass to command-line flags, nothing else.
 
 A field `name: type = default  # what it is` becomes `--name=value`, with its comment as help. `--name value`,
-`--my-name` for my_name, and `--flag` alone for a bool work too. A field without a default is a word without a flag.
+`--my-name` for my_name, and `--flag` alone for a bool work too. A field without a default is a word without a flag. A
+`tuple[str, ...]` takes its flag any number of times.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ def parse_known(
             continue
         names = [field.name, *(a for a, name in (aliases or {}).items() if name == field.name)]
         options = list(dict.fromkeys(f"--{n}" for name in names for n in (name, name.replace("_", "-"))))
-        default = "" if field.default is None else f" (default {field.default})".replace("%", "%%")
+        default = "" if field.default in (None, ()) else f" (default {field.default})".replace("%", "%%")
         extra = {"nargs": "?", "const": True} if bool in kinds(hints[field.name]) else {}
+        extra |= {"action": "append"} if typing.get_origin(hints[field.name]) is tuple else {}
         parser.add_argument(*options, dest=field.name, type=converter(hints[field.name]), metavar="X", help=comment + default, **extra)
     values, unknown = parser.parse_known_args(argv)
     try:
-        return cls(**vars(values)), joined(unknown)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in vars(values).items()}), joined(unknown)
     except UsageError:
         raise
     except ValueError as error:
@@ -82,11 +84,8 @@ def refuse_unknown(unknown: list[str], classes: list[type], aliases: dict[str, s
 
 def to_flags(config: Any) -> list[str]:
     """The command line that makes `config` again, defaults left out."""
-    return [
-        f"--{f.name}={getattr(config, f.name)}"
-        for f in dataclasses.fields(config)
-        if getattr(config, f.name) != f.default and getattr(config, f.name) is not None
-    ]
+    given = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config) if getattr(config, f.name) not in (f.default, None)]
+    return [f"--{name}={item}" for name, value in given for item in (value if isinstance(value, tuple) else (value,))]
 
 
 def joined(words: list[str]) -> list[str]:
@@ -101,10 +100,10 @@ def joined(words: list[str]) -> list[str]:
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a hint allows, None left out."""
+    """The types that a hint allows, None and the dots of a tuple left out."""
     if typing.get_origin(hint) is Literal:
         return (hint,)
-    return tuple(a for a in typing.get_args(hint) if a is not NoneType) or (hint,)
+    return tuple(a for a in typing.get_args(hint) if a not in (NoneType, ...)) or (hint,)
 
 
 def converter(hint: Any):

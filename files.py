@@ -27,6 +27,8 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
+        if error.errno is None:  # not the system's but check's, and a sentence already
+            raise
         raise OSError(error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
@@ -44,6 +46,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hex digest of a file's bytes; of a folder, of the names and bytes of its files."""
+    path = Path(path)
+    if path.is_dir():
+        lines = [f"{p.name} {sha256(p)}\n" for p in sorted(path.iterdir()) if p.is_file()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

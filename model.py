@@ -125,22 +125,20 @@ class Attention(nn.Module):
         self.wv = nn.Linear(args.dim, args.n_kv_heads * args.head_dim, bias=False)
         self.wo = nn.Linear(args.n_heads * args.head_dim, args.dim, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
-        """x: (B, T, C) at positions start to start+T-1; cache: (2, B, K, S, D) of keys and values, filled in place."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None) -> Tensor:
+        """x: (B, T, C); cache: (2, B, K, S, D), whose first T places get the keys and values."""
         B, T, _ = x.shape
         heads = (B, T, -1, self.head_dim)
         q = rotate(self.wq(x).view(heads), cos, sin).transpose(1, 2)  # (B, H, T, D)
         k = rotate(self.wk(x).view(heads), cos, sin).transpose(1, 2)  # (B, K, T, D)
         v = self.wv(x).view(heads).transpose(1, 2)
         if cache is not None:
-            cache[0, :, :, start : start + T] = k
-            cache[1, :, :, start : start + T] = v
-            k, v = cache[:, :, :, : start + T]
-            assert start == 0 or T == 1, "after the prompt the cache takes one token at a time"
-        if T > 1 and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+            cache[0, :, :, :T] = k
+            cache[1, :, :, :T] = v
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             out = causal_attention(q, k, v)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1, enable_gqa=self.grouped)
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
         return self.wo(out.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -182,8 +180,8 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(args.dim, args.norm_eps)
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache, start)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -213,14 +211,14 @@ class Transformer(nn.Module):
                 scaled = name.endswith(("wo.weight", "w3.weight"))
                 p.normal_(0.0, 0.02 / math.sqrt(2 * self.args.n_layers) if scaled else 0.02, generator=generator)
 
-    def hidden_states(self, tokens: Tensor, cache: Tensor | None = None, start: int = 0) -> Tensor:
-        """What the output matrix sees, (B, T, C), for tokens (B, T) at positions start to start+T-1."""
-        T = tokens.shape[1]
-        assert start + T <= self.args.max_seq_len, f"{start + T} tokens in a context of {self.args.max_seq_len}"
+    def hidden_states(self, tokens: Tensor, cache: Tensor | None = None) -> Tensor:
+        """What the output matrix sees, (B, T, C), for tokens (B, T). The cache (see `new_cache`) gets their keys and values."""
+        T, most = tokens.shape[1], self.args.max_seq_len
+        assert most >= T, f"{T} tokens in a context of {most}"
         x = self.tok_embeddings(tokens)  # (B, T, C)
-        cos, sin = self.freqs_cos[start : start + T], self.freqs_sin[start : start + T]
+        cos, sin = self.freqs_cos[:T], self.freqs_sin[:T]
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, None if cache is None else cache[i], start)
+            x = layer(x, cos, sin, None if cache is None else cache[i])
         return self.norm(x)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, n_targets: int | None = None) -> Tensor:
@@ -268,22 +266,22 @@ class Transformer(nn.Module):
                 f"and at most {self.args.max_seq_len - 1} in a context of {self.args.max_seq_len}"
             )
         device = self.tok_embeddings.weight.device
-        width = min(max(lengths) + max_new_tokens, self.args.max_seq_len)
+        first, width = min(lengths), min(max(lengths) + max_new_tokens, self.args.max_seq_len)
         forced = torch.full((len(prompts), width), IGNORE, dtype=torch.long)
         for row, prompt in zip(forced, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
         forced = forced.to(device)
-        generator = torch.Generator().manual_seed(seed)
+        chances = torch.rand(width - first, len(prompts), generator=torch.Generator().manual_seed(seed)).to(device)
         cache = self.new_cache(len(prompts), width)
-        tokens, start = forced[:, : min(lengths)], 0
-        for position in range(min(lengths), width):
-            logits = self.output(self.hidden_states(tokens, cache, start)[:, -1]).float()  # (B, V)
-            chance = torch.rand(len(prompts), generator=generator).to(device)
-            chosen = pick(logits, temperature, top_k, top_p, chance)
+        x = self.hidden_states(forced[:, :first], cache)[:, -1]  # (B, C)
+        decode = Decoder(self, cache)
+        for position in range(first, width):
+            chosen = pick(self.output(x).float(), temperature, top_k, top_p, chances[position - first])
             if position < max(lengths):
                 chosen = torch.where(forced[:, position] == IGNORE, chosen, forced[:, position])
             yield chosen
-            tokens, start = chosen[:, None], position
+            if position + 1 < width:
+                x = decode(chosen, position)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[int] = (1, 2), **sampling) -> list[list[int]]:
         """What the model adds to each prompt, without the stop token (BOS or EOS) that ended it."""
@@ -304,6 +302,37 @@ class Transformer(nn.Module):
         """Room for keys and values: (layers, 2, B, K, length, D)."""
         a, weight = self.args, self.tok_embeddings.weight
         return torch.zeros(a.n_layers, 2, rows, a.n_kv_heads, length, a.head_dim, dtype=weight.dtype, device=weight.device)
+
+
+class Decoder:
+    """`hidden_states` of one token a row behind those in a cache: the same formulas in few calls, which take most of the time there."""
+
+    def __init__(self, model: Transformer, cache: Tensor):
+        self.model, self.turns = model, torch.complex(model.freqs_cos, model.freqs_sin)
+        self.layers = []
+        for layer, kv in zip(model.layers, cache, strict=True):
+            a, f = layer.attention, layer.feed_forward
+            wqkv = torch.cat((a.wq.weight * model.args.head_dim**-0.5, a.wk.weight, a.wv.weight))  # with the scores' factor
+            matrices = [w.t() for w in (wqkv, a.wo.weight, f.w1.weight, f.w3.weight, f.w2.weight)]
+            self.layers.append((layer.attention_norm.weight, layer.ffn_norm.weight, *matrices, kv, *kv.flatten(1, 2)))
+
+    def __call__(self, tokens: Tensor, position: int) -> Tensor:
+        """(B, C) for tokens (B,) at `position`. Their keys and values enter the cache."""
+        a, B, T = self.model.args, len(tokens), position + 1
+        H, K, D = a.n_heads, a.n_kv_heads, a.head_dim
+        shape, eps, turn = (a.dim,), a.norm_eps, self.turns[position]
+        x = F.embedding(tokens, self.model.tok_embeddings.weight)  # (B, C)
+        for attention_norm, ffn_norm, wqkv, wo, w1, w3, w2, kv, keys, values in self.layers:
+            heads = (F.rms_norm(x, shape, attention_norm, eps) @ wqkv).float().view(B, H + 2 * K, D // 2, 2)
+            torch.view_as_complex(heads[:, : H + K]).mul_(turn)  # queries and keys, in place
+            kv[:, :, :, position] = heads[:, H:].view(B, 2, K, D).transpose(0, 1)
+            q = heads[:, :H].reshape(B * K, H // K, D).to(x.dtype)
+            scores = torch.bmm(q, keys[:, :T].transpose(1, 2))  # (B * K, H / K, T)
+            out = torch.bmm(scores.softmax(-1), values[:, :T]).view(B, a.dim)
+            x = torch.addmm(x, out, wo)
+            h = F.rms_norm(x, shape, ffn_norm, eps)
+            x = torch.addmm(x, F.silu(h @ w1).mul_(h @ w3), w2)
+        return self.model.norm(x)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -352,8 +381,9 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, chance: T
     """
     if temperature == 0:
         return logits.argmax(-1)
-    k = min(top_k or logits.shape[-1], logits.shape[-1])
-    top, ids = (logits / temperature).topk(k)  # (B, k), falling
+    top, ids, k = logits / temperature, None, min(top_k or logits.shape[-1], logits.shape[-1])
+    if k < logits.shape[-1] or top_p < 1:  # else any order will do
+        top, ids = top.topk(k)  # (B, k), falling
     cumulative = top.softmax(-1).cumsum(-1)
     if top_p < 1:
         last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=k - 1)  # the token that reaches p stays in
@@ -361,4 +391,4 @@ def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, chance: T
     else:
         total = cumulative[:, -1:]
     index = (cumulative <= chance[:, None] * total).sum(-1, keepdim=True).clamp(max=k - 1)
-    return ids.gather(1, index)[:, 0]
+    return index[:, 0] if ids is None else ids.gather(1, index)[:, 0]

@@ -103,7 +103,7 @@ def test_equal_conversations_are_counted_and_kept(tmp_path):
 
 
 def test_a_line_that_looks_like_a_turn_is_joined_to_the_line_before(tmp_path):
-    records = [line("Say:\nQ: hello\n\n  A: hi", "A: one\nQ:two\n\nQ is a letter\n \t\n\nA: three")] * 20
+    records = [line("Say: \nQ: hello\n\n  A: hi", "A: one\nQ:two\n\nQ is a letter\n \t\n\nA: three")] * 20
     found = read(write(tmp_path, *records, good=0))
     assert found.conversations[0].turns == (("Say: Q: hello A: hi", "A: one Q:two\n\nQ is a letter A: three"),)
     assert found.joined == 20 * 4

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import arianna_data
@@ -131,6 +131,18 @@ def test_a_piece_that_reaches_into_the_next_part_belongs_to_that_part():
     assert runs[7:] == [(PROMPT, 3 + ord("A")), (WORD, 260), (WORD, 3 + ord("e")), (END, 261), (END, BOS)]
 
 
+class Fickle(Joining):
+    """A tokenizer that spells a text which ends with a colon in pieces of its own."""
+
+    def encode(self, text: str) -> list[int]:
+        return [299] if text.endswith(":") else super().encode(text)
+
+
+def test_a_prompt_spelled_otherwise_than_its_turn_has_no_tokens_of_its_own():
+    flags = encode_turns(talk("hm", "ye"), Fickle())[1].tolist()
+    assert flags == [FIRST, *[QUESTION] * 5, *[WORD] * 4, END, END]  # "Q: hm"; new line, "A", ": y", "e"; new line, BOS
+
+
 # ---- long conversations to rows ----
 
 
@@ -252,6 +264,7 @@ def test_any_conversation_is_cut_so_that_every_token_is_a_target_once(turns, con
     assert end == len(tokens) - 1
 
 
+@example([(3, 11, 1), (12, 5, 1)], 16)  # the first row ends ahead of a BOS
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 90), st.just(1)), min_size=1, max_size=4), st.integers(16, 64))
 def test_no_row_ends_within_a_question_that_fits(turns, context):
     for row, flags in windows(*numbered(turns), context):
