@@ -1,0 +1,57 @@
+"""What each weight of a model is called elsewhere."""
+
+from __future__ import annotations
+
+from model import ModelArgs, weight_shapes
+
+HF = {
+    "tok_embeddings": "model.embed_tokens",
+    "layers": "model.layers",
+    "attention_norm": "input_layernorm",
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "norm": "model.norm",
+    "output": "lm_head",
+}
+GGUF = {
+    "tok_embeddings": "token_embd",
+    "layers": "blk",
+    "attention_norm": "attn_norm",
+    "attention.wq": "attn_q",
+    "attention.wk": "attn_k",
+    "attention.wv": "attn_v",
+    "attention.wo": "attn_output",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
+    "norm": "output_norm",
+    "output": "output",
+}
+
+
+def names(a: ModelArgs, tied: bool, table: dict[str, str]) -> dict[str, str]:
+    """Each weight's name in one of the tables by its name here; tied models have no output."""
+    return {name: renamed(name, table) for name in weight_shapes(a) if not (tied and name == "output.weight")}
+
+
+def renamed(name: str, table: dict[str, str]) -> str:
+    part = name.removesuffix(".weight")
+    if part.startswith("layers."):
+        _, number, part = part.split(".", 2)
+        return f"{table['layers']}.{number}.{table[part]}.weight"
+    return f"{table[part]}.weight"
+
+
+def check_names(found: set[str], wanted: set[str], path: object) -> None:
+    """Raise ValueError unless a file has the tensors that a model of its shape needs and no others."""
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if missing or extra:
+        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which a Llama model of its shape does not have"
+        raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")
