@@ -80,7 +80,8 @@ def test_the_truth_table(interval, forgetting, word):
 
 def test_the_last_line_of_a_step_counts_and_a_cut_line_is_left_out(tmp_path):
     (tmp_path / "log.jsonl").write_text(
-        '{"step": 0, "val_loss": 4.0}\n{"step": 5, "loss": 1.5}\n{"step": 5, "val_loss": 3.0}\n{"step": 5, "val_loss": 2.0}\n{"step": 10, "val_l'
+        '{"step": 0, "val_loss": 4.0}\n{"step": 5, "loss": 1.5}\n{"step": 5, "val_loss": 3.0}\n'
+        '{"step": 5, "val_loss": 2.0}\n{"step": 10, "val_l'
     )
     log = choose.read_log(tmp_path)
     assert log == {0: {"step": 0, "val_loss": 4.0}, 5: {"step": 5, "loss": 1.5, "val_loss": 2.0}}

@@ -1,0 +1,368 @@
+"""Fine-tune a small llama2.c model on conversations, overnight, and say in the morning whether it got better.
+
+    python arianna_ft.py                                      # the whole job on the files that are here
+    python arianna_ft.py --conversations=data/mine.jsonl      # on your own
+    python arianna_ft.py --dry_run                            # look first: nothing is written
+
+Checks everything, writes the conversations as text and as token shards, lets train_arianna.py train, takes the checkpoint
+with the best held-out answers, and exports it for llama2.c. Stop it at any time; the same command carries on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import config
+import conversations
+import supervise
+from files import write_atomic
+from train_config import TrainConfig
+
+if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
+    import arianna_data
+    from choose import Choice, Point
+    from model import Transformer
+    from tokenizer import Tokenizer
+    from train_arianna import Progress
+
+CORPUS = Path("data/ft_corpus.txt")
+SHIPPED_BASE, ITS_PROSE = (
+    "out/ckpt_v1_base.pt",
+    "data/arianna_corpus.txt",
+)  # of the prose, the base was trained on all but the part held out
+ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
+ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
+TRAINER_HELP = """
+Any flag of train_arianna.py works here too and is passed on. The most used:
+  --max_iters X         optimizer steps (also --iterations; default 1000)
+  --learning_rate X     peak rate (also --lr; default 1e-5)
+  --batch_size X        rows of a step (default 8)
+  --loss_on X           all or answers: the tokens that are trained (default all)
+  --max_seq_len X       a longer context than the base's, for long conversations
+  --eval_interval X     steps between evaluations (default 100)
+  --device X, --seed X, --save_minutes X ...: python train_arianna.py --help
+"""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """The pipeline's own settings; the trainer's are declared in train_arianna.py alone."""
+
+    conversations: str = "data/arianna_conversations.jsonl"  # the file of conversations, one a line
+    base: str = SHIPPED_BASE  # the model to start from (.pt or .bin); never written
+    tokenizer: str = "data/tok4096.model"  # the tokenizer that the base was trained with
+    base_text: str | None = None  # text (file or folder) that the base knows, for forgetting; for the shipped base, Arianna's prose
+    out_dir: str = "out"  # folder for all that is written
+    max_forgetting: float = 0.10  # rise of the loss on base text that is allowed, nats a token; beyond it weights are blended
+    blend: float | None = None  # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
+    fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
+    nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
+    report: bool = True  # score base and result by what they write, and make the morning report (a minute or two)
+    dry_run: bool = False  # check everything, time three steps, write nothing
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_forgetting < math.inf:
+            raise ValueError(f"max_forgetting is {self.max_forgetting}; it must be a number of at least 0")
+        if self.nproc < 1:
+            raise ValueError(f"nproc is {self.nproc}; it must be at least 1")
+        if self.blend is not None and not 0 <= self.blend <= 1:
+            raise ValueError(f"blend is {self.blend}; it must be from 0 (the base) to 1 (the tuned model)")
+
+    @property
+    def known_text(self) -> str | None:
+        """Real text that the base knows, if there is any."""
+        return self.base_text or (ITS_PROSE if self.base == SHIPPED_BASE and Path(ITS_PROSE).is_file() else None)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.out_dir) / "ft"
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.out_dir) / "ckpt_ft.pt"
+
+    @property
+    def binary(self) -> Path:
+        return Path(self.out_dir) / "arianna_v1_ft.bin"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is known before the first step."""
+
+    pipeline: PipelineConfig
+    trainer: TrainConfig
+    base: Transformer
+    tokenizer: Tokenizer
+    files: dict[str, bytes]  # to be written into the run's folder
+    progress: Progress | None  # of a run that is there already
+
+
+def main(argv: list[str] | None = None) -> int:
+    description = f"{__doc__}{TRAINER_HELP}"
+    pipeline, rest = config.parse_known(PipelineConfig, argv, description, prog="arianna_ft.py")
+    trainer = trainer_config(pipeline, rest)
+    found = read_conversations(pipeline)
+    try:
+        job = preflight(pipeline, trainer, found)
+        if pipeline.dry_run:
+            return dry_run(job)
+        with supervise.lock(Path(pipeline.out_dir), "arianna_ft"):
+            prepare(job, found)
+            code = train(job)
+            return finish(job) if code == 0 else code
+    except ValueError as error:
+        raise config.UsageError(str(error)) from None
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def read_conversations(pipeline: PipelineConfig) -> conversations.Found:
+    try:
+        return conversations.read(pipeline.conversations)
+    except (OSError, ValueError) as error:
+        raise config.UsageError(str(error)) from None
+
+
+def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversations.Found) -> Job:
+    """Read every input, say what was found, and refuse what cannot work before anything is written."""
+    halves = conversations.split(found.conversations)
+    import arianna_data
+    import base_text
+    import export
+    import train_arianna
+    from files import sha256
+    from tokenizer import Tokenizer
+
+    refuse_overwriting(pipeline)
+    try:
+        tokenizer = Tokenizer(pipeline.tokenizer)
+        base = export.open_model(pipeline.base)
+    except OSError as error:
+        raise config.UsageError(str(error)) from None
+    tokenizer.check_fits(base.args.vocab_size, pipeline.base)
+    context = trainer.max_seq_len or base.args.max_seq_len
+    data, prepared = arianna_data.prepare_conversations(*halves, tokenizer, context, base.args.max_seq_len)
+    describe(pipeline, found, prepared, context)
+    folders = {"data": data}
+    if not pipeline.dry_run:
+        old = Path("nowhere") if pipeline.fresh else pipeline.run / "base_text"
+        folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text)
+    files = {f"{folder}/{name}": content for folder, named in folders.items() for name, content in named.items()}
+    inputs = {"base": sha256(pipeline.base)} | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    progress = None if pipeline.fresh or pipeline.dry_run else train_arianna.check_folder(trainer, inputs)
+    return Job(pipeline, trainer, base, tokenizer, files, progress)
+
+
+def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
+    """The trainer's settings: what the job asks for, then what the user gave."""
+    trainer, unknown = config.parse_known(TrainConfig, [*ASKED_BY_THE_JOB, *rest], None, ALIASES, prog="arianna_ft.py")
+    if unknown:
+        config.refuse_unknown(unknown, [PipelineConfig, TrainConfig], ALIASES)
+    folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
+    return replace(trainer, base=pipeline.base, **{name: str(folder) for name, folder in folders.items()})
+
+
+def refuse_overwriting(pipeline: PipelineConfig) -> None:
+    """Raise UsageError if an output would be written over an input."""
+    inputs = [Path(p).resolve() for p in (pipeline.conversations, pipeline.base, pipeline.tokenizer)]
+    for out in (pipeline.checkpoint, pipeline.binary, CORPUS):
+        if out.resolve() in inputs:
+            raise config.UsageError(f"{out} would be written, but it is an input of this run; give another --out_dir.")
+    if any(pipeline.run.resolve() in i.parents for i in inputs):
+        raise config.UsageError(f"an input lies in {pipeline.run}, which this run writes; give another --out_dir.")
+
+
+def describe(pipeline: PipelineConfig, found: conversations.Found, prepared: arianna_data.Prepared, context: int) -> None:
+    """The preflight's lines about the conversations."""
+    say(f"{pipeline.conversations}: {len(found.conversations)} conversations ({found.kind}), {prepared.held_out} of them held out")
+    longer = f", {prepared.longer} conversations longer than the context of {context} going on in a further one" if prepared.longer else ""
+    say(f"  {prepared.tokens:,} tokens in {prepared.rows} rows{longer}")
+    notes = {
+        "lines of content began with Q: or A: and were joined to the line before": found.joined,
+        "conversations stand more than once": found.duplicates,
+        "quotes, dashes and ellipses became plain ones": prepared.typographic,
+        f"characters ({prepared.spelled}) are spelled in bytes, which llama2.c's run does not print": prepared.bytes_spelled,
+        f"unknown keys were left unread: {', '.join(found.unread)}": len(found.unread),
+    }
+    for note, count in notes.items():
+        if count:
+            say(f"  {count} {note}")
+
+
+def dry_run(job: Job) -> int:
+    """Score the base and time three steps on the prepared rows; what that needs on disk is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(job.files, Path(folder))
+        say(plan(job, Path(folder)))
+    say("dry run: nothing was written")
+    return 0
+
+
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Write the files that are not there yet."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomic(path, content)
+
+
+def plan(job: Job, folder: Path) -> str:
+    """Score the base, time three steps on a copy of it: what will run, on what, for how long, and how much disk."""
+    import arianna_data
+    import compute
+    import evaluate
+    import train_arianna
+
+    cfg, args = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text")), job.base.args
+    score = evaluate.answer_loss(job.base, arianna_data.Rows(cfg.data_dir, "val", args.max_seq_len, args.vocab_size))
+    seconds, task = train_arianna.time_steps(cfg, steps=3)
+    millions = sum(p.numel() for p in job.base.parameters()) / 1e6
+    weights_files = cfg.max_iters // cfg.eval_interval + 2 + 2 * 3 + 2  # evaluations, two states with AdamW, the result
+    return (
+        f"{job.pipeline.base}: {millions:.2f} million parameters; held-out answers {score.loss:.3f} nats a token\n"
+        f"{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
+        f"on {compute.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes "
+        f"and {4 * millions * weights_files:,.0f} MB in {job.pipeline.out_dir}"
+    )
+
+
+def prepare(job: Job, found: conversations.Found) -> None:
+    """Write the readable corpus and the token shards; the trainer's folder begins anew with --fresh."""
+    import run_folder
+
+    if job.pipeline.fresh:
+        run_folder.set_aside(job.pipeline.run)
+    write_files(job.files, job.pipeline.run)
+    try:
+        write_atomic(CORPUS, conversations.corpus_text(found.conversations).encode())
+    except OSError as error:
+        say(f"{CORPUS}, the readable copy, is left out: {error.strerror}")
+    if job.progress is None:
+        say(plan(job, job.pipeline.run))
+
+
+def train(job: Job) -> int:
+    """Let train_arianna.py do the steps in a process of its own; returns its exit code."""
+    import scored_run
+
+    pipeline, finished = job.pipeline, job.progress is not None and job.progress.finished
+    files = (pipeline.conversations, pipeline.base, pipeline.tokenizer, str(pipeline.checkpoint), str(pipeline.binary), pipeline.known_text)
+    if finished:
+        say(f"{pipeline.run} is trained: {job.progress.step} iterations")
+        return 0
+    scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0)
+    script, several = Path(__file__).with_name("train_arianna.py"), job.pipeline.nproc > 1
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={job.pipeline.nproc}"] if several else []
+    command = [sys.executable, *launcher, str(script), *ASKED_BY_THE_JOB, *config.to_flags(job.trainer)]
+    return supervise.run_child(command, watched=not several)
+
+
+def finish(job: Job) -> int:
+    """Choose, blend, export, verify, report."""
+    import export
+
+    choice, model = choose_model(job)
+    export.keep_or_write(model, job.pipeline.checkpoint, "checkpoint")
+    export.keep_or_write(model, job.pipeline.binary, "llama2c")
+    write_tokenizer_bin(job)
+    say("")
+    say(morning_report(job.pipeline.run, choice) if job.pipeline.report else short_verdict(job.pipeline, choice))
+    say(closing_words(job.pipeline))
+    return 0
+
+
+def morning_report(run: Path, choice: Choice) -> str:
+    """The verdict of the report, which is made unless it is there and of this choice."""
+    import report
+
+    try:
+        facts = json.loads((run / "report.json").read_bytes())
+        fits = facts["choice"] == dataclasses.asdict(choice) and (run / "report.html").exists() and (run / "report.md").exists()
+    except (OSError, ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        say("scoring what base and result write, for the report ...")
+        facts = report.make(run)
+    return report.words_of(facts)
+
+
+def choose_model(job: Job) -> tuple[Choice, Transformer]:
+    """The run's result. Blends are scored only where the best checkpoint forgets too much, and once."""
+    import choose
+    import export
+
+    run, settings = job.pipeline.run, {"max_forgetting": job.pipeline.max_forgetting, "blend": job.pipeline.blend}
+    points = choose.evaluations(run)
+    best = choose.best_checkpoint(points)
+    tuned = export.open_model(run / f"ckpt_{best.step:06d}.pt")
+    base = export.open_model(job.pipeline.base, tuned.args.max_seq_len)
+    choice = choose.recall(settings, run)
+    if choice is None or choice.best != best:
+        choice = choose.choose(points, **settings, score=lambda point, share: score_blend(job, base, tuned, point, share))
+        choose.remember(choice, settings, run)
+    return choice, choose.blended(base, tuned, choice.used.blend)
+
+
+def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, share: float) -> Point:
+    """What a checkpoint's evaluation would have said of a blend."""
+    import choose
+    import evaluate
+    import train_arianna
+
+    model, cfg = choose.blended(base, tuned, share), job.trainer
+    answers = evaluate.answer_loss(model, train_arianna.held_out_rows(cfg, model.args), cfg.eval_rows).loss
+    texts = train_arianna.base_text_rows(cfg, model.args)
+    base_text = {name: evaluate.answer_loss(model, rows, cfg.eval_rows).loss for name, rows in texts.items()}
+    say(f"blend of {share:.0%}: held-out answers {answers:.4f}, base text {', '.join(f'{v:.4f}' for v in base_text.values())}")
+    return choose.Point(point.step, share, answers, base_text)
+
+
+def write_tokenizer_bin(job: Job) -> None:
+    """llama2.c needs tokenizer.bin beside the model; one that is there is left alone."""
+    path = Path(job.pipeline.tokenizer).with_suffix(".bin")
+    if not path.exists():
+        write_atomic(path, job.tokenizer.to_bin())
+
+
+def short_verdict(pipeline: PipelineConfig, choice: Choice) -> str:
+    """Losses alone, without an interval and without a look at what the models write."""
+    base, used = choice.base, choice.used
+    change = f"held-out answers went from {base.answer_loss:.3f} to {used.answer_loss:.3f} nats a token"
+    forgotten = f"base text rose by {used.forgetting(base):.3f}"
+    if used.answer_loss < base.answer_loss:
+        return f"Lower: {change}; {forgotten}. Use {pipeline.checkpoint} (iteration {used.step}, {used.blend:.0%} of the tuned weights)."
+    return f"Not lower: {change} at best (iteration {used.step}); {forgotten}. Keep {pipeline.base}."
+
+
+def closing_words(pipeline: PipelineConfig) -> str:
+    """The files, and what to type next."""
+    report = f"\n{pipeline.run / 'report.html'}    the morning report" if pipeline.report else ""
+    return f"""
+{pipeline.checkpoint}    the model
+{pipeline.binary}    the same for llama2.c, read back and equal{report}
+{pipeline.run / "log.jsonl"}    losses by iteration
+
+Next:
+  python sample.py --checkpoint={pipeline.checkpoint} --compare={pipeline.base} --question="What is resonance?"
+  python sample.py --checkpoint={pipeline.checkpoint} --chat
+  ./run {pipeline.binary} -z {Path(pipeline.tokenizer).with_suffix(".bin")} -n 0 -t 0.8 -i $'Q: What is resonance?\\nA:'"""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    supervise.restart_with_environment()
+    config.run_main(main)

@@ -1,0 +1,251 @@
+"""The whole command as a person starts it: in its own process, on files of a folder."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, build
+
+import checkpoint
+import export
+
+QUICK = ["--max_iters=6", "--eval_interval=3", "--batch_size=4", "--report=False"]
+
+
+def conversation(i: int) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": f"What stands at number {i}?"},
+        {"role": "assistant", "content": f"At number {i} stands a house with {i + 2} windows. I counted them in a sentence once."},
+    ]
+
+
+def furnish(tmp_path: Path) -> Path:
+    """A folder with 30 conversations and a tiny base."""
+    lines = [json.dumps(conversation(i)) for i in range(30)]
+    (tmp_path / "talk.jsonl").write_text("\n".join(lines) + "\n")
+    checkpoint.save(tmp_path / "base.pt", checkpoint.pack(build(TINY)))
+    (tmp_path / "data").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return furnish(tmp_path)
+
+
+def command(*flags: str) -> list[str]:
+    given = {f.split("=")[0] for f in flags}
+    defaults = ["--conversations=talk.jsonl", "--base=base.pt", f"--tokenizer={ROOT / 'data/tok4096.model'}", *QUICK]
+    return [sys.executable, str(ROOT / "arianna_ft.py"), *(d for d in defaults if d.split("=")[0] not in given), *flags]
+
+
+def run(place: Path, *flags: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*flags), cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hashes of all files but locks and logs."""
+    skipped = (".lock", ".pid", ".log", ".jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(skipped))
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, str]:
+    """A folder in which the command has run to its end, and what it printed."""
+    folder = furnish(tmp_path_factory.mktemp("done"))
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_the_command_leaves_all_that_it_promises(done):
+    folder, said = done
+    assert {p.name for p in (folder / "out/ft").glob("ckpt*.pt")} == {"ckpt.pt", "ckpt_prev.pt", *(f"ckpt_{i:06d}.pt" for i in (0, 3, 6))}
+    assert (folder / "data/ft_corpus.txt").read_text().startswith("Q: What stands at number 0?\nA: At number 0 stands")
+    assert "30 conversations" in said and "8 of them held out" in said
+    assert "step 6: train loss" in said and "held-out answers went from" in said
+    assert "-z" in said and "-n 0" in said and "python sample.py" in said
+
+
+def test_the_export_is_the_chosen_checkpoint(done):
+    folder, said = done
+    a, b = export.open_model(folder / "out/ckpt_ft.pt"), export.open_model(folder / "out/arianna_v1_ft.bin")
+    tokens = torch.arange(3, 60)[None]
+    assert torch.equal(a(tokens), b(tokens))
+    losses = {}
+    for line in (folder / "out/ft/log.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if "val_loss" in entry and entry["step"] > 0:
+            losses[entry["step"]] = entry["val_loss"]
+    best = min(losses, key=losses.get)
+    chosen = export.open_model(folder / f"out/ft/ckpt_{best:06d}.pt")
+    assert torch.equal(a(tokens), chosen(tokens)) and f"iteration {best}" in said
+
+
+def test_again_it_says_done_and_changes_nothing(done):
+    folder, _ = done
+    before = contents(folder)
+    result = run(folder)
+    assert result.returncode == 0 and "is trained: 6 iterations" in result.stdout
+    assert contents(folder) == before
+
+
+def test_a_deleted_result_is_made_again(done):
+    folder, _ = done
+    before = contents(folder)
+    (folder / "out/arianna_v1_ft.bin").unlink()
+    (folder / "out/ckpt_ft.pt").unlink()
+    assert run(folder).returncode == 0
+    assert contents(folder) == before
+
+
+def test_other_settings_are_refused_and_nothing_is_changed(done):
+    folder, _ = done
+    before = contents(folder)
+    result = run(folder, "--learning_rate=1e-3")
+    assert result.returncode == 2 and "learning_rate is 0.001, was 1e-05" in result.stderr
+    assert contents(folder) == before
+
+
+def test_fresh_keeps_the_old_run(place):
+    run(place, "--max_iters=3")
+    result = run(place, "--max_iters=4", "--fresh")
+    assert result.returncode == 0, result.stderr
+    assert checkpoint.load(place / "out/ft-1/ckpt.pt")["iter_num"] == 3
+    assert checkpoint.load(place / "out/ft/ckpt.pt")["iter_num"] == 4
+
+
+def test_a_dry_run_writes_nothing(place):
+    before = contents(place)
+    result = run(place, "--dry_run")
+    assert result.returncode == 0 and "minutes" in result.stdout and "held-out answers" in result.stdout
+    assert contents(place) == before and not (place / "out").exists()
+
+
+def test_the_aliases_reach_the_trainer(place):
+    assert run(place, "--iterations=2", "--lr=1e-4", "--eval-interval", "2").returncode == 0
+    cfg = checkpoint.load(place / "out/ft/ckpt.pt")["run"]["config"]
+    assert (cfg["max_iters"], cfg["learning_rate"], cfg["eval_interval"]) == (2, 1e-4, 2)
+
+
+def test_the_job_asks_for_the_settings_that_were_given(place):
+    import arianna_ft
+
+    pipeline = arianna_ft.PipelineConfig(base=str(place / "base.pt"))
+    cfg = arianna_ft.trainer_config(pipeline, [])
+    assert (cfg.init_from, cfg.learning_rate, cfg.max_iters) == ("resume", 1e-5, 1000)
+
+
+def test_a_longer_context_is_trained_and_exported(place):
+    assert run(place, "--max_seq_len=96", "--max_iters=2", "--eval_interval=2").returncode == 0
+    assert export.open_model(place / "out/arianna_v1_ft.bin").args.max_seq_len == 96
+
+
+def test_a_killed_command_ends_with_the_same_files(done, place):
+    folder, _ = done
+    process = subprocess.Popen(command("--save_minutes=0.0001"), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("step 3:"):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    result = run(place)
+    assert result.returncode == 0, result.stderr
+    expected, found = contents(folder), contents(place)
+    for name in ("out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "out/ft/ckpt_000006.pt"):
+        assert found[name] == expected[name]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(done, place, number, code):
+    folder, _ = done
+    process = subprocess.Popen(command(), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("step 0:"):
+            process.send_signal(number)
+    process.wait(60)
+    process.stdout.close()
+    if process.returncode != 0:  # else it was done before the signal came
+        assert process.returncode == code and "the same command goes on" in said
+    assert run(place).returncode == 0
+    assert contents(place)["out/ckpt_ft.pt"] == contents(folder)["out/ckpt_ft.pt"]
+
+
+def test_inputs_are_never_written(done):
+    folder, _ = done
+    fresh = {p.name: p.stat().st_mtime_ns for p in (folder / "talk.jsonl", folder / "base.pt")}
+    run(folder, "--dry_run")
+    assert fresh == {p.name: p.stat().st_mtime_ns for p in (folder / "talk.jsonl", folder / "base.pt")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--conversations=none.jsonl"], "none.jsonl"),
+        (["--base=none.pt"], "none.pt is missing"),
+        (["--base=talk.jsonl"], "talk.jsonl is damaged or not a checkpoint"),
+        (["--tokenizer=talk.jsonl"], "talk.jsonl is not a SentencePiece model"),
+        (["--max_iters=0"], "max_iters is 0"),
+        (["--warmup_iters=6"], "warmup_iters is 6"),
+        (["--convesations=talk.jsonl"], "did you mean --conversations"),
+        (["--leraning_rate=1"], "did you mean --learning_rate"),
+        (["--base=out/none.pt"], "is missing"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_nothing_is_written(place, flags, sentence):
+    before = contents(place)
+    result = run(place, *flags)
+    assert result.returncode == 2
+    assert sentence in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert contents(place) == before and not (place / "out").exists()
+
+
+def test_an_output_over_an_input_is_refused(done):
+    folder, _ = done
+    before = contents(folder)
+    result = run(folder, "--base=out/ckpt_ft.pt")
+    assert result.returncode == 2 and "it is an input" in result.stderr
+    assert contents(folder) == before
+
+
+def test_faulty_conversations_are_told_without_torch(place):
+    (place / "talk.jsonl").write_text('[{"role": "user", "content": "Hello"}]\n' * 3)
+    probe = "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    probe += "finally: print('torch' in sys.modules)"
+    environment = os.environ | {"ARIANNA_ENVIRONMENT": ""}
+    result = subprocess.run([sys.executable, "-c", probe, *command()[1:]], cwd=place, capture_output=True, text=True, env=environment)
+    assert "talk.jsonl:1: " in result.stderr and result.stdout.strip() == "False"
+
+
+def test_help_does_not_import_torch():
+    result = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "arianna_ft.py"), "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "--conversations" in result.stdout and "--learning_rate" in result.stdout
+    assert " torch" not in result.stderr and "numpy" not in result.stderr and "sentencepiece" not in result.stderr
+
+
+def test_the_shipped_base_takes_a_few_iterations(tmp_path):
+    """The real model and Arianna's own conversations."""
+    flags = [f"--out_dir={tmp_path / 'out'}", "--max_iters=2", "--eval_interval=2", "--dry_run"]
+    result = subprocess.run([sys.executable, str(ROOT / "arianna_ft.py"), *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "171 conversations" in result.stdout and "7.16 million parameters" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_default_job_makes_the_shipped_base_better(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "arianna_ft.py"), f"--out_dir={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Better: held-out answers went from" in result.stdout
