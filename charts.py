@@ -35,7 +35,13 @@ def to_svg(name: str, size: str, alternative: str, draw: Callable[[Axes, str], N
     width, height = SIZES[size]
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK)
     colours |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), FAINT)
-    style = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans", "font.size": 11.5 if size == "wide" else 10.5, "axes.grid": True}
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "DejaVu Sans",
+        "font.size": 11.5 if size == "wide" else 10.5,
+        "axes.grid": True,
+    }
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "grid.linewidth": 0.5}
     style |= {"xtick.major.size": 3, "ytick.major.size": 0, "axes.axisbelow": True, "axes.linewidth": 0.8}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style, **colours}):
@@ -100,7 +106,9 @@ def curves(training: Mapping[int, float], points: Sequence[Point], choice: Choic
             look = {"linewidth": 1.0 if name == "training" else 1.8, "linestyle": "--" if colour == TEXTS[1] else "-", **marker}
             axes.plot(*thinned(steps, losses), color=colour, **look)
         axes.axvline(used.step, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.plot([used.step], [used.answer_loss], "o", color=ANSWERS, markersize=8, markerfacecolor="none", markeredgewidth=1.6, clip_on=False)
+        axes.plot(
+            [used.step], [used.answer_loss], "o", color=ANSWERS, markersize=8, markerfacecolor="none", markeredgewidth=1.6, clip_on=False
+        )
         near_end = used.step > 0.6 * points[-1].step
         label = f"iteration {used.step}" + ("" if used.blend == 1 else f", blended {used.blend:.0%}")
         place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (-5 if near_end else 5, 1)}

@@ -115,7 +115,7 @@ def checkpoint_rows(facts: Facts) -> list[dict[str, Any]]:
 
 def losses(row: dict[str, Any], facts: Facts) -> list[float | None]:
     texts = [row["base_text"].get(name) for name in facts["base_texts"]]
-    return [row["training"], row["answers"], row["terminator"], *texts, row["forgetting"] if texts else None]
+    return [row["training"], row["answers"], row["terminator"], *texts, *([row["forgetting"]] if texts else [])]
 
 
 def decimals(value: float | None) -> str:

@@ -1,19 +1,20 @@
 """GGUF, for llama.cpp and what is built on it (Ollama, LM Studio): out in F32, F16 or Q8_0, and back in.
 
 The tensors are llama2.c's as they are: llama.cpp's llama turns neighbours (2i, 2i+1) of a head, as llama2.c does. What llama.cpp
-reorders when it converts a Hugging Face model is that model's own order. Needs the package gguf, imported when it is used.
+reorders when it converts a Hugging Face model is that model's own order. Writing needs the package gguf, imported when it is used.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import re
 import struct
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,10 +31,11 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}  # general.file_type
 TOKEN_TYPES = {"normal": 1, "unknown": 2, "control": 3, "byte": 6}
 Q8_GROUP = 32  # numbers of a row that share a scale in Q8_0
 
-MAGIC, HEADER = b"GGUF", struct.Struct("<4sIQQ")  # magic, version, how many tensors, how many values
-SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value by its type
+MAGIC, ALIGNMENT = b"GGUF", 32
+SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # struct's letter of a value by its type
 STRING, ARRAY = 8, 9
-LONGEST_ARRAY = 1 << 20  # values; a vocabulary has fewer
+TENSOR_TYPES = {0: "F32", 1: "F16", 8: "Q8_0"}
+BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (Q8_GROUP, 2 + Q8_GROUP)}  # numbers that are stored together, and in how many bytes
 
 
 def package() -> ModuleType:
@@ -173,136 +175,167 @@ def is_ours(path: Path) -> bool:
 # ---- in ----
 
 
+class Contents(NamedTuple):
+    """What a file holds: values by key, and each tensor's shape, type and first byte by name."""
+
+    values: dict[str, Any]
+    tensors: dict[str, tuple[tuple[int, ...], str, int]]
+
+
+class Cursor:
+    """Takes one thing after the other from a file's bytes. Raises ValueError where the file ends before."""
+
+    def __init__(self, data: np.ndarray):
+        self.data, self.at = data, 0
+
+    def take(self, size: int) -> bytes:
+        self.at += size
+        if self.at > len(self.data):
+            raise ValueError("it ends too early")
+        return self.data[self.at - size : self.at].tobytes()
+
+    def unpack(self, form: str) -> Any:
+        return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
+
+    def string(self) -> str:
+        return self.take(self.unpack("Q")).decode()
+
+    def value(self, kind: int) -> Any:
+        """A value of a type; KeyError for an unknown one."""
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            return self.unpack(SCALARS[kind])
+        inner, count = self.unpack("I"), self.unpack("Q")
+        if inner == STRING:
+            return [self.string() for _ in range(count)]  # each takes eight bytes at least
+        form = np.dtype(f"<{SCALARS[inner]}")
+        return np.frombuffer(self.take(count * form.itemsize), form).tolist()
+
+
+def contents(path: Path) -> Contents:
+    """All that stands in a file but the numbers. Raises ValueError for a file that is damaged, cut off or too long.
+
+    The package's own reader trusts the lengths that it finds: a damaged one keeps it busy for years.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; a .gguf is needed there.")
+    size = path.stat().st_size
+    data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    try:
+        return parse(Cursor(data))
+    except (ValueError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(f"{path} is no GGUF file of version 3 or damaged ({size:,} bytes): {one_line(error)}. Use another copy.") from None
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100]
+
+
+def parse(cursor: Cursor) -> Contents:
+    magic, version, n_tensors, n_values = cursor.take(4), cursor.unpack("I"), cursor.unpack("Q"), cursor.unpack("Q")
+    if (magic, version) != (MAGIC, 3):
+        raise ValueError(f"it begins with {magic!r} and version {version}")
+    values, entries = {}, {}
+    for _ in range(n_values):
+        key = cursor.string()
+        values[key] = cursor.value(cursor.unpack("I"))
+    for _ in range(n_tensors):
+        name, n_dims = cursor.string(), cursor.unpack("I")
+        shape = np.frombuffer(cursor.take(8 * n_dims), "<u8").tolist()[::-1]
+        entries[name] = (tuple(shape), cursor.unpack("I"), cursor.unpack("Q"))
+    alignment = values.get("general.alignment", ALIGNMENT)
+    start = padded(cursor.at, alignment)
+    tensors = {name: (shape, TENSOR_TYPES.get(kind, f"type {kind}"), start + offset) for name, (shape, kind, offset) in entries.items()}
+    end = max((first + stored_bytes(shape, kind) for shape, kind, first in tensors.values()), default=start)
+    if len(cursor.data) not in (end, padded(end, alignment)) or len(tensors) != n_tensors:
+        raise ValueError(f"its {n_tensors} tensors end at byte {end:,}")
+    return Contents(values, tensors)
+
+
+def padded(at: int, alignment: int) -> int:
+    if alignment < 1:
+        raise ValueError(f"its alignment is {alignment}")
+    return at + -at % alignment
+
+
+def stored_bytes(shape: tuple[int, ...], kind: str) -> int:
+    """How many bytes a tensor takes. Raises ValueError for a type that is not read."""
+    if kind not in BLOCKS:
+        raise ValueError(f"a tensor is stored as {kind}; {', '.join(BLOCKS)} can be read")
+    numbers, size = BLOCKS[kind]
+    return math.prod(shape) // numbers * size
+
+
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a file in float32 on the CPU, with another context where `max_seq_len` gives one.
 
-    Raises ValueError for another architecture than llama2.c computes, for a damaged file, and for types other than FILE_TYPES.
+    Raises ValueError for another architecture than llama2.c computes, for a damaged file, and for types other than BLOCKS.
     """
     path = Path(path)
-    reader = open_reader(path)
-    args = read_args(reader, path)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    values, tensors = contents(path)
+    args = read_args(values, path)
     tied = "output.weight" not in tensors
     wanted, shapes = names(args, tied, GGUF), weight_shapes(args)
     check_names(set(tensors), set(wanted.values()), path)
-    weights = {ours: read_tensor(tensors[theirs], shapes[ours], path) for ours, theirs in wanted.items()}
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=max_seq_len or args.max_seq_len), tied)
+    for ours, theirs in wanted.items():
+        if tensors[theirs][0] != shapes[ours]:
+            raise ValueError(f"{path}: {theirs} is {tensors[theirs][0]}, but its metadata ask for {shapes[ours]}.")
+    weights = {ours: load_tensor(path, theirs, *tensors[theirs]) for ours, theirs in wanted.items()}
+    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=args.max_seq_len if max_seq_len is None else max_seq_len), tied)
     model.load_state_dict(weights, strict=not tied)
     return model
 
 
-def open_reader(path: Path) -> Any:
-    """The package's reader of a file that has been found whole. Raises ValueError for others."""
-    gguf = package()
-    check_lengths(path)
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {str(error)[:100]}. Use another copy of it.") from None
-    end = max((t.data_offset + t.n_bytes for t in reader.tensors), default=reader.data_offset)
-    whole = end + -end % int(reader.alignment)
-    if path.stat().st_size not in (end, whole):
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; its tensors end at {whole:,}. It is cut off or damaged.")
-    return reader
-
-
-def check_lengths(path: Path) -> None:
-    """Raise ValueError unless all that stands ahead of the tensors lies within the file.
-
-    The package's reader trusts the lengths it finds: a wrong one would keep it busy for years.
-    """
-    damaged = f"{path} is cut off, damaged or no GGUF file of version 3"
-    if path.stat().st_size < HEADER.size:
-        raise ValueError(f"{damaged}: it has {path.stat().st_size} bytes.")
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    magic, version, n_tensors, n_values = HEADER.unpack_from(data)
-    if magic != MAGIC or version != 3:
-        raise ValueError(f"{damaged}: it begins with {magic!r} and version {version}.")
-    at = HEADER.size
-    try:
-        for _ in range(n_values):
-            at = after_string(data, at)
-            (kind,) = struct.unpack_from("<I", data, at)
-            at = after_value(data, at + 4, kind)
-        for _ in range(n_tensors):
-            at = after_string(data, at)
-            (dims,) = struct.unpack_from("<I", data, at)
-            at += 4 + 8 * dims + 4 + 8
-        struct.unpack_from("", data, at)
-    except (struct.error, ValueError, KeyError):
-        raise ValueError(f"{damaged}: what stands ahead of its tensors does not end within it.") from None
-
-
-def after_string(data: np.ndarray, at: int) -> int:
-    return at + 8 + struct.unpack_from("<Q", data, at)[0]
-
-
-def after_value(data: np.ndarray, at: int, kind: int) -> int:
-    """Where the value that begins at `at` ends. Raises KeyError for an unknown type, struct.error beyond the file's end."""
-    if kind == STRING:
-        return after_string(data, at)
-    if kind != ARRAY:
-        return at + SCALARS[kind]
-    inner, count = struct.unpack_from("<IQ", data, at)
-    if count > LONGEST_ARRAY or inner == ARRAY:
-        raise ValueError
-    at += 12
-    if inner != STRING:
-        return at + count * SCALARS[inner]
-    for _ in range(count):
-        at = after_string(data, at)
-    return at
-
-
-def read_args(reader: Any, path: Path) -> ModelArgs:
-    """The shape that a file's metadata asks for. Raises ValueError for what llama2.c's programs would compute differently."""
-    found = {key: field.contents() for key, field in reader.fields.items() if key.startswith(("general.", "llama."))}
-    if found.get("general.architecture") != "llama":
-        raise ValueError(f"{path} is of the architecture {found.get('general.architecture')!r}; only 'llama' can be read.")
-    part = {key.removeprefix("llama."): value for key, value in found.items()}
-    heads, vocab = part.get("attention.head_count"), reader.fields.get("tokenizer.ggml.tokens")
+def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
+    """The shape that a file's metadata ask for. Raises ValueError for what llama2.c's programs would compute differently."""
+    if values.get("general.architecture") != "llama":
+        raise ValueError(f"{path} is of the architecture {values.get('general.architecture')!r}; only 'llama' can be read.")
+    part = {key.removeprefix("llama."): value for key, value in values.items()}
+    heads, tokens = part.get("attention.head_count"), part.get("tokenizer.ggml.tokens")
     try:
         args = ModelArgs(
             dim=part.get("embedding_length"),
             n_layers=part.get("block_count"),
             n_heads=heads,
             n_kv_heads=part.get("attention.head_count_kv", heads),
-            vocab_size=part.get("vocab_size", len(vocab.data) if vocab else None),
+            vocab_size=part.get("vocab_size", len(tokens) if isinstance(tokens, list) else None),
             hidden_dim=part.get("feed_forward_length"),
             max_seq_len=part.get("context_length"),
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
     for name, value, needed in (
-        ("attention.layer_norm_rms_epsilon", part.get("attention.layer_norm_rms_epsilon"), np.float32(NORM_EPS)),
+        ("attention.layer_norm_rms_epsilon", part.get("attention.layer_norm_rms_epsilon"), float(np.float32(NORM_EPS))),
         ("rope.freq_base", part.get("rope.freq_base", ROPE_THETA), ROPE_THETA),
         ("rope.dimension_count", part.get("rope.dimension_count", args.head_dim), args.head_dim),
         ("rope.scaling.type", part.get("rope.scaling.type", "none"), "none"),
         ("expert_count", part.get("expert_count", 0), 0),
     ):
         if value != needed:
-            raise ValueError(f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!s}, so the model cannot be used.")
+            raise ValueError(f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model cannot be used.")
     return args
 
 
-def read_tensor(tensor: Any, shape: tuple[int, ...], path: Path) -> torch.Tensor:
-    """One tensor in float32."""
-    kind, found = tensor.tensor_type.name, tuple(int(n) for n in reversed(tensor.shape))
-    if kind not in FILE_TYPES:
-        raise ValueError(f"{path}: {tensor.name} is stored as {kind}; {', '.join(FILE_TYPES)} can be read.")
-    if found != shape:
-        raise ValueError(f"{path}: {tensor.name} is {found}, but its metadata ask for {shape}.")
-    array = package().quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+def load_tensor(path: Path, name: str, shape: tuple[int, ...], kind: str, first: int) -> torch.Tensor:
+    """One tensor in float32. Raises ValueError if it is not finite."""
+    raw = np.fromfile(path, np.uint8, stored_bytes(shape, kind), offset=first)
+    with np.errstate(invalid="ignore"):
+        if kind == "Q8_0":  # blocks of a float16 scale and 32 int8
+            blocks = raw.reshape(-1, BLOCKS[kind][1])
+            array = blocks[:, 2:].view(np.int8) * blocks[:, :2].copy().view("<f2").astype(np.float32)
+        else:
+            array = raw.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{path}: {tensor.name} holds NaN or infinity, so the model cannot be used.")
+        raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used.")
     return torch.from_numpy(array.reshape(shape))
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Raise ValueError unless the file carries this tokenizer."""
-    reader = open_reader(path)
+    values = contents(path).values
     for key, expected in vocabulary(listed(tokenizer)).items():
-        found = reader.fields[key].contents() if key in reader.fields else []
+        found = values[key] if isinstance(values.get(key), list) else []
         other = sum(a != b for a, b in zip(found, expected, strict=False)) + abs(len(found) - len(expected))
         if other:
             raise ValueError(f"{tokenizer.path} does not belong to {path}: {other} of its {len(expected)} entries in {key} are others.")

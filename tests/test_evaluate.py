@@ -392,6 +392,7 @@ def furnish(folder: Path, tokenizer) -> dict[str, str]:
     (folder / "questions.txt").write_text("\ufeffhi\n\nwho is «it»?\n", encoding="utf-8")
     checkpoint.save(folder / "base.pt", checkpoint.pack(build()))
     checkpoint.save(folder / "tuned.pt", checkpoint.pack(build(dataclasses.replace(TINY, max_seq_len=96), seed=8)))
+    checkpoint.save(folder / "other.pt", checkpoint.pack(build(dataclasses.replace(TINY, vocab_size=512))))
     names = {"checkpoint": "tuned.pt", "compare": "base.pt", "conversations": "talk.jsonl", "base_text": "text.txt"}
     names |= {"words": "words.txt", "questions": "questions.txt", "out": "scores.json"}
     return {n: str(folder / f) for n, f in names.items()} | {"tokenizer": str(ROOT / "data/tok4096.model"), "samples_each": "2"}
@@ -481,6 +482,21 @@ def test_only_what_was_trained_on_can_have_been_copied(rows, tokenizer):
     assert copied == [1, 0]
 
 
+def test_a_model_of_a_longer_context_is_scored_in_the_bases(rows, tokenizer):
+    inputs = evaluate.make_inputs((SHORT, SHORT), rows, {}, ["Why?"], frozenset(), tokenizer)
+    models = build(), build(dataclasses.replace(TINY, max_seq_len=96))
+    scores = [evaluate.score_model(model, inputs, samples_each=1) for model in models]
+    assert [s.pop("times") for s in scores] and scores[0] == scores[1]
+
+
+def test_the_word_at_which_the_context_ended_is_not_called_a_non_word(rows, tokenizer, monkeypatch):
+    said = [answers.Answer("Why?", "the surf", False, whole, 2) for whole in (False, True)]
+    monkeypatch.setattr(evaluate, "generate_answers", lambda *a, **k: said)
+    scores = evaluate.score_model(Stub(), evaluate.make_inputs((SHORT, SHORT), rows, {}, [], frozenset(["the"]), tokenizer))
+    assert [s["non_words"] for s in scores["samples"]] == [[], [[4, 8]]]
+    assert scores["generated"]["non_words"]["value"] == 100 / 3 and scores["generated"]["words"] == 2
+
+
 def test_a_model_whose_losses_are_no_numbers_is_refused(rows, tokenizer):
     inputs = evaluate.make_inputs((SHORT, SHORT), rows, {}, [], frozenset(), tokenizer)
     with pytest.raises(ValueError, match="not a number"):
@@ -492,6 +508,7 @@ def test_a_model_whose_losses_are_no_numbers_is_refused(rows, tokenizer):
     [
         ({"checkpoint": None}, "--checkpoint is missing"),
         ({"checkpoint": "nowhere.pt"}, "nowhere.pt is missing"),
+        ({"compare": "other.pt"}, "has 4096 tokens, but other.pt was trained with 512"),
         ({"words": "nowhere.txt"}, "nowhere.txt cannot be read as text (No such file or directory)"),
         ({"questions": "base.pt"}, "base.pt cannot be read as text"),
         ({"conversations": "words.txt"}, "words.txt:1: "),

@@ -16,11 +16,13 @@ GROUPED = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, 
 
 
 def lively(args: ModelArgs, tied: bool = False) -> Transformer:
-    """A model whose layers count for more than its embedding, so that it does not only repeat its last token."""
+    """A model whose layers count for more than its embedding, so that it does not only repeat its last token, and whose norms differ."""
     model = build(args, tied)
     for layer in model.layers:
         for p in layer.parameters():
             p.data *= 5.0 if p.dim() > 1 else 1.0
+    for i, p in enumerate(p for p in model.parameters() if p.dim() == 1):
+        p.data *= torch.linspace(0.3, 1.7, args.dim).roll(7 * i)
     return model
 
 
@@ -114,7 +116,7 @@ def test_bfloat16_stays_near_float32():
     with torch.autocast("cpu", torch.bfloat16):
         near = model(tokens)
     logits = model(tokens)
-    assert ((near.float() - logits).norm() / logits.norm()).item() < 0.02
+    assert ((near.float() - logits).norm() / logits.norm()).item() < 0.05
 
 
 def test_nothing_attends_to_what_comes_later():
@@ -243,7 +245,7 @@ def test_generation_stops_at_bos_and_eos_and_leaves_them_out(stop):
     ids = list(range(64))
     ids[stop], ids[before[end]] = before[end], stop
     model.output.weight.data = model.output.weight.data[ids]  # now BOS or EOS is said where that token was
-    assert stop not in before
+    assert stop not in before[:end]
     assert model.generate([[5]], 20, temperature=0) == [before[:end]]
 
 

@@ -221,11 +221,11 @@ def test_an_output_over_an_input_is_refused(done):
 
 def test_faulty_conversations_are_told_without_torch(place):
     (place / "talk.jsonl").write_text('[{"role": "user", "content": "Hello"}]\n' * 3)
-    probe = "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    probe += "finally: print('torch' in sys.modules)"
     environment = os.environ | {"ARIANNA_ENVIRONMENT": ""}
-    result = subprocess.run([sys.executable, "-c", probe, *command()[1:]], cwd=place, capture_output=True, text=True, env=environment)
-    assert "talk.jsonl:1: " in result.stderr and result.stdout.strip() == "False"
+    started = [sys.executable, "-X", "importtime", *command()[1:]]
+    result = subprocess.run(started, cwd=place, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2 and "talk.jsonl:1: " in result.stderr
+    assert " torch" not in result.stderr and "numpy" not in result.stderr
 
 
 def test_help_does_not_import_torch():

@@ -276,20 +276,10 @@ def test_the_page_has_everything_that_is_promised(run):
     found = page(run)
     images = [attrs["aria-label"] for tag, attrs in found.tags if tag == "svg" and attrs.get("role") == "img"]
     assert len(images) == 4 and all("nats" in label or "loss" in label for label in images)
-    for word in (
-        "hi, how are you",
-        "A house. 2",
-        "Checkpoints",
-        "peak rate",
-        "restarts",
-        "max_iters = 300",
-        "--patience=2",
-        "sample.py --checkpoint",
-    ):
-        assert word in found.text, word
-    assert (
-        found.text.count("What stands at number 3?") == 1 and found.text.count("What stands at number 16?") == 2
-    )  # on the first screen too
+    promised = ["hi, how are you", "A house. 2", "Checkpoints", "peak rate", "restarts", "max_iters = 300", "--patience=2", "sample.py"]
+    assert not [word for word in promised if word not in found.text]
+    times = [found.text.count(f"What stands at number {i}?") for i in (0, 3, 16)]
+    assert times == [2, 1, 2]  # the first and the last held-out question are on the first screen, too
 
 
 def test_the_page_asks_for_nothing_that_is_not_in_it(run):
@@ -320,7 +310,7 @@ def test_html_in_an_answer_or_a_question_appears_as_text(run):
     with_scores(run, base, tuned)
     made(run)
     found = page(run)
-    assert not {tag for tag, _ in found.tags} & {"script", "b", "a"} - {"b"} and "<script>alert(1)</script> & <b>bold</b>" in found.text
+    assert "script" not in {tag for tag, _ in found.tags} and "<script>alert(1)</script> & <b>bold</b>" in found.text
     assert all(not attrs for tag, attrs in found.tags if tag in ("u", "mark"))
     lines = (run / "report.md").read_text()
     assert "<script" not in lines and "&lt;b&gt;bold&lt;/b&gt;" in lines and "\\[z\\](http" in lines and "\\`x\\` \\*y\\*" in lines
@@ -341,6 +331,7 @@ def test_an_answer_that_did_not_end_is_told(run):
     with_scores(run, base, tuned)
     made(run)
     assert "asked itself the next question" in page(run).text and "had not ended when the context did" in page(run).text
+    assert "\n> **base, did not end:** On and on 1\n>\n> **tuned, did not end:** So 1\n" in (run / "report.md").read_text()
 
 
 def test_a_large_run_stays_under_two_megabytes_and_says_what_is_left_out(run):
@@ -358,11 +349,8 @@ def test_of_very_many_checkpoints_the_table_has_some_and_always_the_one_used():
     rows = [{"what": str(i), "mark": "used" if i == 777 else "", "base_text": {}, "forgetting": 0.0} for i in range(2000)]
     rows = [row | {"training": 3.0, "answers": 3.0, "terminator": None} for row in rows]
     shown = pages.checkpoint_rows({"checkpoints": rows, "base_texts": []})
-    assert (
-        60 <= len(shown) <= 61
-        and "777" in [row["what"] for row in shown]
-        and shown[0]["cells"] == ["3.000", "3.000", "–", "–"][: len(shown[0]["cells"])]
-    )
+    assert len(shown) == 61 and "777" in [row["what"] for row in shown]
+    assert shown[0]["cells"] == ["3.000", "3.000", "–"]
 
 
 def test_two_reports_are_the_same_but_for_the_times(run):
