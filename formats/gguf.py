@@ -282,7 +282,8 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
         if tensors[theirs][0] != shapes[ours]:
             raise ValueError(f"{path}: {theirs} is {tensors[theirs][0]}, but its metadata ask for {shapes[ours]}.")
     weights = {ours: load_tensor(path, theirs, *tensors[theirs]) for ours, theirs in wanted.items()}
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=args.max_seq_len if max_seq_len is None else max_seq_len), tied)
+    context = args.max_seq_len if max_seq_len is None else max_seq_len
+    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
     model.load_state_dict(weights, strict=not tied)
     return model
 

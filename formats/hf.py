@@ -221,7 +221,8 @@ def read(folder: str | Path, max_seq_len: int | None = None) -> Transformer:
     tied = found.get("tie_word_embeddings") is True
     loaded = load_weights(weights_file(folder), args, tied)
     tied = tied or torch.equal(loaded["output.weight"], loaded["tok_embeddings.weight"])
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=max_seq_len or args.max_seq_len), tied)
+    context = args.max_seq_len if max_seq_len is None else max_seq_len
+    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
     model.load_state_dict(loaded, strict=not tied)
     return model
 

@@ -137,7 +137,8 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
                 arrays[name] = np.fromfile(f, "<f4", sizes[name])
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"{path} holds NaN or infinity, so the model cannot be used.")
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=max_seq_len or args.max_seq_len), tied)
+    context = args.max_seq_len if max_seq_len is None else max_seq_len
+    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
     shapes = norms | matrices
     model.load_state_dict({name: torch.from_numpy(array).view(shapes[name]) for name, array in arrays.items()}, strict=not tied)
     return model

@@ -132,6 +132,8 @@ def test_a_folder_gives_the_model_back(tmp_path, name):
     assert (after.args, after.tied) == (args, tied)
     assert all(torch.equal(v, after.state_dict()[k]) for k, v in before.state_dict().items())
     assert open_model(tmp_path / "a", 90).args == dataclasses.replace(args, max_seq_len=90)
+    with pytest.raises(ValueError, match="max_seq_len is 0"):
+        open_model(tmp_path / "a", 0)
 
 
 def test_the_shipped_shape_is_told_as_it_is():

@@ -181,6 +181,8 @@ def test_version_1_gives_the_model_back(tmp_path, name):
     assert (after.args.hidden, after.args.n_kv_heads, after.tied) == (args.hidden, args.n_kv_heads, tied)
     assert np.array_equal(logits(after, tokens_of(args)), logits(before, tokens_of(args)))
     assert open_model(path, 40).args.max_seq_len == 40
+    with pytest.raises(ValueError, match="max_seq_len is 0"):
+        open_model(path, 0)
 
 
 @pytest.mark.parametrize("name", SHAPES)
