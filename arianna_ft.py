@@ -38,6 +38,7 @@ SHIPPED_BASE, ITS_PROSE = (
     "out/ckpt_v1_base.pt",
     "data/arianna_corpus.txt",
 )  # of the prose, the base was trained on all but the part held out
+PREFLIGHT_ROWS = 32  # scored of each side before the run
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
 ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
 TRAINER_HELP = """
@@ -219,22 +220,34 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 
 def plan(job: Job, folder: Path) -> str:
     """Score the base, time three steps on a copy of it: what will run, on what, for how long, and how much disk."""
-    import arianna_data
     import compute
-    import evaluate
     import train_arianna
 
-    cfg, args = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text")), job.base.args
-    score = evaluate.answer_loss(job.base, arianna_data.Rows(cfg.data_dir, "val", args.max_seq_len, args.vocab_size))
+    cfg = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
+    base = about_base(cfg)
     seconds, task = train_arianna.time_steps(cfg, steps=3)
-    millions = sum(p.numel() for p in job.base.parameters()) / 1e6
     weights_files = cfg.max_iters // cfg.eval_interval + 2 + 2 * 3 + 2  # evaluations, two states with AdamW, the result
+    megabytes = 4 * sum(p.numel() for p in job.base.parameters()) / 1e6 * weights_files
     return (
-        f"{job.pipeline.base}: {millions:.2f} million parameters; held-out answers {score.loss:.3f} nats a token\n"
-        f"{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
+        f"{base}\n{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
         f"on {compute.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes "
-        f"and {4 * millions * weights_files:,.0f} MB in {job.pipeline.out_dir}"
+        f"and {megabytes:,.0f} MB in {job.pipeline.out_dir}"
     )
+
+
+def about_base(cfg: TrainConfig) -> str:
+    """The base's size and its loss on held-out answers, with a word if it looks memorised."""
+    import evaluate
+    import export
+    import verdict
+    from arianna_data import Rows
+
+    base = export.open_model(cfg.base, cfg.max_seq_len)  # in the context that is trained: rows are longer with --max_seq_len
+    rows = (Rows(cfg.data_dir, split, base.args.max_seq_len, base.args.vocab_size) for split in ("val", "train"))
+    held_out, trained = (evaluate.answer_loss(base, r, PREFLIGHT_ROWS).loss for r in rows)
+    size = f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} million parameters"
+    told = [f"{cfg.base}: {size}; held-out answers {held_out:.3f} nats a token"]
+    return "\n".join(told + [word for word in [verdict.about_base(held_out, trained, base.args.vocab_size)] if word])
 
 
 def prepare(job: Job, found: conversations.Found) -> None:
@@ -317,15 +330,12 @@ def choose_model(job: Job) -> tuple[Choice, Transformer]:
 def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, share: float) -> Point:
     """What a checkpoint's evaluation would have said of a blend."""
     import choose
-    import evaluate
     import train_arianna
 
-    model, cfg = choose.blended(base, tuned, share), job.trainer
-    answers = evaluate.answer_loss(model, train_arianna.held_out_rows(cfg, model.args), cfg.eval_rows).loss
-    texts = train_arianna.base_text_rows(cfg, model.args)
-    base_text = {name: evaluate.answer_loss(model, rows, cfg.eval_rows).loss for name, rows in texts.items()}
-    say(f"blend of {share:.0%}: held-out answers {answers:.4f}, base text {', '.join(f'{v:.4f}' for v in base_text.values())}")
-    return choose.Point(point.step, share, answers, base_text)
+    blend = train_arianna.score_point(job.trainer, choose.blended(base, tuned, share), point.step, share)
+    texts = ", ".join(f"{loss:.4f}" for loss in blend.base_text.values())
+    say(f"blend of {share:.0%}: held-out answers {blend.answer_loss:.4f}, base text {texts}")
+    return blend
 
 
 def write_tokenizer_bin(job: Job) -> None:

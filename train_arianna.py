@@ -29,6 +29,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 import checkpoint
+import choose
 import config
 import evaluate
 import export
@@ -186,6 +187,13 @@ def base_text_rows(cfg: TrainConfig, args: ModelArgs) -> dict[str, Rows]:
     """The held-out shards of the base text, each by its name."""
     files = sorted(Path(cfg.base_text_dir).glob("val*.bin")) if cfg.base_text_dir else []
     return {f.stem: Rows(cfg.base_text_dir, f.stem, args.max_seq_len, args.vocab_size) for f in files}
+
+
+def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -> choose.Point:
+    """What an evaluation in this run says of a model, such as a blend of a checkpoint with the base."""
+    texts = base_text_rows(cfg, model.args)
+    base_text = {name: evaluate.answer_loss(model, rows, cfg.eval_rows).loss for name, rows in texts.items()}
+    return choose.Point(step, share, evaluate.answer_loss(model, held_out_rows(cfg, model.args), cfg.eval_rows).loss, base_text)
 
 
 def time_steps(cfg: TrainConfig, steps: int) -> tuple[float, Task]:

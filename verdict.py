@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from choose import Choice, Point, Word, judge
 
 FEWEST = 8  # conversations that an interval needs
 CLEAR = 0.02  # nats a token: a rise or fall of the held-out loss that is more than its noise from one evaluation to the next
+GUESSING = 1.0  # nats a token: a base that is no further under ln V, what guessing costs, has learned nothing that helps
+BY_HEART = 0.5  # nats a token: what a base knows of conversations it has not seen differs by less from one half to the other
 STILL = 0.05  # nats a token: a training loss that changed less has not moved; it is noisier
 BEGINNING = {"better": "Better", "no clear change": "No clear change", "worse": "Worse"}
 
@@ -106,6 +109,24 @@ def signed(x: float) -> str:
     """A difference with its sign; 0.00 has none."""
     text = f"{x:+.2f}"
     return text[1:] if float(text) == 0 else text
+
+
+# ---- what the base is like, before anything runs ----
+
+
+def about_base(held_out: float, trained: float, vocab_size: int) -> str:
+    """A word on a base that is itself memorised, from its loss on held-out answers and on those to train on; empty if it is not."""
+    if held_out > math.log(vocab_size) - GUESSING:
+        return (
+            f"The base's {held_out:.2f} nats on held-out answers are near ln {vocab_size} = {math.log(vocab_size):.2f}: guessing. "
+            "It is untrained, has memorised another text, or belongs to another tokenizer. A base that was stopped earlier may do better."
+        )
+    if trained < held_out - BY_HEART:
+        return (
+            f"The base finds the answers to train on much easier ({trained:.2f} nats a token) than those held out ({held_out:.2f}): "
+            "it has learned them by heart before, so there is little left to learn. Start from the base before it."
+        )
+    return ""
 
 
 # ---- why a run is not better ----

@@ -127,6 +127,7 @@ def test_a_dry_run_writes_nothing(place):
     before = contents(place)
     result = run(place, "--dry_run")
     assert result.returncode == 0 and "minutes" in result.stdout and "held-out answers" in result.stdout
+    assert ": guessing" in result.stdout  # the tiny base is untrained
     assert contents(place) == before and not (place / "out").exists()
 
 

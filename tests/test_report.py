@@ -144,6 +144,15 @@ def page(run: Path) -> Page:
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
+# ---- the base, before anything runs ----
+
+
+def test_a_base_that_guesses_and_one_that_knows_the_answers_by_heart_are_told_of():
+    assert verdict.about_base(4.1, 4.0, 4096) == "" == verdict.about_base(4.1, 3.61, 4096)
+    assert "near ln 4096 = 8.32" in verdict.about_base(7.4, 7.4, 4096)
+    assert "by heart" in verdict.about_base(4.1, 3.5, 4096) and "near ln" in verdict.about_base(7.4, 0.1, 4096)
+
+
 # ---- the verdict ----
 
 BASE = Point(0, 0.0, 4.0, {"val_samples": 3.0})

@@ -1,0 +1,241 @@
+"""The defaults of a fine-tune, found by experiment on the shipped base and Arianna's conversations.
+
+    python -m bench.defaults screen     # every recipe on one fold, 300 iterations
+    python -m bench.defaults finals     # the finalists over five folds and three seeds, in full
+    python -m bench.defaults table      # docs/defaults.md from what there is so far
+
+A run that is done is a line in bench/defaults.jsonl and is not repeated; stop it at any time. With a folder of texts that the base
+was trained on (`--library=data/tok_books`, as data/README.md prepares it), forgetting is measured on their held-out part as well.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    import supervise
+
+    supervise.restart_with_environment()
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import arianna_data
+import base_text
+import choose
+import conversations
+import export
+import train_arianna
+from arianna_data import Rows
+from conversations import Conversation
+from files import sha256, write_atomic
+from tokenizer import Tokenizer
+from train_config import TrainConfig
+
+BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
+RESULTS, PAGE = Path("bench/defaults.jsonl"), Path("docs/defaults.md")
+FOLDS, SEEDS, BUDGET = 5, (1337, 1338, 1339), 0.10
+LIBRARY_WINDOWS = 48  # of the held-out library, evenly spread
+FAST = {"dtype": "bfloat16", "compile": True}  # twice as fast here, and the losses are the same to 0.01: see the page
+
+SCREEN: dict[str, dict[str, Any]] = {
+    "as asked: 1e-5": {},
+    "answers alone": {"loss_on": "answers"},
+    "4 rows a step": {"batch_size": 4},
+    "16 rows a step": {"batch_size": 16},
+    "no warm-up": {"warmup_ratio": 0.0},
+    "warm-up 20%": {"warmup_ratio": 0.2},
+    "no weight decay": {"weight_decay": 0.0},
+    "replay 1/8": {"replay": 0.125},
+    "replay 1/4": {"replay": 0.25},
+    "replay 1/2": {"replay": 0.5},
+    "3e-5": {"learning_rate": 3e-5},
+    "1e-4": {"learning_rate": 1e-4},
+    "1e-4, answers alone": {"learning_rate": 1e-4, "loss_on": "answers"},
+    "1e-4, replay 1/4": {"learning_rate": 1e-4, "replay": 0.25},
+    "1e-4, replay 1/2": {"learning_rate": 1e-4, "replay": 0.5},
+    "1e-4, answers alone, replay 1/2": {"learning_rate": 1e-4, "loss_on": "answers", "replay": 0.5},
+    "3e-4, replay 1/2": {"learning_rate": 3e-4, "replay": 0.5},
+    "3e-4, replay 3/4": {"learning_rate": 3e-4, "replay": 0.75},
+}
+FINALS: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: a recipe's settings on one fold, with one seed."""
+
+    recipe: str
+    settings: dict[str, Any]
+    fold: int
+    seed: int
+
+    def is_(self, line: dict[str, Any]) -> bool:
+        return all(line[name] == value for name, value in vars(self).items())
+
+
+def fold_of(talk: Sequence[Conversation], fold: int) -> tuple[list[Conversation], list[Conversation]]:
+    """Those to train on and those held out: tenth number `fold` by hash of the first question; fold 0 is the project's own split."""
+    digests = {c: hashlib.sha256(conversations.key(c).encode()).digest() for c in talk}
+    order, share = sorted(set(digests.values())), len(conversations.split(talk)[1])
+    first = {digest: i for i, digest in enumerate(order)}
+    held = {c for c in talk if first[digests[c]] // share == fold}
+    return [c for c in talk if c not in held], [c for c in talk if c in held]
+
+
+def prepare(folder: Path, fold: int, library: str | None) -> None:
+    """The shards of a fold, and the base text: samples, prose and, where given, windows of the library."""
+    tokenizer, base = Tokenizer(TOKENIZER), export.open_model(BASE)
+    halves = fold_of(conversations.read(TALK).conversations, fold)
+    files = arianna_data.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
+    arianna_data.write_prepared(files, folder / f"fold{fold}")
+    texts = base_text.files(base, tokenizer, folder / "base_text", PROSE)
+    if library is not None:
+        rows = Rows(library, "val", base.args.max_seq_len - 1, base.args.vocab_size)
+        chosen = np.linspace(0, len(rows) - 2, LIBRARY_WINDOWS).astype(int)  # the last one is shorter
+        windows = [np.append(x, y[-1]) for x, y, _ in map(rows.row, chosen)]
+        texts["val_library.bin"] = np.concatenate(windows).astype("<u2").tobytes()
+    arianna_data.write_prepared(texts, folder / "base_text")
+
+
+def run(trial: Trial, folder: Path) -> dict[str, Any]:
+    """Train, and say what every evaluation said and what the guard made of the best one."""
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    settings = {"learning_rate": 1e-5, "max_iters": 300, "eval_interval": 50, **FAST, **trial.settings, "seed": trial.seed}
+    folders = {"data_dir": folder / f"fold{trial.fold}", "base_text_dir": folder / "base_text", "out_dir": run}
+    cfg = TrainConfig(base=BASE, **{name: str(path) for name, path in folders.items()}, **settings)
+    started = time.monotonic()
+    if code := train_arianna.train(cfg).exit_code:
+        sys.exit(code)
+    seconds, points = time.monotonic() - started, choose.evaluations(run)
+    used = choose.choose(points, BUDGET, None, lambda best, share: score_blend(cfg, best, share)).used
+    evaluated = [[p.step, p.answer_loss, p.base_text] for p in points]
+    chosen = [used.step, used.blend, used.answer_loss, used.base_text]
+    return {**vars(trial), "base": sha256(BASE), "seconds": seconds, "points": evaluated, "used": chosen}
+
+
+def score_blend(cfg: TrainConfig, best: choose.Point, share: float) -> choose.Point:
+    tuned = export.open_model(Path(cfg.out_dir) / f"ckpt_{best.step:06d}.pt")
+    return train_arianna.score_point(cfg, choose.blended(export.open_model(BASE), tuned, share), best.step, share)
+
+
+def trials(what: str) -> Iterator[Trial]:
+    if what == "screen":
+        yield from (Trial(recipe, settings, 0, SEEDS[0]) for recipe, settings in SCREEN.items())
+    else:
+        for seed in SEEDS:
+            for fold in range(FOLDS):
+                yield from (Trial(recipe, settings, fold, seed) for recipe, settings in FINALS.items())
+
+
+def results() -> list[dict[str, Any]]:
+    """The lines so far that were made from the base as it is now."""
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return [line for line in lines if line["base"] == sha256(BASE)]
+
+
+def run_all(what: str, folder: Path, library: str | None) -> None:
+    """Every trial that has no result yet."""
+    for trial in trials(what):
+        if any(trial.is_(line) for line in results()):
+            continue
+        print(f"\n{trial.recipe}: fold {trial.fold}, seed {trial.seed}", flush=True)
+        prepare(folder, trial.fold, library)
+        found = run(trial, folder)
+        with open(RESULTS, "a") as f:
+            f.write(json.dumps(found) + "\n")
+
+
+# ---- the page ----
+
+
+def best_point(line: dict[str, Any]) -> list[Any]:
+    return min(line["points"][1:], key=lambda p: p[1])
+
+
+def rises(line: dict[str, Any], texts: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix("val_"): loss - line["points"][0][2][name] for name, loss in texts.items()}
+
+
+def row(lines: list[dict[str, Any]]) -> str:
+    """A recipe's line of the table: means over its runs, with the standard deviation where there are several."""
+    best = [best_point(line) for line in lines]
+    gains = [b[1] - line["points"][0][1] for b, line in zip(best, lines, strict=True)]
+    guarded = [line["used"][2] - line["points"][0][1] for line in lines]
+    forgot = [rises(line, b[2]) for b, line in zip(best, lines, strict=True)]
+    kept = [max(rises(line, line["used"][3]).values()) for line in lines]
+    names = sorted(forgot[0])
+    cells = [
+        lines[0]["recipe"],
+        mean([b[0] for b in best], ".0f"),
+        mean(gains, "+.3f"),
+        *(mean([f[n] for f in forgot], "+.3f") for n in names),
+    ]
+    cells += [mean(guarded, "+.3f"), mean(kept, "+.3f"), mean([line["used"][1] for line in lines], ".0%")]
+    return f"| {' | '.join(cells)} | {mean([line['seconds'] / 60 for line in lines], '.1f')} |"
+
+
+def mean(values: Sequence[float], form: str) -> str:
+    spread = f" ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{form}}{spread}"
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Recipes with the runs that each has, best first by what the guard leaves."""
+    recipes: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        recipes.setdefault(line["recipe"], []).append(line)
+    texts = sorted(rises(lines[0], lines[0]["points"][0][2]))
+    heads = ["recipe", "best at", "answers", *(f"forgot: {t}" for t in texts), "answers within 0.10", "forgot", "blend", "minutes"]
+    order = sorted(recipes.values(), key=lambda r: statistics.fmean(x["used"][2] for x in r))
+    return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
+
+
+def relation(lines: list[dict[str, Any]]) -> str:
+    """How forgetting on the base's samples goes with forgetting on the library, over all evaluations."""
+    pairs = [(r["samples"], r["library"]) for line in lines for p in line["points"][1:] if "library" in (r := rises(line, p[2]))]
+    if len(pairs) < 3:
+        return "Forgetting on the library was not measured (`--library`)."
+    samples, library = zip(*pairs, strict=True)
+    slope, intercept = statistics.linear_regression(samples, library)
+    return (
+        f"Over {len(pairs)} evaluations, forgetting on the library is {slope:.2f} times that on the samples {intercept:+.3f} nats "
+        f"(correlation {statistics.correlation(samples, library):.3f})."
+    )
+
+
+def write_page() -> None:
+    """Put the tables between the markers of the page; the words around them are written by hand."""
+    lines, page = results(), PAGE.read_text()
+    screened = [line for line in lines if line["recipe"] in SCREEN]
+    finals = [line for line in lines if line["recipe"] in FINALS]
+    for name, text in (("screen", table(screened)), ("finals", table(finals) if finals else "Not run yet."), ("relation", relation(lines))):
+        before, rest = page.split(f"<!-- {name} -->\n")
+        page = f"{before}<!-- {name} -->\n{text}\n<!-- end -->" + rest.split("<!-- end -->", 1)[1]
+    write_atomic(PAGE, page.encode())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("screen", "finals", "table"))
+    parser.add_argument("--library", help="a folder of token shards that the base was trained on; val*.bin is scored")
+    parser.add_argument("--folder", default="out/defaults", help="where the runs are made")
+    asked = parser.parse_args(argv)
+    if asked.what != "table":
+        run_all(asked.what, Path(asked.folder), asked.library)
+    write_page()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
