@@ -35,16 +35,24 @@ def parse(cls: type[T], argv: list[str] | None, description: str | None, aliases
     Raises UsageError for an unknown flag (naming the nearest one), a value of the wrong type, and whatever
     ValueError the class itself raises. `--help` prints and exits.
     """
-    config, unknown = parse_known(cls, argv, description, aliases)
-    if unknown:
+    values, unknown = read(cls, argv, description, aliases)
+    if unknown:  # before the class misses a flag that was only mistyped
         refuse_unknown(unknown, [cls], aliases)
-    return config
+    return build(cls, values)
 
 
 def parse_known(
     cls: type[T], argv: list[str] | None, description: str | None, aliases: dict[str, str] | None = None, prog: str | None = None
 ) -> tuple[T, list[str]]:
     """As `parse`, but what belongs to no field is returned as `--name=value` strings."""
+    values, unknown = read(cls, argv, description, aliases, prog)
+    return build(cls, values), unknown
+
+
+def read(
+    cls: type, argv: list[str] | None, description: str | None, aliases: dict[str, str] | None = None, prog: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """The values that were given by field, and what belongs to no field as `--name=value` strings."""
     parser = Parser(
         prog=prog,
         description=description,
@@ -65,8 +73,12 @@ def parse_known(
         extra |= {"action": "append"} if typing.get_origin(hints[field.name]) is tuple else {}
         parser.add_argument(*options, dest=field.name, type=converter(hints[field.name]), metavar="X", help=comment + default, **extra)
     values, unknown = parser.parse_known_args(argv)
+    return vars(values), joined(unknown)
+
+
+def build(cls: type[T], values: dict[str, Any]) -> T:
     try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in vars(values).items()}), joined(unknown)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except UsageError:
         raise
     except ValueError as error:
@@ -77,9 +89,14 @@ def refuse_unknown(unknown: list[str], classes: list[type], aliases: dict[str, s
     """Raise UsageError for the first flag that no class has, with the nearest that there is."""
     known = [f.name for cls in classes for f in dataclasses.fields(cls)] + list(aliases or {})
     name = unknown[0].split("=")[0]
-    near = difflib.get_close_matches(name.lstrip("-").replace("-", "_"), known, n=1)
-    hint = f"; did you mean --{near[0]}?" if near else "; --help lists what there is."
+    near = nearest(name.lstrip("-").replace("-", "_"), known)
+    hint = f"; did you mean --{near}?" if near else "; --help lists what there is."
     raise UsageError(f"{name} is not a flag of this command{hint}")
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The name that is most like this one, if any is."""
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def to_flags(config: Any) -> list[str]:
@@ -136,6 +153,9 @@ def field_comments(cls: type) -> dict[str, str]:
 
 def run_main(main, argv: list[str] | None = None) -> NoReturn:
     """Call main and exit with its code; the user's mistakes (UsageError) become one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # what a terminal or a pipe cannot spell is no reason to stop
     try:
         sys.exit(main(argv))
     except UsageError as error:

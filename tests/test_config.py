@@ -111,6 +111,21 @@ def test_a_flag_like_no_other_and_a_stray_word_are_refused():
         parse("stray")
 
 
+def test_a_mistyped_flag_is_named_before_what_it_leaves_out():
+    @dataclass(frozen=True)
+    class Needy:
+        checkpoint: str | None = None
+
+        def __post_init__(self) -> None:
+            if self.checkpoint is None:
+                raise ValueError("--checkpoint is missing")
+
+    with pytest.raises(config.UsageError, match="did you mean --checkpoint"):
+        parse("--checkpont=x", cls=Needy)
+    with pytest.raises(config.UsageError, match="--checkpoint is missing"):
+        parse(cls=Needy)
+
+
 def test_no_flag_may_be_shortened():
     with pytest.raises(config.UsageError, match="--max is not a flag"):
         parse("--max=3")
