@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import config
 import conversations
+import settings_file
 import supervise
 from files import write_atomic
 from train_config import TrainConfig
@@ -40,8 +41,11 @@ SHIPPED_BASE, ITS_PROSE = (
 )  # of the prose, the base was trained on all but the part held out
 PREFLIGHT_ROWS = 32  # scored of each side before the run
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
+NOT_KEPT = ("fresh", "dry_run", "data_dir", "base_text_dir")  # settings of one start, and folders that follow from out_dir
 ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
 TRAINER_HELP = """
+Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes its own, out/ft/config.toml.
+
 Any flag of train_arianna.py works here too and is passed on. The most used:
   --max_iters X         optimizer steps (also --iterations; default 1000)
   --learning_rate X     peak rate (also --lr; default 1e-5)
@@ -109,7 +113,8 @@ class Job:
 
 def main(argv: list[str] | None = None) -> int:
     description = f"{__doc__}{TRAINER_HELP}"
-    pipeline, rest = config.parse_known(PipelineConfig, argv, description, prog="arianna_ft.py")
+    words = settings_file.expand(argv, [PipelineConfig, TrainConfig], ALIASES)
+    pipeline, rest = config.parse_known(PipelineConfig, words, description, prog="arianna_ft.py")
     trainer = trainer_config(pipeline, rest)
     found = read_conversations(pipeline)
     try:
@@ -256,7 +261,8 @@ def prepare(job: Job, found: conversations.Found) -> None:
 
     if job.pipeline.fresh:
         run_folder.set_aside(job.pipeline.run)
-    write_files(job.files, job.pipeline.run)
+    settings = settings_file.text_of(job.pipeline, job.trainer, without=NOT_KEPT).encode()
+    write_files(job.files | {settings_file.NAME: settings}, job.pipeline.run)
     try:
         write_atomic(CORPUS, conversations.corpus_text(found.conversations).encode())
     except OSError as error:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import checkpoint
+import settings_file
 from config import UsageError
-from files import sha256
+from files import sha256, write_atomic
 
 RUN_FORMAT = 1  # of the `run` entry in our checkpoints
 NEWEST, BEFORE = "ckpt.pt", "ckpt_prev.pt"
@@ -64,6 +65,12 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     if (folder / NEWEST).exists():
         (folder / NEWEST).replace(folder / BEFORE)
     checkpoint.save(folder / NEWEST, state)
+
+
+def keep_settings(folder: Path, cfg: Any) -> None:
+    """Write config.toml, which repeats the run. That of arianna_ft.py, which has a job.json, holds more and is left alone."""
+    if not (folder / "job.json").exists():
+        write_atomic(folder / settings_file.NAME, settings_file.text_of(cfg, without=("fresh",)).encode())
 
 
 def check_same_run(run: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str], free: set[str], folder: Path) -> None:

@@ -4,7 +4,8 @@
     python train_arianna.py --init_from=resume --base=out/ckpt_v1_base.pt --data_dir=out/ft/data --out_dir=out/ft
 
 Writes into out_dir: ckpt.pt and ckpt_prev.pt (the two latest states, resumable), ckpt_000100.pt ... (weights at each
-evaluation), log.jsonl and train.log. Stop it at any time; the same command carries on.
+evaluation), log.jsonl, train.log, and config.toml: `--config=FILE` takes settings from such a file, flags win over it.
+Stop it at any time; the same command carries on.
 """
 
 from __future__ import annotations
@@ -33,11 +34,12 @@ import choose
 import config
 import evaluate
 import export
+import settings_file
 import supervise
 from arianna_data import TRAIN_ALL, TRAIN_ANSWERS, Batch, Rows, Task
 from compute import Precision, Team, pick_precision, steady_threads
 from model import ModelArgs, Transformer
-from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, latest_state, save_state, set_aside
+from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, keep_settings, latest_state, save_state, set_aside
 from train_config import FREE, TrainConfig, learning_rate
 
 
@@ -338,6 +340,8 @@ def do(run: Run, stop: supervise.Stop) -> Result:
     if state.finished(cfg):
         log.say(f"{run.folder} is done: {state.step} iterations, best {state.best_loss:.4f} at {state.best_step}; nothing to do")
     else:
+        if run.team.leads:
+            keep_settings(run.folder, cfg)
         run.announce()
         run.loop(stop)
     code = 0 if state.finished(cfg) else stop.exit_code
@@ -347,7 +351,7 @@ def do(run: Run, stop: supervise.Stop) -> Result:
 
 
 def main(argv: list[str] | None = None) -> int:
-    cfg = config.parse(TrainConfig, argv, __doc__)
+    cfg = config.parse(TrainConfig, settings_file.expand(argv, [TrainConfig]), __doc__)
     try:
         return train(cfg).exit_code
     except ValueError as error:

@@ -98,6 +98,19 @@ def test_again_it_says_done_and_changes_nothing(done):
     assert contents(folder) == before
 
 
+def test_its_settings_file_repeats_a_run(done, place):
+    folder, _ = done
+    kept = (folder / "out/ft/config.toml").read_text()
+    assert "max_iters = 6  # optimizer steps" in kept and 'conversations = "talk.jsonl"' in kept and 'out_dir = "out"' in kept
+    assert not any(name in kept for name in ("fresh", "dry_run", "data_dir"))
+    (place / "mine.toml").write_text(kept)
+    again = [sys.executable, str(ROOT / "arianna_ft.py"), "--config=mine.toml"]
+    result = subprocess.run(again, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    expected, found = contents(folder / "out"), contents(place / "out")
+    assert {n: h for n, h in found.items() if "ft/ckpt.pt" not in n} == {n: h for n, h in expected.items() if "ft/ckpt.pt" not in n}
+
+
 def test_a_deleted_result_is_made_again(done):
     folder, _ = done
     before = contents(folder)
@@ -201,6 +214,7 @@ def test_inputs_are_never_written(done):
         (["--warmup_iters=6"], "warmup_iters is 6"),
         (["--convesations=talk.jsonl"], "did you mean --conversations"),
         (["--leraning_rate=1"], "did you mean --learning_rate"),
+        (["--config=none.toml"], "none.toml cannot be read"),
         (["--base=out/none.pt"], "is missing"),
     ],
 )

@@ -207,6 +207,18 @@ def test_other_settings_are_refused_by_name(tmp_path, base):
     train(settings_for(tmp_path, base, max_iters=2, log_interval=1, save_minutes=9.0))  # these may change
 
 
+def test_its_settings_file_repeats_a_run(tmp_path, base):
+    train(settings_for(tmp_path, base, fresh=True, save_minutes=9.0))
+    kept = tmp_path / "run/config.toml"
+    assert "fresh" not in kept.read_text() and "save_minutes = 9.0" in kept.read_text()
+    assert train_arianna.main([f"--config={kept}", f"--out_dir={tmp_path / 'again'}"]) == 0
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "again"))
+    (tmp_path / "run/job.json").write_text("{}")  # a run of arianna_ft.py, whose file says more
+    kept.write_text("")
+    train(settings_for(tmp_path, base, fresh=False, max_iters=8))
+    assert kept.read_text() == ""
+
+
 def test_other_inputs_are_refused_by_name(tmp_path, base):
     train(settings_for(tmp_path, base, max_iters=2))
     write_shards(tmp_path / "data", 1000)
