@@ -17,6 +17,8 @@ from losses import tail
 from model import Transformer
 from tokenizer import Tokenizer
 
+ASKED = ("Who are you?", "What is silence?", "What will tomorrow bring?")  # at each evaluation of a training
+GLIMPSE = 64  # tokens of a question and its answer there
 NEXT_TURN = re.compile(rf"\n[^\S\n]*{conversations.USER}")
 
 
@@ -60,6 +62,15 @@ def generate_answers(
         for i, tokens in zip(part, model.generate([prompts[i] for i in part], limit, **sampling), strict=True):
             answers[i].append(to_answer(questions[i], tokens, limit - len(prompts[i]), tokenizer))
     return [answer for i in range(len(questions)) for answer in answers[i]]
+
+
+def glimpse(model: Transformer, tokenizer: Tokenizer) -> dict[str, str]:
+    """Short answers to ASKED by question, each on one line and without what a terminal would obey.
+
+    The same weights give the same answers, and no random state but their own is drawn from.
+    """
+    found = generate_answers(model, tokenizer, ASKED, samples_each=1, context=GLIMPSE)
+    return {a.question: "".join(c for c in " ".join(a.text.split()) if c.isprintable()) for a in found}
 
 
 def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer) -> Answer:

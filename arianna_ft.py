@@ -175,7 +175,7 @@ def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
     if unknown:
         config.refuse_unknown(unknown, [PipelineConfig, TrainConfig], ALIASES)
     folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
-    return replace(trainer, base=pipeline.base, **{name: str(folder) for name, folder in folders.items()})
+    return replace(trainer, base=pipeline.base, tokenizer=pipeline.tokenizer, **{name: str(folder) for name, folder in folders.items()})
 
 
 def refuse_overwriting(pipeline: PipelineConfig) -> None:

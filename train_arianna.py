@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+import answers
 import checkpoint
 import choose
 import config
@@ -40,6 +41,7 @@ from arianna_data import TRAIN_ALL, TRAIN_ANSWERS, Batch, Rows, Task
 from compute import Precision, Team, pick_precision, steady_threads
 from model import ModelArgs, Transformer
 from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, keep_settings, latest_state, save_state, set_aside
+from tokenizer import Tokenizer
 from train_config import FREE, TrainConfig, learning_rate
 
 
@@ -235,6 +237,9 @@ class Run:
         self.inputs = hash_inputs(cfg.base, {"data": cfg.data_dir, "base_text": cfg.base_text_dir})
         self.state = start_or_continue(cfg, self.inputs, self.device)
         args = self.state.model.args
+        self.tokenizer = Tokenizer(cfg.tokenizer) if cfg.tokenizer else None
+        if self.tokenizer:
+            self.tokenizer.check_fits(args.vocab_size, cfg.base or "the model")
         self.task = make_task(cfg, args)
         self.held_out = held_out_rows(cfg, args)
         self.base_text = base_text_rows(cfg, args)
@@ -264,6 +269,10 @@ class Run:
         trained = f"train loss {train_loss:.4f}, " if state.step else ""
         self.log.say(f"step {state.step}: {trained}val loss {score.loss:.4f}{told}{' (best)' if better and state.step else ''}")
         entry = {"val_loss": score.loss, "terminator_loss": number(score.terminator_loss)} | ({"base_text": base_text} if base_text else {})
+        if self.tokenizer and self.team.leads:
+            entry["samples"] = answers.glimpse(state.model, self.tokenizer)
+            for question, answer in entry["samples"].items():
+                self.log.say(f"    {question} {answer}")
         self.log.record(step=state.step, **entry, eval_seconds=time.monotonic() - started)
         if self.team.leads:
             checkpoint.save(self.folder / f"ckpt_{state.step:06d}.pt", checkpoint.pack(state.model, iter_num=state.step))

@@ -16,6 +16,7 @@ class TrainConfig:
     data_dir: str = "data/tok4096"  # folder with train*.bin and val*.bin
     out_dir: str = "out/base"  # folder of this run
     fresh: bool = False  # begin anew; the old folder is kept as out_dir-1
+    tokenizer: str | None = None  # the model's tokenizer: three questions are answered at each evaluation
     max_iters: int = 1000  # optimizer steps of this run, counted from 0
     batch_size: int = 8  # rows computed at a time
     gradient_accumulation_steps: int = 1  # so many times batch_size rows make one step
@@ -78,7 +79,7 @@ class TrainConfig:
         return self.learning_rate or (5e-4 if self.init_from == "scratch" else 1e-5)
 
 
-FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "log_interval", "save_minutes", "device"}
+FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device"}
 """Fields that may differ when a run goes on. Paths may: their contents are compared by hash."""
 
 

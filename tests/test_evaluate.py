@@ -376,6 +376,17 @@ def test_the_system_text_stands_ahead_of_the_question(tokenizer):
     assert sorted(tokenizer.decode(p) for p in prompts) == ["Be brief.\nQ: Why?\nA:", "Q: How?\nA:"]
 
 
+def test_a_glimpse_is_three_short_answers_on_a_line_each_and_always_the_same(tokenizer):
+    model, state = build(), torch.get_rng_state()
+    found = answers.glimpse(model, tokenizer)
+    assert tuple(found) == answers.ASKED and found == answers.glimpse(model, tokenizer) != answers.glimpse(build(seed=8), tokenizer)
+    assert torch.equal(torch.get_rng_state(), state)
+    asked = []
+    model.generate = lambda p, most, **k: asked.append(most) or [tokenizer.encode("a\n\x1b[31mb\tc") for _ in p]
+    model.args = dataclasses.replace(TINY, max_seq_len=256)
+    assert set(answers.glimpse(model, tokenizer).values()) == {"a [31mb c"} and asked == [answers.GLIMPSE]
+
+
 # ---- everything ----
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, build
+from conftest import ROOT, TINY, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import answers
 import checkpoint
 import choose
 import config
@@ -305,6 +306,26 @@ def test_the_loss_on_base_text_is_logged_at_each_evaluation(tmp_path, base):
     log = choose.read_log(tmp_path / "run")
     assert [step for step, entry in log.items() if "base_text" in entry] == [0, 4, 8]
     assert log[8]["base_text"]["val"] > 1
+
+
+def test_three_questions_are_answered_at_each_evaluation_and_change_nothing(tmp_path, base, capsys):
+    silent = settings_for(tmp_path, base, out_dir=str(tmp_path / "silent"))
+    train(silent)
+    assert "?" not in capsys.readouterr().out
+    train(dataclasses.replace(silent, out_dir=str(tmp_path / "run"), tokenizer=str(ROOT / "data/tok4096.model")))
+    assert equal(weights(tmp_path / "silent"), weights(tmp_path / "run"))
+    log, said = choose.read_log(tmp_path / "run"), capsys.readouterr().out
+    assert [step for step, entry in log.items() if "samples" in entry] == [0, 4, 8]
+    for step in (0, 4, 8):
+        assert tuple(log[step]["samples"]) == answers.ASKED
+        assert all(f"    {question} {answer}\n" in said for question, answer in log[step]["samples"].items())
+    assert said == (tmp_path / "run/train.log").read_text()
+    assert all("samples" not in entry for entry in choose.read_log(tmp_path / "silent").values())
+
+
+def test_a_tokenizer_of_another_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 512"):
+        train(settings_for(tmp_path, vocab_size=512, tokenizer=str(ROOT / "data/tok4096.model")))
 
 
 # ---- wrong settings ----
