@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import config
 import conversations
+import dashboards
 import settings_file
 import supervise
 from files import write_atomic
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     words = settings_file.expand(argv, [PipelineConfig, TrainConfig], ALIASES)
     pipeline, rest = config.parse_known(PipelineConfig, words, description, prog="arianna_ft.py")
     trainer = trainer_config(pipeline, rest)
+    dashboards.check(trainer)
     found = read_conversations(pipeline)
     try:
         job = preflight(pipeline, trainer, found)
@@ -296,7 +298,9 @@ def finish(job: Job) -> int:
     export.keep_or_write(model, job.pipeline.binary, "llama2c")
     write_tokenizer_bin(job)
     say("")
-    say(morning_report(job.pipeline.run, choice) if job.pipeline.report else short_verdict(job.pipeline, choice))
+    verdict = morning_report(job.pipeline.run, choice) if job.pipeline.report else short_verdict(job.pipeline, choice)
+    say(verdict)
+    dashboards.conclude(job.trainer, job.pipeline.run, verdict)
     say(closing_words(job.pipeline))
     return 0
 

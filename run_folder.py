@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import checkpoint
 import settings_file
 from config import UsageError
 from files import sha256, write_atomic
+
+if TYPE_CHECKING:
+    from dashboards import Dashboards
 
 RUN_FORMAT = 1  # of the `run` entry in our checkpoints
 NEWEST, BEFORE = "ckpt.pt", "ckpt_prev.pt"
@@ -24,6 +27,7 @@ class Log:
 
     def __init__(self, folder: Path, speaks: bool = True):
         self.speaks = speaks
+        self.boards: Dashboards | None = None  # where they are to follow
         self.lines = open(folder / "log.jsonl", "a", encoding="utf-8")
         self.text = open(folder / "train.log", "a", encoding="utf-8")
         if self.lines.tell() and not (folder / "log.jsonl").read_bytes().endswith(b"\n"):
@@ -37,8 +41,12 @@ class Log:
     def record(self, **entry: Any) -> None:
         if self.speaks:
             print(json.dumps(entry), file=self.lines, flush=True)
+            if self.boards:
+                self.boards.follow(entry["step"], entry)
 
     def close(self) -> None:
+        if self.boards:
+            self.boards.close()
         self.lines.close()
         self.text.close()
 

@@ -33,6 +33,7 @@ import answers
 import checkpoint
 import choose
 import config
+import dashboards
 import evaluate
 import export
 import settings_file
@@ -325,6 +326,7 @@ class Result:
 
 def train(cfg: TrainConfig) -> Result:
     """Do or finish a run in cfg.out_dir, alone or as one of torchrun's processes. Raises config.UsageError for what the user must mend."""
+    dashboards.check(cfg)
     team, folder = Team(cfg.device), Path(cfg.out_dir)
     if cfg.batch_size % team.size:
         raise Refused(f"batch_size is {cfg.batch_size}, which {team.size} processes cannot share evenly; give a multiple")
@@ -351,6 +353,7 @@ def do(run: Run, stop: supervise.Stop) -> Result:
     else:
         if run.team.leads:
             keep_settings(run.folder, cfg)
+            log.boards = dashboards.Dashboards(cfg, run.folder)
         run.announce()
         run.loop(stop)
     code = 0 if state.finished(cfg) else stop.exit_code

@@ -38,6 +38,8 @@ class TrainConfig:
     seed: int = 1337  # of new weights and of the order of the rows
     device: str = "auto"  # auto: cuda if there is one, else cpu
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on cuda, else float32
+    tensorboard: bool = False  # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
+    wandb: bool = False  # send them to Weights & Biases (needs the package wandb)
     compile: bool = False  # torch.compile: takes a minute at the start, then steps are faster
     dim: int = 288  # shape of a model from scratch
     n_layers: int = 6  # as above
@@ -80,6 +82,7 @@ class TrainConfig:
 
 
 FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device"}
+FREE |= {"tensorboard", "wandb"}
 """Fields that may differ when a run goes on. Paths may: their contents are compared by hash."""
 
 
