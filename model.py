@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IGNORE = -1  # a target that is not predicted, as in llama2.c
+from arithmetic import HEAD_ROWS, IGNORE, causal_attention, head_loss, product, rms_norm
+from decoding import Decoder, pick
+
 NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA
 ROPE_THETA = 10000.0
-HEAD_ROWS = 256  # logits of so many tokens are held at a time: 4 MB with 4096 tokens, which stays in the cache
-QUERY_ROWS = 128  # of causal_attention
 LARGEST, MOST_LAYERS = 1 << 20, 1 << 12  # in a shape: what a damaged file claims is refused before memory is taken for it
 
 
@@ -110,7 +110,17 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
+
+
+class Linear(nn.Linear):
+    """Without a bias, as all of llama's are."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(x, self.weight)
 
 
 class Attention(nn.Module):
@@ -120,10 +130,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = args.head_dim
         self.grouped = args.n_kv_heads != args.n_heads
-        self.wq = nn.Linear(args.dim, args.n_heads * args.head_dim, bias=False)
-        self.wk = nn.Linear(args.dim, args.n_kv_heads * args.head_dim, bias=False)
-        self.wv = nn.Linear(args.dim, args.n_kv_heads * args.head_dim, bias=False)
-        self.wo = nn.Linear(args.n_heads * args.head_dim, args.dim, bias=False)
+        self.wq = Linear(args.dim, args.n_heads * args.head_dim)
+        self.wk = Linear(args.dim, args.n_kv_heads * args.head_dim)
+        self.wv = Linear(args.dim, args.n_kv_heads * args.head_dim)
+        self.wo = Linear(args.n_heads * args.head_dim, args.dim)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None) -> Tensor:
         """x: (B, T, C); cache: (2, B, K, S, D), whose first T places get the keys and values."""
@@ -142,31 +152,14 @@ class Attention(nn.Module):
         return self.wo(out.transpose(1, 2).reshape(B, T, -1))
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time. All (B, H or K, T, D).
-
-    For bfloat16 on a CPU, where the library's own takes a third of a step: half its time, compiled a third.
-    """
-    groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    out, T = [], q.shape[2]
-    for first in range(0, T, QUERY_ROWS):
-        end = min(first + QUERY_ROWS, T)
-        scores = (q[:, :, first:end] @ k[:, :, :end].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
-        later = torch.ones(end - first, end, dtype=torch.bool, device=q.device).triu(first + 1)
-        out.append(scores.masked_fill(later, -math.inf).softmax(-1).to(v.dtype) @ v[:, :, :end])
-    return torch.cat(out, 2)
-
-
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, args: ModelArgs):
         super().__init__()
-        self.w1 = nn.Linear(args.dim, args.hidden, bias=False)
-        self.w2 = nn.Linear(args.hidden, args.dim, bias=False)
-        self.w3 = nn.Linear(args.dim, args.hidden, bias=False)
+        self.w1 = Linear(args.dim, args.hidden)
+        self.w2 = Linear(args.hidden, args.dim)
+        self.w3 = Linear(args.dim, args.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
@@ -195,7 +188,7 @@ class Transformer(nn.Module):
         self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim)
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
-        self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
+        self.output = Linear(args.dim, args.vocab_size)
         if tied:
             self.output.weight = self.tok_embeddings.weight
         cos, sin = rope_table(args)
@@ -231,7 +224,7 @@ class Transformer(nn.Module):
         if targets is None:
             return self.output(x)
         count = int((targets != IGNORE).sum()) if n_targets is None else n_targets
-        return HeadLoss.apply(x.flatten(0, 1), self.output.weight, targets.flatten(), count)
+        return head_loss(x.flatten(0, 1), self.output.weight, targets.flatten(), count)
 
     @torch.no_grad()
     def nll(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -302,93 +295,3 @@ class Transformer(nn.Module):
         """Room for keys and values: (layers, 2, B, K, length, D)."""
         a, weight = self.args, self.tok_embeddings.weight
         return torch.zeros(a.n_layers, 2, rows, a.n_kv_heads, length, a.head_dim, dtype=weight.dtype, device=weight.device)
-
-
-class Decoder:
-    """`hidden_states` of one token a row behind those in a cache: the same formulas in few calls, which take most of the time there."""
-
-    def __init__(self, model: Transformer, cache: Tensor):
-        self.model, self.turns = model, torch.complex(model.freqs_cos, model.freqs_sin)
-        self.layers = []
-        for layer, kv in zip(model.layers, cache, strict=True):
-            a, f = layer.attention, layer.feed_forward
-            wqkv = torch.cat((a.wq.weight * model.args.head_dim**-0.5, a.wk.weight, a.wv.weight))  # with the scores' factor
-            matrices = [w.t() for w in (wqkv, a.wo.weight, f.w1.weight, f.w3.weight, f.w2.weight)]
-            self.layers.append((layer.attention_norm.weight, layer.ffn_norm.weight, *matrices, kv, *kv.flatten(1, 2)))
-
-    def __call__(self, tokens: Tensor, position: int) -> Tensor:
-        """(B, C) for tokens (B,) at `position`. Their keys and values enter the cache."""
-        a, B, T = self.model.args, len(tokens), position + 1
-        H, K, D = a.n_heads, a.n_kv_heads, a.head_dim
-        shape, eps, turn = (a.dim,), a.norm_eps, self.turns[position]
-        x = F.embedding(tokens, self.model.tok_embeddings.weight)  # (B, C)
-        for attention_norm, ffn_norm, wqkv, wo, w1, w3, w2, kv, keys, values in self.layers:
-            heads = (F.rms_norm(x, shape, attention_norm, eps) @ wqkv).float().view(B, H + 2 * K, D // 2, 2)
-            torch.view_as_complex(heads[:, : H + K]).mul_(turn)  # queries and keys, in place
-            kv[:, :, :, position] = heads[:, H:].view(B, 2, K, D).transpose(0, 1)
-            q = heads[:, :H].reshape(B * K, H // K, D).to(x.dtype)
-            scores = torch.bmm(q, keys[:, :T].transpose(1, 2))  # (B * K, H / K, T)
-            out = torch.bmm(scores.softmax(-1), values[:, :T]).view(B, a.dim)
-            x = torch.addmm(x, out, wo)
-            h = F.rms_norm(x, shape, ffn_norm, eps)
-            x = torch.addmm(x, F.silu(h @ w1).mul_(h @ w3), w2)
-        return self.model.norm(x)
-
-
-class HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of x @ weight.T against targets, over `count`; same as `plain_head_loss`.
-
-    Takes HEAD_ROWS tokens at a time and makes the gradients on the way, so that the logits of the whole batch
-    never stand in memory: a fifth of a training step less on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
-        loss = x.new_zeros(())
-        with torch.autocast(device, enabled=False):
-            w = weight.to(dtype)
-            for h, y, g in zip(x.split(HEAD_ROWS), targets.split(HEAD_ROWS), grad_x.split(HEAD_ROWS), strict=True):
-                h, kept, y = h.to(dtype), (y != IGNORE).to(x.dtype)[:, None], y.clamp(min=0)[:, None]
-                p = torch.log_softmax((h @ w.T).to(x.dtype), -1)
-                loss -= (p.gather(1, y) * kept).sum()
-                p.exp_()
-                p.scatter_add_(1, y, torch.full_like(kept, -1.0))  # d loss / d logits
-                p = p.mul_(kept / count).to(dtype)
-                g.copy_(p @ w)
-                grad_weight += p.T @ h
-        ctx.save_for_backward(grad_x, grad_weight)
-        return loss / count
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad, grad_weight * grad, None, None
-
-
-def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
-    """The formula that HeadLoss computes in parts. x: (N, C), weight: (V, C), targets: (N,)."""
-    return F.cross_entropy(x @ weight.T, targets, ignore_index=IGNORE, reduction="sum") / count
-
-
-def pick(logits: Tensor, temperature: float, top_k: int, top_p: float, chance: Tensor) -> Tensor:
-    """One token a row from logits (B, V), by inverse transform of chance (B,) in [0, 1).
-
-    top_k: only the k likeliest (0: all); top_p: of these only the smallest set whose probability reaches p
-    (Holtzman et al. 2019, arXiv 1904.09751), counted within the k, so that nothing is sorted beyond them.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    top, ids, k = logits / temperature, None, min(top_k or logits.shape[-1], logits.shape[-1])
-    if k < logits.shape[-1] or top_p < 1:  # else any order will do
-        top, ids = top.topk(k)  # (B, k), falling
-    cumulative = top.softmax(-1).cumsum(-1)
-    if top_p < 1:
-        last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=k - 1)  # the token that reaches p stays in
-        total = cumulative.gather(1, last)
-    else:
-        total = cumulative[:, -1:]
-    index = (cumulative <= chance[:, None] * total).sum(-1, keepdim=True).clamp(max=k - 1)
-    return index[:, 0] if ids is None else ids.gather(1, index)[:, 0]

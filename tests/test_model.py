@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from conftest import build
 
-from model import IGNORE, HeadLoss, ModelArgs, RMSNorm, Transformer, causal_attention, pick, plain_head_loss, rotate, weight_shapes
+import arithmetic
+import model as model_module
+from arithmetic import IGNORE, causal_attention, head_loss, plain_head_loss, product
+from decoding import pick
+from model import ModelArgs, RMSNorm, Transformer, rotate, weight_shapes
 from model import rope_table as rope
 
 SMALL = ModelArgs(dim=32, n_layers=2, n_heads=4, vocab_size=64, max_seq_len=32)
@@ -150,7 +154,7 @@ def test_the_loss_in_parts_is_the_plain_one(rows, ignored):
     targets = with_ignored(targets) if ignored else targets
     count = int((targets != IGNORE).sum())
     results = []
-    for loss_of in (HeadLoss.apply, plain_head_loss):
+    for loss_of in (head_loss, plain_head_loss):
         x, weight = random_numbers(rows, 16).requires_grad_(), random_numbers(64, 16, seed=2).requires_grad_()
         loss = loss_of(x, weight, targets, count)
         (3 * loss).backward()
@@ -159,11 +163,28 @@ def test_the_loss_in_parts_is_the_plain_one(rows, ignored):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_gradient_of_the_model_is_that_of_the_plain_loss():
+@pytest.mark.skipif(not arithmetic.X86, reason="oneDNN on x86 only")
+def test_products_are_the_librarys_and_come_from_onednn(monkeypatch):
+    asked = []
+    monkeypatch.setattr(arithmetic, "onednn", lambda *of, onednn=arithmetic.onednn: asked.append(1) or onednn(*of))
+    results = []
+    for multiply in (product, F.linear):
+        x, weight = random_numbers(3, 50, 48).requires_grad_(), random_numbers(40, 48, seed=1).requires_grad_()
+        out = multiply(x, weight)
+        (out * random_numbers(3, 50, 40, seed=2)).sum().backward()
+        results.append((out.detach(), x.grad, weight.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(asked) == 2, "forward, and for the gradient of x"
+
+
+def test_every_gradient_of_the_model_is_that_of_the_plain_loss(monkeypatch):
     model, tokens, targets = lively(GROUPED), random_tokens(3, 32), with_ignored(random_tokens(3, 32, seed=1))
     model(tokens, targets).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
+    monkeypatch.setattr(arithmetic, "X86", False)  # all products as torch takes them
+    monkeypatch.setattr(model_module, "rms_norm", lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps))
     loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
     loss.backward()
     torch.testing.assert_close(model(tokens, targets), loss)

@@ -1,0 +1,95 @@
+"""What a training step spends its time on, made fast, each beside the plain formula that it equals.
+
+Shapes as in model.py; N is B * T.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -1  # a target that is not predicted, as in llama2.c
+HEAD_ROWS = 256  # logits of so many tokens are held at a time: 4 MB with 4096 tokens, which stays in the cache
+QUERY_ROWS = 128  # of causal_attention
+X86 = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+
+class Product(torch.autograd.Function):
+    """x @ weight.T like F.linear, in float32 by oneDNN: MKL, which torch takes, is up to twice as slow on AMD's processors.
+
+    The weight's gradient is left to MKL, which is the faster one there.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return onednn(x, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        return onednn(grad, weight.t()), grad.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
+def onednn(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T for x (..., C) and a weight (D, C), by what is fastest."""
+    if X86 and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+        return Product.apply(x, weight)
+    return F.linear(x, weight)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv 1910.07467); with few passes over the data on a CPU."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.rms_norm(x, weight.shape, weight, eps)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x * (norm.square() / x.shape[-1] + eps).rsqrt()).to(x.dtype) * weight
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time. All (B, H or K, T, D).
+
+    For bfloat16 on a CPU, where the library's own takes a third of a step: half its time, compiled a third.
+    """
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    out, T = [], q.shape[2]
+    for first in range(0, T, QUERY_ROWS):
+        end = min(first + QUERY_ROWS, T)
+        scores = (q[:, :, first:end] @ k[:, :, :end].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+        later = torch.ones(end - first, end, dtype=torch.bool, device=q.device).triu(first + 1)
+        out.append(scores.masked_fill(later, -math.inf).softmax(-1).to(v.dtype) @ v[:, :, :end])
+    return torch.cat(out, 2)
+
+
+def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets: (N,)."""
+    return F.cross_entropy(product(x, weight).float(), targets, ignore_index=IGNORE, reduction="sum") / count
+
+
+@torch.compiler.disable
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
+    """`plain_head_loss` of HEAD_ROWS tokens at a time, so that the logits of the whole batch never stand in memory.
+
+    For that each part's gradients are made at once. They wait in a sum whose own value is taken off again.
+    """
+    parts = list(zip(x.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True))
+    if not torch.is_grad_enabled():
+        return torch.stack([plain_head_loss(h, weight, y, count) for h, y in parts]).sum()
+    w, loss, x_grads = weight.detach().requires_grad_(), 0.0, []
+    for h, y in parts:
+        h = h.detach().requires_grad_()
+        part = plain_head_loss(h, w, y, count)
+        part.backward()  # adds to w.grad
+        loss += part.detach()
+        x_grads.append(h.grad)
+    waiting = (x * torch.cat(x_grads)).sum() + (weight * w.grad).sum()
+    return loss + (waiting - waiting.detach())
