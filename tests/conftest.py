@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
@@ -29,6 +30,23 @@ def build(args: ModelArgs = TINY, tied: bool = True, seed: int = 7) -> Transform
         for p in model.parameters():
             p.mul_(3.0 if p.dim() > 1 else 1.0)
     return model.eval()
+
+
+def lively(args: ModelArgs, tied: bool = True) -> Transformer:
+    """A model in which attention, norms and positions all count."""
+    model = build(args, tied)
+    for i, p in enumerate(model.layers.parameters()):
+        p.data *= 5.0 if p.dim() > 1 else torch.linspace(0.5, 1.5, p.numel()).roll(i)
+    return model
+
+
+def tokens_of(args: ModelArgs) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, args.vocab_size, args.max_seq_len)
+
+
+def logits(model: Transformer, tokens: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(tokens)[None])[0].numpy()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import typing
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, build
+from conftest import ROOT, build, lively, logits, tokens_of
 
 import checkpoint
 import config
@@ -29,23 +29,6 @@ SHAPES = {
     "a width of its own": (dataclasses.replace(SMALL, hidden_dim=40, n_layers=3), True),
     "long context": (dataclasses.replace(SMALL, max_seq_len=90), True),
 }
-
-
-def lively(args: ModelArgs = SMALL, tied: bool = True) -> Transformer:
-    """A model in which attention, norms and positions all count."""
-    model = build(args, tied)
-    for i, p in enumerate(model.layers.parameters()):
-        p.data *= 5.0 if p.dim() > 1 else torch.linspace(0.5, 1.5, p.numel()).roll(i)
-    return model
-
-
-def logits(model: Transformer, tokens: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(tokens)[None])[0].numpy()
-
-
-def tokens_of(args: ModelArgs) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, args.vocab_size, args.max_seq_len)
 
 
 # ---- an independent reader: run.c of llama2.c, written anew with numpy ----
@@ -161,7 +144,7 @@ def test_a_bin_becomes_llama2c_checkpoint_again(tmp_path):
 
 
 def test_another_context_can_be_given(tmp_path):
-    model = lively()
+    model = lively(SMALL)
     checkpoint.save(tmp_path / "a.pt", checkpoint.pack(model))
     for path in (written(tmp_path / "a.bin", model), tmp_path / "a.pt"):
         longer = open_model(path, 50)
@@ -214,7 +197,7 @@ def test_an_export_gives_the_model_back(tmp_path, name, format, tied):
 
 
 def test_half_is_the_rounded_model_and_leaves_the_given_one_alone(tmp_path):
-    model = lively()
+    model = lively(SMALL)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     export_model(model, tmp_path / "a.pt", "checkpoint", half=True)
     after = open_model(tmp_path / "a.pt").state_dict()
@@ -285,14 +268,14 @@ def test_threads_are_as_many_as_before(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        export_model(lively(), tmp_path / "a.bin")
+        export_model(lively(SMALL), tmp_path / "a.bin")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_a_file_that_is_right_already_is_kept(tmp_path):
-    model, out = lively(), tmp_path / "a.bin"
+    model, out = lively(SMALL), tmp_path / "a.bin"
     assert keep_or_write(model, out)
     stamp = out.stat().st_ino
     assert not keep_or_write(model, out) and out.stat().st_ino == stamp
@@ -307,7 +290,7 @@ def test_a_file_that_is_right_already_is_kept(tmp_path):
 
 
 def saved(folder, model: Transformer | None = None):
-    checkpoint.save(folder / "base.pt", checkpoint.pack(model or lively()))
+    checkpoint.save(folder / "base.pt", checkpoint.pack(model or lively(SMALL)))
     return folder / "base.pt"
 
 
@@ -323,12 +306,12 @@ def test_the_command_writes_a_bin_and_says_so(tmp_path, capsys):
     before = source.read_bytes()
     assert main([str(out), f"--checkpoint={source}"]) == 0
     assert capsys.readouterr().out == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
-    assert np.array_equal(logits(open_model(out), tokens_of(SMALL)), logits(lively(), tokens_of(SMALL)))
+    assert np.array_equal(logits(open_model(out), tokens_of(SMALL)), logits(lively(SMALL), tokens_of(SMALL)))
     assert source.read_bytes() == before
 
 
 def test_the_command_makes_a_checkpoint_in_half_of_a_bin(tmp_path):
-    source, out = written(tmp_path / "a.bin", lively()), tmp_path / "a.pt"
+    source, out = written(tmp_path / "a.bin", lively(SMALL)), tmp_path / "a.pt"
     assert main([str(out), "--format=checkpoint", "--half", f"--checkpoint={source}"]) == 0
     assert sorted(checkpoint.load(out)) == ["config", "model", "model_args"]
     assert out.stat().st_size < source.stat().st_size

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, build
+from conftest import ROOT, TINY, build, lively
 
 import checkpoint
 import config
@@ -17,7 +17,7 @@ import export
 from export import export_model, main, open_model
 from formats import text
 from formats.llama2c_int8 import compute_in_int8
-from model import ModelArgs, Transformer
+from model import Transformer
 from tokenizer import Tokenizer
 
 package = pytest.importorskip("gguf")
@@ -27,16 +27,8 @@ GROUPED = dataclasses.replace(TINY, dim=64, n_heads=4, n_kv_heads=2)
 SHIPPED = Tokenizer(ROOT / "data/tok4096.model")
 
 
-def lively(args: ModelArgs = GROUPED, tied: bool = True) -> Transformer:
-    """A model in which attention, norms and positions all count."""
-    model = build(args, tied)
-    for i, p in enumerate(model.layers.parameters()):
-        p.data *= 5.0 if p.dim() > 1 else torch.linspace(0.5, 1.5, p.numel()).roll(i)
-    return model
-
-
 def written(path, model: Transformer | None = None, kind: str = "F32"):
-    export_model(model or lively(), path, "gguf", tokenizer=SHIPPED, gguf_type=kind)
+    export_model(model or lively(GROUPED), path, "gguf", tokenizer=SHIPPED, gguf_type=kind)
     return path
 
 
@@ -85,7 +77,7 @@ def test_its_tokenizer_is_ours(metadata):
 
 
 def test_its_tensors_are_ours_as_they_are(exported):
-    model, tensors = lively(), {t.name: t for t in package.GGUFReader(exported).tensors}
+    model, tensors = lively(GROUPED), {t.name: t for t in package.GGUFReader(exported).tensors}
     assert len(tensors) == 2 + 9 * 2 and "output.weight" not in tensors, "the output is the embedding's"
     for name, weight in {
         "token_embd.weight": model.tok_embeddings,
@@ -125,7 +117,7 @@ def test_a_file_gives_the_rounded_model_back(tmp_path, kind, tied):
 def test_what_a_type_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rows of 80 numbers; Q8_0 needs multiples of 32"):
         written(tmp_path / "a.gguf", lively(dataclasses.replace(GROUPED, hidden_dim=80)), "Q8_0")
-    huge = lively()
+    huge = lively(GROUPED)
     huge.layers[0].attention.wv.weight.data[0, 0] = 70000
     with pytest.raises(ValueError, match="beyond 65,504"):
         written(tmp_path / "a.gguf", huge, "F16")
@@ -135,7 +127,7 @@ def test_what_a_type_cannot_hold_is_refused(tmp_path):
 
 
 def test_the_same_model_makes_the_same_bytes():
-    assert gguf.to_bytes(lively(), SHIPPED, "Q8_0") == gguf.to_bytes(lively(), SHIPPED, "Q8_0")
+    assert gguf.to_bytes(lively(GROUPED), SHIPPED, "Q8_0") == gguf.to_bytes(lively(GROUPED), SHIPPED, "Q8_0")
 
 
 def test_a_missing_package_is_told(tmp_path, monkeypatch):
@@ -260,7 +252,7 @@ def test_a_tokenizer_that_does_not_belong_to_a_file_is_refused(tmp_path, exporte
 
 
 def saved(folder):
-    checkpoint.save(folder / "base.pt", checkpoint.pack(lively()))
+    checkpoint.save(folder / "base.pt", checkpoint.pack(lively(GROUPED)))
     return folder / "base.pt"
 
 
@@ -274,9 +266,9 @@ def test_the_command_tells_what_rounding_changes(tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
     for kind in ("F16", "Q8_0"):
         assert main(words(out, source, f"--gguf_type={kind}")) == 0, "an export of ours is replaced"
-        computed = gguf.rounded(lively(), kind)
+        computed = gguf.rounded(lively(GROUPED), kind)
         computed = compute_in_int8(computed, 32, half_scales=True) if kind == "Q8_0" else computed
-        assert f"differ from the model's by up to {export.difference(lively(), computed):.3g} (" in capsys.readouterr().out
+        assert f"differ from the model's by up to {export.difference(lively(GROUPED), computed):.3g} (" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["Modelfile", "a.gguf", "base.pt"]
     with pytest.raises(config.UsageError, match="--gguf_type goes with --format=gguf"):
         main([str(tmp_path / "a.bin"), f"--checkpoint={source}", "--gguf_type=F16"])
@@ -300,7 +292,7 @@ def test_files_of_others_are_kept(tmp_path):
 
 def test_a_file_of_ours_can_be_fine_tuned(tmp_path, exported):
     assert main([str(tmp_path / "a.pt"), f"--checkpoint={exported}", "--format=checkpoint"]) == 0
-    assert torch.equal(open_model(tmp_path / "a.pt").layers[1].attention.wq.weight, lively().layers[1].attention.wq.weight)
+    assert torch.equal(open_model(tmp_path / "a.pt").layers[1].attention.wq.weight, lively(GROUPED).layers[1].attention.wq.weight)
 
 
 # ---- by llama.cpp itself ----

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from conftest import ROOT, TINY, build
+from conftest import ROOT, TINY, build, lively, logits, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,25 +45,8 @@ TEXTS = st.one_of(
 )
 
 
-def lively(args: ModelArgs = GROUPED, tied: bool = True) -> Transformer:
-    """A model in which attention, norms and positions all count."""
-    model = build(args, tied)
-    for i, p in enumerate(model.layers.parameters()):
-        p.data *= 5.0 if p.dim() > 1 else torch.linspace(0.5, 1.5, p.numel()).roll(i)
-    return model
-
-
-def tokens_of(args: ModelArgs) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, args.vocab_size, args.max_seq_len)
-
-
-def logits(model: Transformer, tokens: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(tokens)[None])[0].numpy()
-
-
 def written(folder, model: Transformer | None = None, **options):
-    export_model(model or lively(), folder, "hf", tokenizer=SHIPPED, **options)
+    export_model(model or lively(GROUPED), folder, "hf", tokenizer=SHIPPED, **options)
     return folder
 
 
@@ -235,12 +218,12 @@ def test_transformers_give_the_same_logits(theirs):
     tokens = tokens_of(GROUPED)
     with torch.no_grad():
         found = theirs[1](torch.from_numpy(tokens)[None]).logits[0].numpy()
-    assert np.abs(found - logits(lively(), tokens)).max() < 1e-4
+    assert np.abs(found - logits(lively(GROUPED), tokens)).max() < 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_give_the_same_greedy_answers_to_50_prompts(theirs):
-    rng, model = np.random.default_rng(1), lively()
+    rng, model = np.random.default_rng(1), lively(GROUPED)
     for n in rng.integers(1, 30, 50):
         prompt = [1, *rng.integers(259, 4096, n).tolist()]
         found = theirs[1].generate(torch.tensor([prompt]), attention_mask=torch.ones(1, n + 1), do_sample=False, max_new_tokens=16)[0]
@@ -292,7 +275,7 @@ def test_transformers_encode_conversations_as_the_training_does(theirs):
 
 def test_the_safetensors_package_reads_the_weights(exported):
     package = pytest.importorskip("safetensors.torch")
-    found, model = package.load_file(exported / "model.safetensors"), lively()
+    found, model = package.load_file(exported / "model.safetensors"), lively(GROUPED)
     assert torch.equal(found["model.layers.2.mlp.down_proj.weight"], model.layers[2].feed_forward.w2.weight)
     assert not torch.equal(found["model.layers.0.self_attn.q_proj.weight"], model.layers[0].attention.wq.weight)
 
@@ -301,7 +284,7 @@ def test_the_safetensors_package_reads_the_weights(exported):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_what_transformers_save_can_be_read(tmp_path, theirs, dtype):
     copy.deepcopy(theirs[1]).to(getattr(torch, dtype)).save_pretrained(tmp_path / "a")
-    found, expected = open_model(tmp_path / "a"), lively()
+    found, expected = open_model(tmp_path / "a"), lively(GROUPED)
     assert found.args == GROUPED
     weight = expected.layers[1].attention.wk.weight
     assert torch.equal(found.layers[1].attention.wk.weight, weight.to(getattr(torch, dtype)).float())
@@ -431,14 +414,14 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, exported, change, mes
 
 
 def test_old_names_that_follow_from_the_shape_are_passed_over(tmp_path):
-    folder, model = written(tmp_path / "a"), lively()
+    folder, model = written(tmp_path / "a"), lively(GROUPED)
     tensors = hf.weights(model) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "lm_head.weight": torch.ones(2)}
     (folder / "model.safetensors").write_bytes(safetensors.to_bytes(tensors))
     assert torch.equal(open_model(folder).layers[0].attention.wq.weight, model.layers[0].attention.wq.weight)
 
 
 def test_an_output_equal_to_the_embeddings_is_tied(tmp_path):
-    folder, model = written(tmp_path / "a"), lively()
+    folder, model = written(tmp_path / "a"), lively(GROUPED)
     change_config(folder, tie_word_embeddings=False)
     (folder / "model.safetensors").write_bytes(safetensors.to_bytes(hf.weights(model) | {"lm_head.weight": model.output.weight.detach()}))
     assert open_model(folder).tied
@@ -466,7 +449,7 @@ def test_a_tokenizer_that_does_not_belong_to_a_folder_is_refused(tmp_path, expor
 
 
 def saved(folder, model: Transformer | None = None):
-    checkpoint.save(folder / "base.pt", checkpoint.pack(model or lively()))
+    checkpoint.save(folder / "base.pt", checkpoint.pack(model or lively(GROUPED)))
     return folder / "base.pt"
 
 
@@ -510,7 +493,7 @@ def test_a_folder_without_our_mark_is_not_ours(tmp_path, others):
 
 def test_weights_saved_by_others_have_no_mark(tmp_path):
     out = written(tmp_path / "model")
-    (out / "model.safetensors").write_bytes(safetensors.to_bytes(hf.weights(lively())))
+    (out / "model.safetensors").write_bytes(safetensors.to_bytes(hf.weights(lively(GROUPED))))
     assert not hf.is_ours(out)
 
 
@@ -563,10 +546,10 @@ def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_right_already_is_kept(tmp_path):
     out = tmp_path / "model"
-    assert export.keep_or_write(lively(), out, "hf", tokenizer=SHIPPED)
-    assert not export.keep_or_write(lively(), out, "hf", tokenizer=SHIPPED)
+    assert export.keep_or_write(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
+    assert not export.keep_or_write(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
     (out / "config.json").write_text("{}")
-    assert export.keep_or_write(lively(), out, "hf", tokenizer=SHIPPED)
+    assert export.keep_or_write(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
 
 
 def test_the_hash_of_a_folder_is_of_its_files(tmp_path):

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import build
+from conftest import build, lively, logits, tokens_of
 
 import checkpoint
 import config
@@ -26,23 +26,6 @@ SHAPES = {
     "grouped heads": (dataclasses.replace(SMALL, n_kv_heads=2), True),
     "smaller groups": (dataclasses.replace(SMALL, dim=48, n_heads=3, n_kv_heads=3, hidden_dim=144), False),
 }
-
-
-def lively(args: ModelArgs = SMALL, tied: bool = True) -> Transformer:
-    """A model in which attention, norms and positions all count."""
-    model = build(args, tied)
-    for i, p in enumerate(model.layers.parameters()):
-        p.data *= 5.0 if p.dim() > 1 else torch.linspace(0.5, 1.5, p.numel()).roll(i)
-    return model
-
-
-def tokens_of(args: ModelArgs) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, args.vocab_size, args.max_seq_len)
-
-
-def logits(model: Transformer, tokens: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(tokens)[None])[0].numpy()
 
 
 # ---- an independent reader: runq.c of llama2.c, written anew with numpy ----
@@ -222,7 +205,7 @@ def header(version: int = 2, group: int = 64, tied: int = 1, **changes: int) -> 
 )
 def test_a_damaged_file_is_refused(tmp_path, change, message):
     path = tmp_path / "a.bin"
-    path.write_bytes(change(llama2c_int8.to_bytes(lively())))
+    path.write_bytes(change(llama2c_int8.to_bytes(lively(SMALL))))
     with pytest.raises(ValueError, match=message) as caught:
         open_model(path)
     assert str(caught.value).startswith(str(path))
@@ -232,7 +215,7 @@ def test_a_damaged_file_is_refused(tmp_path, change, message):
 
 
 def saved(folder, model: Transformer | None = None):
-    checkpoint.save(folder / "base.pt", checkpoint.pack(model or lively()))
+    checkpoint.save(folder / "base.pt", checkpoint.pack(model or lively(SMALL)))
     return folder / "base.pt"
 
 
@@ -248,11 +231,11 @@ def test_the_command_tells_what_int8_changes(tmp_path, capsys):
     words = [str(out), f"--checkpoint={source}", "--format=llama2c-int8", f"--data_dir={data}"]
     assert main(words) == 0
     wrote, losses = capsys.readouterr().out.splitlines()
-    computed = llama2c_int8.compute_in_int8(llama2c_int8.rounded(lively()), 64)
-    apart = export.difference(lively(), computed)
+    computed = llama2c_int8.compute_in_int8(llama2c_int8.rounded(lively(SMALL)), 64)
+    apart = export.difference(lively(SMALL), computed)
     assert apart > 0.001 and f"differ from the model's by up to {apart:.3g} " in wrote
     scored = Rows(data, "val", SMALL.max_seq_len, SMALL.vocab_size)
-    expected = [answer_loss(model, scored).loss for model in (computed, lively())]
+    expected = [answer_loss(model, scored).loss for model in (computed, lively(SMALL))]
     assert losses == f"held-out answers: {expected[0]:.4f} nats a token as written, {expected[1]:.4f} the model itself"
     assert abs(expected[0] - expected[1]) > 1e-5
     assert main(words) == 0, "an export of ours is replaced"
@@ -270,7 +253,7 @@ def test_what_is_no_export_of_ours_is_not_written_over_unasked(tmp_path):
     others = {
         "text": b"notes",
         "another model": llama2c.to_bytes(build(dataclasses.replace(SMALL, vocab_size=80))),
-        "half a model": llama2c.to_bytes(lively())[:-1],
+        "half a model": llama2c.to_bytes(lively(SMALL))[:-1],
     }
     for what, data in others.items():
         out.write_bytes(data)
@@ -285,7 +268,7 @@ def test_what_is_no_export_of_ours_is_not_written_over_unasked(tmp_path):
 def test_the_state_of_a_run_is_not_written_over_unasked(tmp_path):
     source, out = saved(tmp_path), tmp_path / "a.pt"
     words = [str(out), f"--checkpoint={source}", "--format=checkpoint"]
-    checkpoint.save(out, checkpoint.pack(lively(), optimizer={}, iter_num=7))
+    checkpoint.save(out, checkpoint.pack(lively(SMALL), optimizer={}, iter_num=7))
     with pytest.raises(config.UsageError, match="a.pt holds something else"):
         main(words)
     assert checkpoint.load(out)["iter_num"] == 7
