@@ -63,7 +63,7 @@ class PipelineConfig:
     """The pipeline's own settings; the trainer's are declared in train_arianna.py alone."""
 
     conversations: str = "data/arianna_conversations.jsonl"  # the file of conversations, one a line
-    base: str = SHIPPED_BASE  # the model to start from (.pt or .bin); never written
+    base: str = SHIPPED_BASE  # the model to start from: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder; never written
     tokenizer: str = "data/tok4096.model"  # the tokenizer that the base was trained with
     base_text: str | None = None  # text (file or folder) that the base knows, for forgetting; for the shipped base, Arianna's prose
     out_dir: str = "out"  # folder for all that is written
@@ -158,6 +158,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     except OSError as error:
         raise config.UsageError(str(error)) from None
     tokenizer.check_fits(base.args.vocab_size, pipeline.base)
+    export.check_tokenizer(pipeline.base, tokenizer)
     context = trainer.max_seq_len or base.args.max_seq_len
     data, prepared = arianna_data.prepare_conversations(*halves, tokenizer, context, base.args.max_seq_len)
     describe(pipeline, found, prepared, context)
@@ -184,8 +185,8 @@ def refuse_overwriting(pipeline: PipelineConfig) -> None:
     """Raise UsageError if an output would be written over an input."""
     inputs = [Path(p).resolve() for p in (pipeline.conversations, pipeline.base, pipeline.tokenizer)]
     for out in (pipeline.checkpoint, pipeline.binary, CORPUS):
-        if out.resolve() in inputs:
-            raise config.UsageError(f"{out} would be written, but it is an input of this run; give another --out_dir.")
+        if any(path in inputs for path in (out.resolve(), *out.resolve().parents)):  # a base may be a folder
+            raise config.UsageError(f"{out} would be written, but it is an input of this run or in one; give another --out_dir.")
     if any(pipeline.run.resolve() in i.parents for i in inputs):
         raise config.UsageError(f"an input lies in {pipeline.run}, which this run writes; give another --out_dir.")
 

@@ -204,7 +204,7 @@ def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
     paths, share = found.job["paths"], found.choice.used.blend
     for name, path in (("base", paths["base"]), ("conversations", paths["conversations"]), ("tokenizer", paths["tokenizer"])):
         then = found.state["inputs"].get(name) or found.job["hashes"].get(name)
-        if not Path(path).is_file() or sha256(path) != then:
+        if not Path(path).exists() or sha256(path) != then:
             raise ValueError(f"{path} is not there or has changed since {found.folder} was trained; the scores need it.")
     base = export.open_model(paths["base"])
     inputs, counts = scoring_inputs(found, base)

@@ -12,7 +12,7 @@ class TrainConfig:
     """Every setting of a run. Stored in its checkpoints; a field that changes the weights must not differ when it goes on."""
 
     init_from: Literal["scratch", "resume"] = "resume"  # scratch: new weights; resume: from --base, or a run that goes on
-    base: str | None = None  # the checkpoint (.pt or .bin) that a fine-tune starts from; only read
+    base: str | None = None  # the model that a fine-tune starts from: a .pt, .bin, .gguf or Hugging Face folder; only read
     data_dir: str = "data/tok4096"  # folder with train*.bin and val*.bin
     out_dir: str = "out/base"  # folder of this run
     fresh: bool = False  # begin anew; the old folder is kept as out_dir-1

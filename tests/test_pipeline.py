@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY, build
+from test_dashboards import tensorboard_of
+from test_formats_int8 import version_1
 
 import checkpoint
+import config
 import export
+from files import sha256
 
 QUICK = ["--max_iters=6", "--eval_interval=3", "--batch_size=4", "--report=False"]
 
@@ -107,8 +111,9 @@ def test_its_settings_file_repeats_a_run(done, place):
     again = [sys.executable, str(ROOT / "arianna_ft.py"), "--config=mine.toml"]
     result = subprocess.run(again, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    expected, found = contents(folder / "out"), contents(place / "out")
-    assert {n: h for n, h in found.items() if "ft/ckpt.pt" not in n} == {n: h for n, h in expected.items() if "ft/ckpt.pt" not in n}
+    with_times = {f"ft/{name}" for name in ("ckpt.pt", "ckpt_prev.pt", "job.json")}
+    expected, found = ({(n, h) for n, h in contents(at / "out").items() if n not in with_times} for at in (folder, place))
+    assert found == expected
 
 
 def test_a_deleted_result_is_made_again(done):
@@ -194,6 +199,51 @@ def test_a_signal_saves_and_the_same_command_goes_on(done, place, number, code):
         assert process.returncode == code and "the same command goes on" in said
     assert run(place).returncode == 0
     assert contents(place)["out/ckpt_ft.pt"] == contents(folder)["out/ckpt_ft.pt"]
+
+
+@pytest.mark.parametrize("name", ["version 0.bin", "version 1.bin", "version 2.bin", "folder"])
+def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, name):
+    """llama2.c's files and a folder of Hugging Face's, by themselves."""
+    model, base = build(TINY), place / name
+    if name == "version 1.bin":
+        base.write_bytes(version_1(model))
+    else:
+        format = {"version 0.bin": "llama2c", "version 2.bin": "llama2c-int8", "folder": "hf"}[name]
+        export.export_model(model, base, format, tokenizer=tokenizer)
+    before = sha256(base)
+    result = run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}")
+    assert result.returncode == 0, result.stderr
+    began, result_of = export.open_model(place / "out/ft/ckpt_000000.pt"), export.open_model(place / "out/ckpt_ft.pt")
+    expected = export.open_model(base).state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in began.state_dict().items())
+    assert not torch.equal(result_of.layers[0].attention.wq.weight, expected["layers.0.attention.wq.weight"])
+    assert (place / "out/ft/report.html").exists() == (name == "folder") and sha256(base) == before
+    assert run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}").returncode == 0
+
+
+def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monkeypatch):
+    import arianna_ft
+
+    export.export_model(build(TINY), place / "folder", "hf", tokenizer=tokenizer)
+    rules = json.loads((place / "folder/tokenizer.json").read_text())
+    rules["model"]["vocab"].pop("\u2581the")
+    (place / "folder/tokenizer.json").write_text(json.dumps(rules))
+    monkeypatch.chdir(place)
+    flags = ["--conversations=talk.jsonl", "--base=folder", f"--tokenizer={tokenizer.path}"]
+    with pytest.raises(config.UsageError, match="tok4096.model does not belong to folder: 1 of its 4096 tokens"):
+        arianna_ft.main(flags)
+    with pytest.raises(config.UsageError, match="folder/ckpt_ft.pt would be written, but it is an input of this run or in one"):
+        arianna_ft.main([*flags, "--out_dir=folder"])
+    assert not (place / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_verdict_is_shown_in_tensorboard(place):
+    pytest.importorskip("tensorboard")
+    assert run(place, "--tensorboard", "--max_iters=2", "--eval_interval=2").returncode == 0
+    curves, texts = tensorboard_of(place / "out/ft")
+    assert [step for step, _ in curves["val_loss"]] == [0, 2] and "held-out answers went from" in texts["verdict/text_summary"][0][1]
+    assert "samples/Who are you?/text_summary" in texts
 
 
 def test_inputs_are_never_written(done):
