@@ -215,8 +215,12 @@ def read_report(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is not JSON; a run's report.json is needed there.") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is not a JSON object; a run's report.json is needed there.")
+    from formats.card import figures
+
+    try:
+        figures(found)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is no report of a run; its report.json is needed there.") from None
     return found
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from files import sync_folder, write_atomic
 from formats import safetensors
+from formats.card import card
 from formats.llama2c import by_rule
 from formats.names import HF, check_names, names
 from formats.text import CHAT_TEMPLATE, MADE_BY, Piece, pieces, tokenizer_json
@@ -52,7 +53,7 @@ def heads_of(name: str, a: ModelArgs) -> int | None:
 
 
 def to_files(model: Transformer, tokenizer: Tokenizer, report: dict[str, Any] | None = None) -> dict[str, bytes]:
-    """The folder's files by name. `report`: what a run says of the model, for its card: a sentence "verdict", and values by name.
+    """The folder's files by name. `report`: that of the run which made the model (report.json), for its card.
 
     Raises ValueError for a tokenizer that transformers would read differently, or of another vocabulary than the model's.
     """
@@ -67,7 +68,7 @@ def to_files(model: Transformer, tokenizer: Tokenizer, report: dict[str, Any] | 
     return {name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()} | {
         WEIGHTS: safetensors.to_bytes(weights(model), made_by=MADE_BY),
         SENTENCEPIECE: tokenizer.path.read_bytes(),
-        CARD: card(model, report or {}).encode(),
+        CARD: card(model, report).encode(),
     }
 
 
@@ -124,52 +125,6 @@ def weights(model: Transformer) -> dict[str, Tensor]:
         heads = heads_of(ours, model.args)
         out[theirs] = to_halves(state[ours], heads) if heads else state[ours]
     return out
-
-
-def card(model: Transformer, report: dict[str, Any]) -> str:
-    """The model card, with the run's verdict and figures where there are some."""
-    a = model.args
-    values = {k: v for k, v in report.items() if k != "verdict" and isinstance(v, str | int | float)}
-    rows = [f"| {k.replace('_', ' ')} | {cell(v)} |" for k, v in values.items()]
-    figures = ["## How it was made", "", "| what | value |", "|---|---|", *rows, ""] if rows else []
-    verdict = [str(report["verdict"]), ""] if "verdict" in report else []
-    return CARD_TEXT.format(
-        parameters=f"{sum(p.numel() for p in model.parameters()):,}",
-        shape=f"dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, {a.vocab_size} tokens, a context of {a.max_seq_len}",
-        more="\n".join([*verdict, *figures]),
-    )
-
-
-def cell(value: Any) -> str:
-    """A value as a cell of a Markdown table."""
-    text = f"{value:,.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-CARD_TEXT = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [llama, llama2.c]
----
-
-# A small model that answers questions
-
-A Llama model of {parameters} parameters ({shape}), trained for llama2.c and exported by {made_by}.
-It is asked as `Q: ...`, a new line, `A:`, and ends its answer with `<s>`.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # where this file lies
-tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-asked = tokenizer.apply_chat_template(
-    [{{"role": "user", "content": "What is silence?"}}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-)
-out = model.generate(**asked, do_sample=True, temperature=0.8)
-print(tokenizer.decode(out[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-
-{{more}}""".replace("{made_by}", MADE_BY).replace("{{more}}", "{more}")
 
 
 def write(folder: Path, files: dict[str, bytes], check: Callable[[Path], None]) -> None:

@@ -293,17 +293,27 @@ def test_what_transformers_save_can_be_read(tmp_path, theirs, dtype):
 # ---- the card ----
 
 
-def test_the_card_tells_what_the_run_says(tmp_path):
-    report = {"verdict": "Better: 4.33 to 3.03.", "held_out_loss": 3.0312, "note": "a|b\nc", "nested": {"x": 1}}
-    card = (written(tmp_path / "a", report=report) / "README.md").read_text()
-    assert "\nBetter: 4.33 to 3.03.\n" in card
-    assert "| held out loss | 3.031 |" in card and "| note | a\\|b c |" in card and "nested" not in card
+REPORT = {
+    "verdict": {"sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt (iteration 300 blended with the base, 70% of the way)."},
+    "scores": {"base": {"answers": {"loss": 4.33}}, "tuned": {"answers": {"loss": 3.0312}}},
+    "choice": {"base": {"base_text": {"val_text": 3.0}}, "used": {"step": 300, "blend": 0.7, "base_text": {"val_text": 3.05}}},
+    "conversations": {"train": 154, "held_out": 17},
+    "run": {"peak": 1e-4},
+}
+
+
+def test_the_card_tells_what_the_runs_report_says(tmp_path):
+    card = (written(tmp_path / "a", report=REPORT) / "README.md").read_text()
+    assert "\nBetter: 4.33 to 3.03.\n" in card and "Use out/" not in card
+    assert "| held-out answers, nats a token | 4.330 before, 3.031 after |" in card
+    assert "| base text (text), nats a token | 3.000 before, 3.050 after |" in card
+    assert "| training | 300 iterations, peak rate 0.0001 |\n| blended with the base | 70% of the way |\n" in card
     assert card.startswith("---\nlibrary_name: transformers\n") and "{" not in card.replace('{"role"', "").replace('"}]', "")
 
 
 def test_the_card_does_without_a_report(exported):
     card = (exported / "README.md").read_text()
-    assert "verdict" not in card and "| what |" not in card and card.endswith("```\n\n")
+    assert "How it was made" not in card and "| what |" not in card and card.endswith("```\n\n")
 
 
 def test_the_code_on_the_card_runs(exported, theirs, capsys):
@@ -459,11 +469,11 @@ def words(out, source, *more) -> list[str]:
 
 def test_the_command_writes_a_folder_and_makes_a_checkpoint_of_it(tmp_path, capsys):
     source, out = saved(tmp_path), tmp_path / "model"
-    (tmp_path / "report.json").write_text('{"verdict": "Better."}')
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
     assert main(words(out, source, f"--report={tmp_path / 'report.json'}")) == 0
     size = sum(p.stat().st_size for p in out.iterdir())
     assert capsys.readouterr().out == f"wrote {out}: {size:,} bytes, read back, its logits are the model's\n"
-    assert set(os.listdir(out)) == hf.FILES and "Better." in (out / "README.md").read_text()
+    assert set(os.listdir(out)) == hf.FILES and "Better: 4.33 to 3.03." in (out / "README.md").read_text()
     assert main([str(tmp_path / "b.pt"), f"--checkpoint={out}", "--format=checkpoint"]) == 0
     assert (tmp_path / "b.pt").read_bytes() == source.read_bytes()
 
@@ -515,6 +525,10 @@ def test_paths_that_cannot_be_are_told(tmp_path):
     (tmp_path / "report.json").write_text("x")
     with pytest.raises(config.UsageError, match="report.json is not JSON"):
         main(words(tmp_path / "b", source, f"--report={tmp_path / 'report.json'}"))
+    for other in ("[]", "{}", '{"run": {}, "conversations": [], "choice": 1}'):
+        (tmp_path / "report.json").write_text(other)
+        with pytest.raises(config.UsageError, match="report.json is no report of a run"):
+            main(words(tmp_path / "b", source, f"--report={tmp_path / 'report.json'}"))
     with pytest.raises(config.UsageError, match="--report goes with --format=hf"):
         main([str(tmp_path / "b.bin"), f"--checkpoint={source}", "--report=x"])
     assert sorted(os.listdir(tmp_path)) == ["a", "base.pt", "file", "report.json"]

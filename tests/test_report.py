@@ -24,6 +24,7 @@ import verdict
 from choose import Choice, Point
 from config import UsageError
 from files import sha256
+from formats import card
 from run_folder import RUN_FORMAT
 from tokenizer import Tokenizer
 from train_config import TrainConfig
@@ -360,6 +361,20 @@ def test_of_very_many_checkpoints_the_table_has_some_and_always_the_one_used():
     shown = pages.checkpoint_rows({"checkpoints": rows, "base_texts": []})
     assert len(shown) == 61 and "777" in [row["what"] for row in shown]
     assert shown[0]["cells"] == ["3.000", "3.000", "–"]
+
+
+def test_the_model_card_is_made_of_the_report(run):
+    facts = made(run)
+    found, sentence = card.card(build(), facts), facts["verdict"]["sentence"].partition(" Use ")[0]
+    assert sentence.endswith("%.") and f"## How it was made\n\n{sentence}\n\n| what | value |" in found
+    rows = {
+        "held-out answers, nats a token": "4.000 before, 3.200 after",
+        "base text (samples), nats a token": "3.000 before, 3.020 after",
+        "conversations": "150 trained on, 17 held out",
+        "training": "200 iterations, peak rate 1e-05",
+        "blended with the base": "no",
+    }
+    assert found.rstrip().endswith("\n".join(f"| {name} | {value} |" for name, value in rows.items()))
 
 
 def test_two_reports_are_the_same_but_for_the_times(run):
