@@ -12,6 +12,7 @@ What is written takes its place only after it has been read back and has given t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -43,7 +44,7 @@ class ExportConfig:
     gguf_type: Literal["F32", "F16", "Q8_0"] = "F32"  # how a .gguf stores the weights
     tokenizer: str = "data/tok4096.model"  # the model's tokenizer, which hf and gguf carry
     report: str | None = None  # a run's report.json, for the model card of hf
-    data_dir: str | None = None  # a run's data (out/ft/data): the held-out answer loss is told, too
+    data_dir: str | None = None  # a run's data, to tell the held-out answer loss; by default that of the run beside the model
     force: bool = False  # write also where something lies that is no export of this model; a folder is kept under another name
 
     def __post_init__(self) -> None:
@@ -235,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
             check_free(out, kind, model, Options(**options))
         if "tokenizer" in options:
             check_tokenizer(source, options["tokenizer"])
-        rows = held_out_rows(cfg.data_dir, model) if cfg.data_dir else None
+        rows = held_out_rows(cfg.data_dir, model) if cfg.data_dir else rows_beside(source, model)
     except (OSError, ValueError) as error:
         raise config.UsageError(str(error)) from None
     try:
@@ -246,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(summary(out, model, computed))
-    if rows is not None:
+    if rows is not None and (cfg.data_dir or computed is not model):
         print(losses(model, computed, rows))
     return 0
 
@@ -266,14 +267,24 @@ def held_out_rows(data_dir: str, model: Transformer) -> Rows:
     return Rows(data_dir, "val", model.args.max_seq_len, model.args.vocab_size)
 
 
+def rows_beside(source: Path, model: Transformer) -> Rows | None:
+    """The held-out conversations of the run that a model is a checkpoint or the result of; None if there are none that fit it."""
+    for folder in (source.parent / "data", source.parent / "ft" / "data"):
+        with contextlib.suppress(OSError, ValueError):
+            rows = held_out_rows(str(folder), model)
+            if rows.has_masks:  # else it is a text
+                return rows
+    return None
+
+
 def losses(model: Transformer, computed: Transformer, rows: Rows) -> str:
     """The held-out answer loss of the model, and of what was written where that differs."""
     from losses import answer_loss
 
-    loss = answer_loss(model, rows).loss
+    told, loss = f"held-out answers in {rows.files[0].parent}:", answer_loss(model, rows).loss
     if computed is model:
-        return f"held-out answers: {loss:.4f} nats a token"
-    return f"held-out answers: {answer_loss(computed, rows).loss:.4f} nats a token as written, {loss:.4f} the model itself"
+        return f"{told} {loss:.4f} nats a token"
+    return f"{told} {answer_loss(computed, rows).loss:.4f} nats a token as written, {loss:.4f} the model itself"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from conftest import build, lively, logits, tokens_of
 import checkpoint
 import config
 import export
-from arianna_data import Rows
+from arianna_data import ANSWER, ROW, Rows
 from export import export_model, main, open_model
 from formats import llama2c, llama2c_int8
 from losses import answer_loss
@@ -236,9 +236,26 @@ def test_the_command_tells_what_int8_changes(tmp_path, capsys):
     assert apart > 0.001 and f"differ from the model's by up to {apart:.3g} " in wrote
     scored = Rows(data, "val", SMALL.max_seq_len, SMALL.vocab_size)
     expected = [answer_loss(model, scored).loss for model in (computed, lively(SMALL))]
-    assert losses == f"held-out answers: {expected[0]:.4f} nats a token as written, {expected[1]:.4f} the model itself"
+    assert losses == f"held-out answers in {data}: {expected[0]:.4f} nats a token as written, {expected[1]:.4f} the model itself"
     assert abs(expected[0] - expected[1]) > 1e-5
     assert main(words) == 0, "an export of ours is replaced"
+
+
+def test_the_data_of_the_run_beside_the_model_is_found(tmp_path, capsys):
+    source, model = saved(tmp_path), lively(SMALL)
+    words = [str(tmp_path / "a.bin"), f"--checkpoint={source}"]
+    for folder in (tmp_path / "data", tmp_path / "ft" / "data"):
+        folder.mkdir(parents=True)
+        (folder / "val.bin").write_bytes(np.tile(np.r_[1, 3:22], 3).astype("<u2").tobytes())
+        assert export.rows_beside(source, model) is None, "a text is no conversations"
+        (folder / "val.mask").write_bytes(bytes([ROW, *[ANSWER] * 19] * 3))
+        assert export.rows_beside(source, model).files[0].parent == folder
+        assert main([*words, "--format=llama2c-int8"]) == 0
+        assert f"held-out answers in {folder}: " in capsys.readouterr().out
+        assert main(words) == 0
+        assert "held-out" not in capsys.readouterr().out, "nothing is rounded, and nobody asked"
+        assert export.rows_beside(source, lively(dataclasses.replace(SMALL, vocab_size=16, n_layers=1))) is None, "tokens of another model"
+        (folder / "val.mask").unlink()
 
 
 def test_a_data_folder_that_cannot_be_scored_is_told_before_anything_is_written(tmp_path):
