@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import charts
 import evaluate
+from formats import compared
 from scored_run import spread
 
 if TYPE_CHECKING:  # markupsafe and jinja2 are needed for the pages alone
@@ -62,6 +63,7 @@ def view_of(facts: Facts) -> dict[str, Any]:
         "gained": gained(facts["difference"]),
         "score_rows": list(score_rows(facts)),
         "checkpoint_rows": checkpoint_rows(facts),
+        "format_rows": compared.cells(facts["formats"]),
         "text_names": [charts.text_name(name) for name in facts["base_texts"]],
         "ran": ran(facts),
     }

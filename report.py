@@ -95,6 +95,7 @@ def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
         "patience": verdicts.patience_note(points, found.state["seconds"]),
         "checkpoints": table(found),
         "conversations": scores["conversations"],
+        "formats": scores["formats"],
         "epochs": epochs(found, scores["conversations"]["rows"]),
         "sampling": scores["of"]["sampling"],
         "scores": {name: scores[name] | {"times": None} for name in ("base", "tuned")},

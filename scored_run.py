@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import choose
 from choose import Choice, Point
 from files import sha256, write_atomic
+from formats import compared
 
 if TYPE_CHECKING:  # torch and all that needs it come when something is scored
     from evaluate import Inputs
@@ -175,7 +176,8 @@ def what_is_scored(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
     hashes = {name: sha256(path) if path.is_file() else None for name, path in files.items()}
     inputs = {**found.state["inputs"], **found.job["hashes"]}
     used = found.choice.used
-    return {"format": FORMAT, "used": [used.step, used.blend], "sampling": dict(sampling), "inputs": inputs, "files": hashes}
+    told = {"used": [used.step, used.blend], "sampling": dict(sampling), "formats": [kind.name for kind in compared.KINDS]}
+    return {"format": FORMAT, **told, "inputs": inputs, "files": hashes}
 
 
 def fits(kept: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -210,8 +212,8 @@ def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
     inputs, counts = scoring_inputs(found, base)
     print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
 
-    def tuned(point: Point) -> Transformer:
-        return choose.blended(base, export.open_model(weights(found.folder, point), base.args.max_seq_len), share)
+    def tuned(point: Point, context: int | None = base.args.max_seq_len) -> Transformer:
+        return choose.blended(base, export.open_model(weights(found.folder, point), context), share)
 
     models = {"base": base, "tuned": tuned(found.choice.used)}
     scores = {name: evaluate.score_model(model, inputs, **sampling) for name, model in models.items()}
@@ -220,8 +222,10 @@ def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
         for point in candidates(found):
             if point.step not in known and weights(found.folder, point).is_file():
                 known[point.step] = vars(answer_loss(tuned(point), inputs.rows, evaluate.MOST_ANSWERS))
+        exported = tuned(found.choice.used, context=None)
+        formats = compared.compare(exported, inputs.tokenizer, inputs.rows, evaluate.MOST_ANSWERS)
     pairs = {str(step): [a["conversation_nats"], a["conversation_tokens"]] for step, a in sorted(known.items())}
-    return {**scores, "candidates": pairs, "conversations": counts}
+    return {**scores, "candidates": pairs, "conversations": counts, "formats": formats}
 
 
 def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, int]]:

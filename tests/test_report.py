@@ -96,12 +96,20 @@ def decide(run: Path) -> Choice:
     return choice
 
 
+FORMATS = [
+    {"format": "llama2c", "programs": "llama2.c's run", "bytes": 28_670_620, "answers": 3.2, "note": ""},
+    {"format": "llama2c-int8", "programs": "llama2.c's runq", "bytes": 8_068_000, "answers": 3.2031, "note": ""},
+    {"format": "gguf F32", "programs": "llama.cpp, Ollama", "bytes": None, "answers": None, "note": "GGUF needs the package gguf"},
+]
+
+
 def with_scores(run: Path, base: dict, tuned: dict, counts: tuple[int, int] = (150, 17)) -> Path:
     """Put scores into a run's folder as if they had been made there."""
     found = scored_run.read_run(run)
     pairs = {str(p.step): [tuned["answers"][f"conversation_{name}"] for name in ("nats", "tokens")] for p in scored_run.candidates(found)}
     scores = {"of": scored_run.what_is_scored(found, {**scored_run.SAMPLING, "samples_each": 2}), "base": base, "tuned": tuned}
     scores |= {"candidates": pairs, "conversations": {"train": counts[0], "held_out": counts[1], "rows": 300}, "seconds": 60.0}
+    scores["formats"] = FORMATS
     (run / "scores.json").write_text(json.dumps(scores))
     return run
 
@@ -363,6 +371,18 @@ def test_of_very_many_checkpoints_the_table_has_some_and_always_the_one_used():
     assert shown[0]["cells"] == ["3.000", "3.000", "–"]
 
 
+def test_each_format_is_told_with_its_size_and_what_it_changes(run):
+    assert made(run)["formats"] == FORMATS
+    rows = (run / "report.md").read_text().split("## In other formats")[1].split("## What ran")[0].split("---:|\n")[1].strip().splitlines()
+    assert rows == [
+        "| llama2c | llama2.c's run | 28.7 MB | 3.2000 | none |",
+        "| llama2c-int8 | llama2.c's runq | 8.1 MB | 3.2031 | +0.0031 |",
+        "| gguf F32 | llama.cpp, Ollama | GGUF needs the package gguf |",
+    ]
+    told = " ".join(page(run).text.split())
+    assert "llama2c-int8 llama2.c's runq8.1 MB3.2031+0.0031" in told and "llama.cpp, OllamaGGUF needs the package gguf" in told
+
+
 def test_the_model_card_is_made_of_the_report(run):
     facts = made(run)
     found, sentence = card.card(build(), facts), facts["verdict"]["sentence"].partition(" Use ")[0]
@@ -545,6 +565,8 @@ def test_a_base_against_itself_is_no_clear_change(unscored, monkeypatch):
     assert facts["verdict"]["word"] == "no clear change" and facts["difference"]["value"] == facts["difference"]["low"] == 0.0
     assert facts["scores"]["base"] == facts["scores"]["tuned"] and facts["conversations"] == {"train": 22, "held_out": 8, "rows": 22}
     assert [len(q["pairs"]) for q in pages.questions(facts)] == [1] * 10
+    told = {line["format"]: line["answers"] for line in facts["formats"] if line["answers"] is not None}
+    assert told["llama2c"] == told["hf"] == facts["scores"]["tuned"]["answers"]["loss"] != told["llama2c-int8"]
     again = report.make(unscored, QUICK)
     (unscored / "scores.json").unlink()
     anew = report.make(unscored, QUICK)
