@@ -19,6 +19,13 @@ from tokenizer import Tokenizer  # noqa: E402
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples each time, on a busy machine too
 settings.load_profile("steady")
 
+REPORT = {  # of a run, what others read of it
+    "verdict": {"sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt (iteration 300 blended with the base, 70% of the way)."},
+    "scores": {"base": {"answers": {"loss": 4.33}}, "tuned": {"answers": {"loss": 3.0312}}},
+    "choice": {"base": {"base_text": {"val_text": 3.0}}, "used": {"step": 300, "blend": 0.7, "base_text": {"val_text": 3.05}}},
+    "conversations": {"train": 154, "held_out": 17},
+    "run": {"peak": 1e-4},
+}
 TINY = ModelArgs(dim=32, n_layers=2, n_heads=2, vocab_size=4096, max_seq_len=64)
 
 

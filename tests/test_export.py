@@ -1,8 +1,10 @@
 """The .bin as a C program computes it, and the command that writes it."""
 
 import dataclasses
+import json
 import math
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import typing
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, build, lively, logits, tokens_of
+from conftest import REPORT, ROOT, build, lively, logits, tokens_of
 
 import checkpoint
 import config
@@ -370,6 +372,22 @@ def test_a_failed_write_is_exit_code_1(tmp_path, monkeypatch, capsys):
 
 def test_the_formats_are_those_of_the_flag():
     assert typing.get_args(typing.get_type_hints(ExportConfig)["format"]) == tuple(export.FORMATS)
+
+
+def test_the_lines_of_the_readme_work_as_they_are_written(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    lines = re.findall(r"`python export\.py (out/arianna[^`]*)`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(lines) == 3
+    monkeypatch.chdir(tmp_path)
+    for folder in ("out/ft", "data"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "data/tok4096.model").write_bytes((ROOT / "data/tok4096.model").read_bytes())
+    (tmp_path / "out/ft/report.json").write_text(json.dumps(REPORT))
+    checkpoint.save("out/ckpt_ft.pt", checkpoint.pack(build()))
+    for line in lines:
+        assert main(line.split()) == 0
+        assert open_model(line.split()[0]).args.dim == 32
+    assert (tmp_path / "out/Modelfile").is_file()
 
 
 def test_help_and_a_missing_file_are_told_without_torch():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
-from conftest import ROOT, TINY, build, lively, logits, tokens_of
+from conftest import REPORT, ROOT, TINY, build, lively, logits, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -291,15 +291,6 @@ def test_what_transformers_save_can_be_read(tmp_path, theirs, dtype):
 
 
 # ---- the card ----
-
-
-REPORT = {
-    "verdict": {"sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt (iteration 300 blended with the base, 70% of the way)."},
-    "scores": {"base": {"answers": {"loss": 4.33}}, "tuned": {"answers": {"loss": 3.0312}}},
-    "choice": {"base": {"base_text": {"val_text": 3.0}}, "used": {"step": 300, "blend": 0.7, "base_text": {"val_text": 3.05}}},
-    "conversations": {"train": 154, "held_out": 17},
-    "run": {"peak": 1e-4},
-}
 
 
 def test_the_card_tells_what_the_runs_report_says(tmp_path):
