@@ -41,7 +41,7 @@ class Log:
     def record(self, **entry: Any) -> None:
         if self.speaks:
             print(json.dumps(entry), file=self.lines, flush=True)
-            if self.boards:
+            if self.boards and "step" in entry:
                 self.boards.follow(entry["step"], entry)
 
     def close(self) -> None:

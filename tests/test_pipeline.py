@@ -218,7 +218,8 @@ def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, n
     assert all(torch.equal(weight, expected[name]) for name, weight in began.state_dict().items())
     assert not torch.equal(result_of.layers[0].attention.wq.weight, expected["layers.0.attention.wq.weight"])
     assert (place / "out/ft/report.html").exists() == (name == "folder") and sha256(base) == before
-    assert run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}").returncode == 0
+    if name == "folder":
+        assert "is trained: 2 iterations" in run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", "--report=True").stdout
 
 
 def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monkeypatch):
