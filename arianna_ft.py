@@ -29,7 +29,7 @@ from files import write_atomic
 from train_config import TrainConfig
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
-    import arianna_data
+    import encoding
     from choose import Choice, Point
     from model import Transformer
     from tokenizer import Tokenizer
@@ -144,8 +144,8 @@ def read_conversations(pipeline: PipelineConfig) -> conversations.Found:
 def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversations.Found) -> Job:
     """Read every input, say what was found, and refuse what cannot work before anything is written."""
     halves = conversations.split(found.conversations)
-    import arianna_data
     import base_text
+    import encoding
     import export
     import train_arianna
     from files import sha256
@@ -160,7 +160,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     tokenizer.check_fits(base.args.vocab_size, pipeline.base)
     export.check_tokenizer(pipeline.base, tokenizer)
     context = trainer.max_seq_len or base.args.max_seq_len
-    data, prepared = arianna_data.prepare_conversations(*halves, tokenizer, context, base.args.max_seq_len)
+    data, prepared = encoding.prepare_conversations(*halves, tokenizer, context, base.args.max_seq_len)
     describe(pipeline, found, prepared, context)
     folders = {"data": data}
     if not pipeline.dry_run:
@@ -191,7 +191,7 @@ def refuse_overwriting(pipeline: PipelineConfig) -> None:
         raise config.UsageError(f"an input lies in {pipeline.run}, which this run writes; give another --out_dir.")
 
 
-def describe(pipeline: PipelineConfig, found: conversations.Found, prepared: arianna_data.Prepared, context: int) -> None:
+def describe(pipeline: PipelineConfig, found: conversations.Found, prepared: encoding.Prepared, context: int) -> None:
     """The preflight's lines about the conversations."""
     say(f"{pipeline.conversations}: {len(found.conversations)} conversations ({found.kind}), {prepared.held_out} of them held out")
     longer = f", {prepared.longer} conversations longer than the context of {context} going on in a further one" if prepared.longer else ""

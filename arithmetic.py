@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -1  # a target that is not predicted, as in llama2.c
+from tokenizer import IGNORE
+
 HEAD_ROWS = 256  # logits of so many tokens are held at a time: 4 MB with 4096 tokens, which stays in the cache
 QUERY_ROWS = 128  # of causal_attention
 X86 = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()

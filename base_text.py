@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from arianna_data import encode_text, read_text, split_paragraphs, text_files
+from encoding import encode_text, read_text, split_paragraphs, text_files
 from model import Transformer
 from tokenizer import BOS, Tokenizer
 

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import torch
 
-import arianna_data
 import base_text
 import config
 import conversations
+import encoding
 import text_scores
 import words
 from answers import generate_answers, generated_scores
@@ -63,8 +63,8 @@ def make_inputs(
 ) -> Inputs:
     """From `conversations.split`, the rows of those held out and of base texts by name, all in the base's context, further questions
     to be answered, and the words of the list and of the base text; the conversations' own are added here."""
-    train, held_out = ([arianna_data.plain_conversation(c, tokenizer)[0] for c in part] for part in split)
-    plain = [arianna_data.ascii_typography(q, tokenizer)[0] for q in everyday]
+    train, held_out = ([encoding.plain_conversation(c, tokenizer)[0] for c in part] for part in split)
+    plain = [encoding.ascii_typography(q, tokenizer)[0] for q in everyday]
     known |= {word for c in (*train, *held_out) for text in texts_of(c) for word in words.words_of(text)}
     return Inputs(rows, texts, held_out, plain, tokenizer, known, text_scores.copy_source([t for c in train for t in texts_of(c)]))
 
@@ -197,14 +197,14 @@ def read_inputs(cfg: EvaluateConfig, base: Transformer, tokenizer: Tokenizer, fo
     split = conversations.split(conversations.read(cfg.conversations).conversations)
     known, everyday = readable(words.load, cfg.words), readable(read_questions, cfg.questions)
     context, vocab_size = base.args.max_seq_len, base.args.vocab_size
-    files = arianna_data.prepare_conversations(*split, tokenizer, context, context)[0]
+    files = encoding.prepare_conversations(*split, tokenizer, context, context)[0]
     texts = {}
     if cfg.base_text:
         texts["text"] = base_text.text_tokens(cfg.base_text, tokenizer)["val"]
-        known = known.union(*(words.words_of(arianna_data.read_text(f)) for f in arianna_data.text_files(cfg.base_text)))
+        known = known.union(*(words.words_of(encoding.read_text(f)) for f in encoding.text_files(cfg.base_text)))
     with one_thread():
         texts["samples"] = base_text.sampled_rows(base, base_text.SAMPLED_ROWS["val"], base_text.SEED)
-    arianna_data.write_prepared(files | {f"{name}.bin": tokens.tobytes() for name, tokens in texts.items()}, folder)
+    encoding.write_prepared(files | {f"{name}.bin": tokens.tobytes() for name, tokens in texts.items()}, folder)
     rows = {name: Rows(folder, name, context, vocab_size) for name in ("val", *texts)}
     return make_inputs(split, rows.pop("val"), rows, everyday, known, tokenizer)
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 import conversations
-from arianna_data import ANSWER, CONTINUED, TERMINATOR, TRAIN_ANSWERS, Rows, collate, encode_turns
+from arianna_data import Rows, collate
 from conversations import Conversation
+from encoding import ANSWER, CONTINUED, TERMINATOR, TRAIN_ANSWERS, encode_turns
 from intervals import ratio
-from model import IGNORE, Transformer
-from tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, SPACE, Tokenizer
+from model import Transformer
+from tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, IGNORE, SPACE, Tokenizer
 
 EVAL_ROWS = 16  # rows scored at a time
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arithmetic import HEAD_ROWS, IGNORE, causal_attention, head_loss, product, rms_norm
+from arithmetic import HEAD_ROWS, causal_attention, head_loss, product, rms_norm
 from decoding import Decoder, pick
+from tokenizer import IGNORE
 
 NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA
 ROPE_THETA = 10000.0

@@ -230,8 +230,8 @@ def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, int]]:
     """What base and tuned are scored with, and how many conversations and training rows there are."""
-    import arianna_data
     import conversations
+    import encoding
     import evaluate
     import words
     from arianna_data import Rows
@@ -241,7 +241,7 @@ def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, i
     halves = conversations.split(conversations.read(paths["conversations"]).conversations)
     known = words.load(WORDS)
     if paths["base_text"]:
-        known = known.union(*(words.words_of(arianna_data.read_text(f)) for f in arianna_data.text_files(paths["base_text"])))
+        known = known.union(*(words.words_of(encoding.read_text(f)) for f in encoding.text_files(paths["base_text"])))
     folder = found.folder / "base_text"
     texts = {f.stem.removeprefix("val_"): Rows(folder, f.stem, *shape) for f in sorted(folder.glob("val*.bin"))}
     held_out = Rows(found.folder / "data", "val", *shape)

@@ -38,8 +38,9 @@ import evaluate
 import export
 import settings_file
 import supervise
-from arianna_data import TRAIN_ALL, TRAIN_ANSWERS, Batch, Rows, Task
+from arianna_data import Batch, Rows, Task
 from compute import Precision, Team, pick_precision, steady_threads
+from encoding import TRAIN_ALL, TRAIN_ANSWERS
 from model import ModelArgs, Transformer
 from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, keep_settings, latest_state, save_state, set_aside
 from tokenizer import Tokenizer

@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 import pytest
 from conftest import ROOT
 
-from arianna_data import encode_turns
 from conversations import Conversation, Found, read
+from encoding import encode_turns
 
 CONVERSATIONS, CORPUS = ROOT / "data/arianna_conversations.jsonl", ROOT / "data/arianna_corpus.txt"
 CONTEXT = 256  # of the shipped base

@@ -18,8 +18,9 @@ import evaluate
 import intervals
 import losses
 import text_scores
-from arianna_data import ANSWER, Rows, encode_turns, prepare_conversations, write_prepared
+from arianna_data import Rows
 from conversations import Conversation
+from encoding import ANSWER, encode_turns, prepare_conversations, write_prepared
 from evaluate import answer_loss, bootstrap, generate_answers, question_gain, text_loss
 from model import Transformer
 from tokenizer import BOS, EOS

@@ -16,10 +16,10 @@ from conftest import REPORT, ROOT, TINY, build, lively, logits, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import arianna_data
 import checkpoint
 import config
 import conversations
+import encoding
 import export
 from conversations import Conversation
 from export import export_model, main, open_model
@@ -267,7 +267,7 @@ def test_transformers_give_our_tokens_and_our_text(theirs):
 def test_transformers_encode_conversations_as_the_training_does(theirs):
     for c in CONVERSATIONS:
         found = theirs[0].apply_chat_template(messages(c), return_dict=True)["input_ids"]
-        assert found == arianna_data.encode_turns(c, SHIPPED)[0].tolist()
+        assert found == encoding.encode_turns(c, SHIPPED)[0].tolist()
     asked = [{"role": "user", "content": "Who are you?"}]
     found = theirs[0].apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert found == SHIPPED.encode(conversations.prompt("Who are you?"), bos=True)

@@ -10,10 +10,11 @@ from conftest import build
 
 import arithmetic
 import model as model_module
-from arithmetic import IGNORE, causal_attention, head_loss, plain_head_loss, product
+from arithmetic import causal_attention, head_loss, plain_head_loss, product
 from decoding import pick
 from model import ModelArgs, RMSNorm, Transformer, rotate, weight_shapes
 from model import rope_table as rope
+from tokenizer import IGNORE
 
 SMALL = ModelArgs(dim=32, n_layers=2, n_heads=4, vocab_size=64, max_seq_len=32)
 GROUPED = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, max_seq_len=32)

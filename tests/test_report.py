@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, build
 
-import arianna_data
 import base_text
 import charts
 import checkpoint
 import choose
 import config
+import encoding
 import pages
 import report
 import scored_run
@@ -542,9 +542,9 @@ def unscored(bare: Path, tmp_path: Path, monkeypatch, tokenizer: Tokenizer) -> P
     """A run whose checkpoints are its base, with the shards that scoring needs; a short list of questions."""
     shutil.copytree(bare, tmp_path / "ft")
     run, halves = tmp_path / "ft", split_of(bare.parent / "talk.jsonl")
-    arianna_data.write_prepared(arianna_data.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
+    encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
     rows = base_text.sampled_rows(build(), 8, 1).tobytes()
-    arianna_data.write_prepared({"val_samples.bin": rows}, run / "base_text")
+    encoding.write_prepared({"val_samples.bin": rows}, run / "base_text")
     (tmp_path / "questions.txt").write_text("hi\nWho are you?\n")
     monkeypatch.setattr(scored_run, "QUESTIONS", tmp_path / "questions.txt")
     return run

@@ -8,7 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import arianna_data
-from arianna_data import (
+import encoding
+from arianna_data import Rows, Task, collate
+from conversations import Conversation, render
+from encoding import (
     ANSWER,
     CONTINUED,
     ROW,
@@ -17,19 +20,14 @@ from arianna_data import (
     TRAIN_ALL,
     TRAIN_ANSWERS,
     Prepared,
-    Rows,
-    Task,
     ascii_typography,
-    collate,
     encode_turns,
     plain_conversation,
     prepare_conversations,
     windows,
     write_prepared,
 )
-from conversations import Conversation, render
-from model import IGNORE
-from tokenizer import BOS
+from tokenizer import BOS, IGNORE, Tokenizer
 
 # the flags of a token, by its part in a turn
 FIRST, FIRST_CONTINUED, REPEATED = ROW, ROW | CONTINUED, 0
@@ -119,6 +117,8 @@ class Joining:
             ids.append(259 + self.pieces.index(piece) if piece in self.pieces else 3 + ord(piece))
             text = text[len(piece) :]
         return ids
+
+    sp, by_words, encode_to = property(lambda self: self), False, Tokenizer.encode_to
 
     def spelled_in_bytes(self, char: str) -> bool:
         return True
@@ -350,7 +350,7 @@ def test_preparing_twice_gives_the_same_bytes_and_writes_nothing(tokenizer, talk
 def test_files_that_hold_it_already_are_left_alone(tmp_path, monkeypatch):
     write_prepared({"train.bin": b"one", "val.bin": b"two"}, tmp_path / "a" / "b")
     written = []
-    monkeypatch.setattr(arianna_data, "write_atomic", lambda path, data: written.append((path.name, data)))
+    monkeypatch.setattr(encoding, "write_atomic", lambda path, data: written.append((path.name, data)))
     write_prepared({"train.bin": b"one", "val.bin": b"other"}, tmp_path / "a" / "b")
     assert written == [("val.bin", b"other")]
 

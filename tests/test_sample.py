@@ -13,10 +13,10 @@ from conftest import ROOT, TINY, build
 from hypothesis import given
 from hypothesis import strategies as st
 
-import arianna_data
 import checkpoint
 import config
 import conversations
+import encoding
 import sample
 from conversations import Conversation
 from formats import llama2c
@@ -81,7 +81,7 @@ def test_backslash_n_in_start_is_a_new_line():
 def test_a_question_is_rendered_as_the_model_was_trained():
     (rendered,) = sample.prompts(SampleConfig(question=(" What is time? ",)))
     assert rendered == "Q: What is time?\nA:"
-    trained = arianna_data.encode_turns(Conversation((("What is time?", "A slow river."),)), TOKENIZER)[0].tolist()
+    trained = encoding.encode_turns(Conversation((("What is time?", "A slow river."),)), TOKENIZER)[0].tolist()
     ids = [BOS, *sample.encode(rendered, TOKENIZER)]
     assert trained[: len(ids)] == ids
 
@@ -323,7 +323,7 @@ def talk(monkeypatch, model, *lines: str, **settings) -> int:
 
 def rendered(*turns: tuple[str, str], then: str) -> list[int]:
     """What the model is given after some turns, by the code that prepares its training."""
-    past = arianna_data.encode_turns(Conversation(turns), TOKENIZER)[0].tolist() if turns else [BOS]
+    past = encoding.encode_turns(Conversation(turns), TOKENIZER)[0].tolist() if turns else [BOS]
     return [*past, *TOKENIZER.encode(conversations.prompt(then))]
 
 

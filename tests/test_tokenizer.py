@@ -122,6 +122,36 @@ def test_the_shipped_bin_is_that_of_the_shipped_model(tokenizer):
     assert SHIPPED.with_suffix(".bin").read_bytes() == tokenizer.to_bin()
 
 
+WORDS = st.text(st.sampled_from("ab .,AQ:\n\t\u2581\u00e9\u00a0\u65e5\U0001f600"), max_size=40)
+
+
+@given(WORDS)
+def test_words_one_by_one_have_sentencepieces_tokens(tokenizer, text):
+    assert tokenizer.by_words
+    assert tokenizer.encode(text) == tokenizer.sp.encode(text)
+
+
+@given(st.lists(WORDS, min_size=2, max_size=4))
+def test_what_tokens_of_a_beginning_stay_is_found_without_encoding_it(tokenizer, parts):
+    ends = [len("".join(["Q", *parts[:n]])) for n in range(len(parts))]
+    text = "".join(["Q", *parts])
+    whole = tokenizer.sp.encode(text)
+    expected = [module.common_prefix(tokenizer.sp.encode(text[:end]), whole) for end in ends]
+    assert tokenizer.encode_to(text, ends) == (whole, expected)
+    tokenizer.by_words = False
+    try:
+        assert tokenizer.encode_to(text, ends) == (whole, expected)
+    finally:
+        tokenizer.by_words = True
+
+
+def test_words_that_are_kept_are_bounded(monkeypatch):
+    own = Tokenizer(SHIPPED)
+    monkeypatch.setattr(module, "MOST_WORDS", len(own.words) + 2)
+    assert own.encode(text := f"one two three four {'x' * 100}") == own.sp.encode(text)
+    assert {"one", "two"} <= own.words.keys() and "three" not in own.words
+
+
 def test_there_are_fifty_texts():
     assert len(set(TEXTS)) == 50
 
