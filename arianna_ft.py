@@ -25,7 +25,7 @@ import conversations
 import dashboards
 import settings_file
 import supervise
-from files import write_atomic
+from files import remove_leftovers, write_atomic
 from train_config import TrainConfig
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # torch and all that needs it come after the conversations ha
     from train_arianna import Progress
 
 CORPUS = Path("data/ft_corpus.txt")
+KILLED = 128 + 9  # exit code after SIGKILL
 SHIPPED_BASE, ITS_PROSE = (
     "out/ckpt_v1_base.pt",
     "data/arianna_corpus.txt",
@@ -113,6 +114,16 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The whole job; a signal ends it with 128 + its number. Whatever is half done then is not there, and made again."""
+    try:
+        with supervise.stoppable():
+            return whole_job(argv)
+    except supervise.Stopped as stopped:
+        say("stopped; the same command goes on from here")
+        return stopped.exit_code
+
+
+def whole_job(argv: list[str] | None) -> int:
     description = f"{__doc__}{TRAINER_HELP}"
     words = settings_file.expand(argv, [PipelineConfig, TrainConfig], ALIASES)
     pipeline, rest = config.parse_known(PipelineConfig, words, description, prog="arianna_ft.py")
@@ -124,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         if pipeline.dry_run:
             return dry_run(job)
         with supervise.lock(Path(pipeline.out_dir), "arianna_ft"):
+            remove_leftovers(Path(pipeline.out_dir))
             prepare(job, found)
             code = train(job)
             return finish(job) if code == 0 else code
@@ -163,6 +175,9 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     data, prepared = encoding.prepare_conversations(*halves, tokenizer, context, base.args.max_seq_len)
     describe(pipeline, found, prepared, context)
     folders = {"data": data}
+    if pipeline.fresh or not (pipeline.run / "ckpt.pt").exists():  # else the trainer looks when it goes on
+        results = 2 * 4 * sum(p.numel() for p in base.parameters())
+        train_arianna.check_room(replace(trainer, fresh=True), base, pipeline.nproc, results + sum(map(len, data.values())))
     if not pipeline.dry_run:
         old = Path("nowhere") if pipeline.fresh else pipeline.run / "base_text"
         folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text)
@@ -229,17 +244,18 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 def plan(job: Job, folder: Path) -> str:
     """Score the base, time three steps on a copy of it: what will run, on what, for how long, and how much disk."""
     import compute
+    import room
     import train_arianna
 
     cfg = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
     base = about_base(cfg)
     seconds, task = train_arianna.time_steps(cfg, steps=3)
-    weights_files = cfg.max_iters // cfg.eval_interval + 2 + 2 * 3 + 2  # evaluations, two states with AdamW, the result
-    megabytes = 4 * sum(p.numel() for p in job.base.parameters()) / 1e6 * weights_files
+    parameters = sum(p.numel() for p in job.base.parameters())
+    disk = room.bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + 2 * 4 * parameters  # the run and its result
     return (
         f"{base}\n{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
         f"on {compute.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes "
-        f"and {megabytes:,.0f} MB in {job.pipeline.out_dir}"
+        f"and {room.megabytes(disk)} in {job.pipeline.out_dir}"
     )
 
 
@@ -267,9 +283,9 @@ def prepare(job: Job, found: conversations.Found) -> None:
     settings = settings_file.text_of(job.pipeline, job.trainer, without=NOT_KEPT).encode()
     write_files(job.files | {settings_file.NAME: settings}, job.pipeline.run)
     try:
-        write_atomic(CORPUS, conversations.corpus_text(found.conversations).encode())
+        write_files({CORPUS.name: conversations.corpus_text(found.conversations).encode()}, CORPUS.parent)
     except OSError as error:
-        say(f"{CORPUS}, the readable copy, is left out: {error.strerror}")
+        say(f"{error.strerror}; the readable copy is left out")
     if job.progress is None:
         say(plan(job, job.pipeline.run))
 
@@ -284,10 +300,13 @@ def train(job: Job) -> int:
         say(f"{pipeline.run} is trained: {job.progress.step} iterations")
         return 0
     scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0)
-    script, several = Path(__file__).with_name("train_arianna.py"), job.pipeline.nproc > 1
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={job.pipeline.nproc}"] if several else []
-    command = [sys.executable, *launcher, str(script), *ASKED_BY_THE_JOB, *config.to_flags(job.trainer)]
-    return supervise.run_child(command, watched=not several)
+    here = Path(__file__).parent
+    launcher = [str(here / "supervise.py"), f"--nproc_per_node={job.pipeline.nproc}"] if job.pipeline.nproc > 1 else []
+    words = [*launcher, str(here / "train_arianna.py"), *ASKED_BY_THE_JOB, *config.to_flags(job.trainer)]
+    code = supervise.run_child([sys.executable, *words])
+    if code == KILLED:
+        say("training was killed from outside, for want of memory perhaps; the same command goes on from here")
+    return code
 
 
 def finish(job: Job) -> int:
@@ -352,8 +371,11 @@ def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, s
 def write_tokenizer_bin(job: Job) -> None:
     """llama2.c needs tokenizer.bin beside the model; one that is there is left alone."""
     path = Path(job.pipeline.tokenizer).with_suffix(".bin")
-    if not path.exists():
-        write_atomic(path, job.tokenizer.to_bin())
+    try:
+        if not path.exists():
+            write_atomic(path, job.tokenizer.to_bin())
+    except OSError as error:
+        say(f"{error.strerror}; llama2.c's run needs it: make it with tokenizer.py on a copy of {job.pipeline.tokenizer}")
 
 
 def short_verdict(pipeline: PipelineConfig, choice: Choice) -> str:
@@ -386,4 +408,5 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     supervise.restart_with_environment()
+    supervise.speak_on()
     config.run_main(main)

@@ -11,6 +11,7 @@ import io
 import re
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,11 +20,14 @@ from torch import Tensor
 
 from files import write_atomic
 from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+from room import check_file
 
 MODEL_ARGS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len", "dropout")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 COMPILED = "_orig_mod."  # torch.compile's prefix, which llama2.c's older files carry
 MAX_ENTRIES = 100_000
+MAX_LIST_BYTES = 16 << 20  # of an archive's list of entries, which is read whole
+MAX_TABLE = 1 << 22  # numbers in each of a model's two tables of angles
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -53,7 +57,10 @@ def check_zip(file: BinaryIO, path: Path) -> None:
     size = path.stat().st_size
     if not zipfile.is_zipfile(file):
         raise ValueError(f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. Use another copy of it.")
+    check_file(path, size)
     try:
+        if zipfile._EndRecData(file)[zipfile._ECD_SIZE] > MAX_LIST_BYTES:  # there is no public way to ask before ZipFile reads it
+            raise ValueError(f"{path} has too many entries; torch.save writes fewer, so it is not opened.")
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_ENTRIES or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
@@ -98,6 +105,8 @@ def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
         args = ModelArgs(**{**found, "dropout": 0.0})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    if args.max_seq_len * args.head_dim // 2 > MAX_TABLE:
+        raise ValueError(f"{path}: a context of {args.max_seq_len} with heads of {args.head_dim} is beyond what can be computed here.")
     if args.norm_eps != NORM_EPS:
         raise ValueError(f"{path} has norm_eps {args.norm_eps}; llama2.c's programs compute with {NORM_EPS}.")
     return args
@@ -143,9 +152,9 @@ def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, An
     return {"model": state, "model_args": model_args, "config": {"vocab_source": "custom"}, **entries}
 
 
-def save(path: str | Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    write_atomic(path, to_bytes(checkpoint))
+def save(path: str | Path, checkpoint: dict[str, Any], check: Callable[[Path], None] | None = None) -> None:
+    """Write a checkpoint whole or not at all; `check` as in write_atomic."""
+    write_atomic(path, to_bytes(checkpoint), check)
 
 
 def to_bytes(checkpoint: dict[str, Any]) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
@@ -32,6 +34,31 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
         raise OSError(error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of writers that were killed. Only for a folder that no other process writes into."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+            path.unlink(missing_ok=True)
+
+
+def append(file: BinaryIO, line: str) -> None:
+    """Add a line to an unbuffered file. A failed write raises OSError naming the file."""
+    data = memoryview(f"{line}\n".encode())
+    try:
+        while data:
+            data = data[file.write(data) :]
+    except OSError as error:
+        raise OSError(error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}") from error
+
+
+def sync(file: BinaryIO) -> None:
+    """Put what an unbuffered file has been given on the disk, for good."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, f"{file.name} could not be written to the disk: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import checkpoint
 import settings_file
+import supervise
 from config import UsageError
-from files import sha256, write_atomic
+from files import append, sha256, sync, write_atomic
 
 if TYPE_CHECKING:
     from dashboards import Dashboards
@@ -23,26 +24,30 @@ class Refused(UsageError):
 
 
 class Log:
-    """log.jsonl for programs and train.log for people, both flushed at every line. One that does not speak keeps nothing."""
+    """log.jsonl for programs and train.log for people, written line by line. One that does not speak keeps nothing."""
 
     def __init__(self, folder: Path, speaks: bool = True):
         self.speaks = speaks
         self.boards: Dashboards | None = None  # where they are to follow
-        self.lines = open(folder / "log.jsonl", "a", encoding="utf-8")
-        self.text = open(folder / "train.log", "a", encoding="utf-8")
+        self.lines = open(folder / "log.jsonl", "ab", buffering=0)
+        self.text = open(folder / "train.log", "ab", buffering=0)
         if self.lines.tell() and not (folder / "log.jsonl").read_bytes().endswith(b"\n"):
-            self.lines.write("\n")  # a crash cut the last line off
+            append(self.lines, "")  # a crash cut the last line off
 
     def say(self, line: str) -> None:
         if self.speaks:
             print(line, flush=True)
-            print(line, file=self.text, flush=True)
+            append(self.text, line)
 
     def record(self, **entry: Any) -> None:
         if self.speaks:
-            print(json.dumps(entry), file=self.lines, flush=True)
+            append(self.lines, json.dumps(entry))
             if self.boards and "step" in entry:
                 self.boards.follow(entry["step"], entry)
+
+    def sync(self) -> None:
+        """Before a state is saved: what its steps and evaluations logged must not be lost when they are not done again."""
+        sync(self.lines)
 
     def close(self) -> None:
         if self.boards:
@@ -55,24 +60,38 @@ def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any
     """The newest valid of the two latest states by step, or None. A damaged one is named, and set aside where asked."""
     states = []
     for path in (folder / NEWEST, folder / BEFORE):
-        if not path.exists():
-            continue
         try:
-            states.append(checkpoint.load(path))
+            state = checkpoint.load(path)
+            check_run(state, path)
+            states.append(state)
+        except FileNotFoundError:
+            continue
         except ValueError as error:
             print(error, flush=True)
             if set_damaged_aside:
                 aside = path.with_name(f"{path.name}.damaged")
                 path.replace(aside)
-                print(f"{path} is kept as {aside}; the state before it is used", flush=True)
+                print(f"{path} is kept as {aside}; the other state is used, if there is one", flush=True)
     return max(states, key=lambda s: s.get("iter_num", -1), default=None)
 
 
+def check_run(state: dict[str, Any], path: Path) -> None:
+    """Raise ValueError unless a loaded checkpoint's step, and if it is a state of a run what was stored of that, are of their kinds."""
+    run = state.get("run", {"config": {}, "inputs": {}, "best_step": -1, "seconds": 0.0})
+    kinds = {"config": dict, "inputs": dict, "best_step": int, "seconds": float}
+    fits = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in kinds.items())
+    if not fits or not isinstance(state.get("iter_num", 0), int):
+        raise ValueError(f"{path} is damaged or not a state of a run: its 'run' or 'iter_num' is of another kind. Use another copy of it.")
+
+
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the newest state; the one that was newest is kept as the one before."""
-    if (folder / NEWEST).exists():
-        (folder / NEWEST).replace(folder / BEFORE)
-    checkpoint.save(folder / NEWEST, state)
+    """Write the newest state; the one that was newest is kept as the one before, once the new one is safely on the disk."""
+
+    def keep(fresh: Path) -> None:
+        if (folder / NEWEST).exists():
+            (folder / NEWEST).replace(folder / BEFORE)
+
+    checkpoint.save(folder / NEWEST, state, keep)
 
 
 def keep_settings(folder: Path, cfg: Any) -> None:
@@ -110,6 +129,8 @@ def set_aside(folder: Path) -> None:
     """Rename a run's folder to folder-1 (or the first number that is free)."""
     if not folder.exists():
         return
+    with supervise.lock(folder):  # a run that is at work there would go on writing under the old name
+        pass
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}-{n}").exists())
     folder.rename(folder.with_name(f"{folder.name}-{number}"))
     print(f"the old {folder} is now {folder.name}-{number}", flush=True)

@@ -1,7 +1,9 @@
-"""The process around a run: its environment, the lock on its folder, signals.
+"""The process around a run: its environment, the lock on its folder, signals, parent and child, keeping awake.
 
 restart_with_environment()      # once, before torch is imported
 with lock(folder), stop_signals() as stop: ...
+
+python supervise.py --nproc_per_node=2 train_arianna.py ...     # torchrun, which ends with the process that started it
 """
 
 from __future__ import annotations
@@ -9,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
-PARENT = "ARIANNA_PARENT"  # the descriptor that a wrapper gives its child
+PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and with which it ends
 LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
     "GOMP_SPINCOUNT": ("10000", "threads that wait for each other soon sleep: on a busy machine spinning costs 4/5 of the speed"),
     "MALLOC_MMAP_MAX_": ("0", "big blocks stay with the process instead of being returned and zeroed again at every step"),
@@ -36,6 +40,34 @@ def restart_with_environment() -> None:
     os.environ.update(added, **{STARTED: " ".join(added)})
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class Unbroken:
+    """A stream of text that goes on in silence once its other end is gone or full: no closed terminal ends a night's run."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, function: Callable, *values: str) -> None:
+        try:
+            function(*values)
+        except OSError:  # what is still in the buffer goes nowhere too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def speak_on() -> None:
+    """Let this process print for ever, whatever becomes of its terminal."""
+    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
 
 
 class Locked(ValueError):
@@ -58,85 +90,167 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
         who = note.read_text() if note.is_file() else "another process"
         raise Locked(f"{folder} is in use by {who}; wait for it or stop it, or give another --out_dir.") from None
     try:
-        note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
+        with contextlib.suppress(OSError):  # on a full disk, say
+            note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
         yield
     finally:
         note.unlink(missing_ok=True)
         held.release()
 
 
+@contextlib.contextmanager
+def answering(*numbers: int, by: Any) -> Iterator[None]:
+    """Within, these signals are answered by a handler, and a closed terminal (SIGHUP) by nothing."""
+    answers = dict.fromkeys(numbers, by) | ({signal.SIGHUP: signal.SIG_IGN} if hasattr(signal, "SIGHUP") else {})
+    before = {number: signal.signal(number, handler) for number, handler in answers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Stop:
-    """What the loop is told: the number of the signal that asked it to end, or that its wrapper has died."""
+    """What the loop is told: the number of the signal that asked it to end."""
 
     signal: int | None = None
-    orphaned: bool = False
 
     @property
     def asked(self) -> bool:
-        return self.signal is not None or self.orphaned
+        return self.signal is not None
 
     @property
     def exit_code(self) -> int:
-        return 128 + (self.signal or 0)
+        return 128 + (self.signal or signal.SIGTERM)  # none: another process of the run was asked
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within, the first Ctrl-C or SIGTERM is only noted, so that the step can be finished; the second ends at once.
-
-    A closed terminal (SIGHUP) is survived.
-    """
+    """Within, the first Ctrl-C or SIGTERM is only noted, so that the step can be finished; the second ends at once."""
     stop = Stop()
 
     def note(number: int, frame: object) -> None:
-        if stop.signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if stop.asked:
+            end_at_once(number)
         stop.signal = number
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    before = {n: signal.signal(n, note) for n in numbers}
-    if hasattr(signal, "SIGHUP"):
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with answering(signal.SIGINT, signal.SIGTERM, by=note):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-def run_child(command: list[str], watched: bool = True) -> int:
+def end_at_once(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end. Not an Exception: nothing that goes on after an error goes on after this."""
+
+    def __init__(self, number: int):
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, the first Ctrl-C or SIGTERM raises Stopped, so that half-written files are removed; the second ends at once."""
+    asked = []
+
+    def stop(number: int, frame: object) -> None:
+        if asked:
+            end_at_once(number)
+        asked.append(number)
+        raise Stopped(number)
+
+    with answering(signal.SIGINT, signal.SIGTERM, by=stop):
+        yield
+
+
+def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
-    It gets a process group of its own, so that a Ctrl-C reaches it once, passed on from here; and the reading end of
-    a pipe whose other end only this process holds, so that it notices our death at once (`watch_parent`) - unless not
-    `watched`: torchrun does not hand it on to its workers.
+    It gets a process group of its own, so that a Ctrl-C reaches it once, passed on from here, and ends when this process
+    does if it looks after its parent (`watch_parent`). Raises Stopped if a signal came when the command was as good as done.
     """
-    reading, writing = os.pipe()
-    environment = {**os.environ, PARENT: str(reading)} if watched else None
-    group = {"process_group": 0, "pass_fds": [reading]} if os.name == "posix" else {}
-    child = subprocess.Popen(command, env=environment, **group)
-    os.close(reading)
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    before = {n: signal.signal(n, lambda number, frame: child.send_signal(number)) for n in numbers}
-    try:
+    group = {"process_group": 0} if os.name == "posix" else {}
+    passed = []
+    child = subprocess.Popen(command, env={**os.environ, PARENT: str(os.getpid())}, **group)
+
+    def pass_on(number: int, frame: object) -> None:
+        passed.append(number)
+        child.send_signal(number)
+
+    with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
         code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(writing)
+    if code == 0 and passed:
+        raise Stopped(passed[0])
     return code if code >= 0 else 128 - code
 
 
-def watch_parent(stop: Stop) -> None:
-    """If a wrapper started this process, note its death in `stop`."""
-    if PARENT not in os.environ or os.name != "posix":
+def watch_parent() -> None:
+    """End this process at once when the one that started it is gone: two must never write into one folder.
+
+    All that is written is written whole, so that nothing is lost but the steps since the last save.
+    """
+    parent = int(os.environ.get(PARENT, 0)) or (os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+    if not parent or os.name != "posix":
         return
-    descriptor = int(os.environ[PARENT])
 
     def wait() -> None:
-        with contextlib.suppress(OSError):
-            os.read(descriptor, 1)
-        stop.orphaned = True
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def launch(argv: list[str]) -> int:
+    """Be torchrun, but end with the parent, and with 128 + n after signal n."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.run import main
+
+    watch_parent()
+    os.environ[PARENT] = str(os.getpid())  # for its workers
+    try:
+        main(["--standalone", "--signals-to-handle=SIGTERM,SIGINT", *argv])
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    return 0
+
+
+KEEP_AWAKE = {  # each holds on while the command behind it runs, which says when it does
+    "systemd-inhibit": ["--what=sleep:idle", "--who=InnerArianna", "--why=a model is in training"],
+    "caffeinate": ["-i", "-s"],
+}
+
+
+@contextlib.contextmanager
+def awake(say: Callable[[str], None]) -> Iterator[None]:
+    """Ask the system not to sleep within, where it takes such a wish; `say` is told once it is granted.
+
+    The child that asks reads a pipe whose other end only this process holds, so that it ends with us at any death.
+    """
+    program = next((p for p in KEEP_AWAKE if shutil.which(p)), None)
+    if program is None or os.name != "posix":
+        yield
+        return
+    command, pipe = [program, *KEEP_AWAKE[program], "sh", "-c", "echo granted; exec cat"], subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def hear() -> None:
+        if child.stdout.readline():
+            say(f"kept awake by {program} while this runs")
+
+    hearing = threading.Thread(target=hear)
+    hearing.start()
+    try:
+        yield
+    finally:
+        child.stdin.close()
+        child.terminate()
+        hearing.join()
+        child.stdout.close()
+        child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(launch(sys.argv[1:]))

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before torch is imported: allocator and threads re
     import supervise
 
     supervise.restart_with_environment()
+    supervise.speak_on()
 
 import contextlib
 import dataclasses
@@ -41,8 +42,11 @@ import supervise
 from arianna_data import Batch, Rows, Task
 from compute import Precision, Team, pick_precision, steady_threads
 from encoding import TRAIN_ALL, TRAIN_ANSWERS
+from files import remove_leftovers
 from model import ModelArgs, Transformer
+from room import bytes_in_memory, bytes_on_disk, check_disk, check_memory, check_writable
 from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, keep_settings, latest_state, save_state, set_aside
+from stalls import Watch
 from tokenizer import Tokenizer
 from train_config import FREE, TrainConfig, learning_rate
 
@@ -106,17 +110,11 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
     if found is not None and "run" in found:
         check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, folder)
         return restore(found, cfg, folder, device)
-    if cfg.init_from == "scratch":
-        if found is not None:
-            raise Refused(f"{folder} holds a checkpoint of another program; give another --out_dir.")
-        shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
-        args = ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256)
-        model = Transformer(args)
-        model.init_weights(cfg.seed)
+    if cfg.init_from == "scratch" and found is not None:
+        raise Refused(f"{folder} holds a checkpoint of another program; give another --out_dir.")
+    model = new_model(cfg)
+    if model is not None:
         model.to(device)
-        return State(model, make_optimizer(model, cfg))
-    if cfg.base is not None:
-        model = export.open_model(cfg.base, cfg.max_seq_len).to(device)
         return State(model, make_optimizer(model, cfg))
     if found is None:
         raise Refused(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
@@ -128,16 +126,47 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
     return restore(found, cfg, folder, device)
 
 
+def new_model(cfg: TrainConfig) -> Transformer | None:
+    """The model that a run begins with, on the CPU; None where only a checkpoint in its folder can tell."""
+    if cfg.init_from == "resume":
+        return None if cfg.base is None else export.open_model(cfg.base, cfg.max_seq_len)
+    shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
+    model = Transformer(ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256))
+    model.init_weights(cfg.seed)
+    return model
+
+
+def check_room(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 0) -> None:
+    """Raise ValueError unless a run with this model, which writes `more` bytes beside its folder, has room on disk and in memory."""
+    folder, a = Path(cfg.out_dir), model.args
+    parameters = sum(p.numel() for p in model.parameters())
+    there = 0 if cfg.fresh else sum(f.stat().st_size for f in folder.glob("ckpt*.pt"))
+    check_writable(folder)
+    check_disk(folder, max(0, bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + more - there))
+    tokens = cfg.batch_size * a.max_seq_len
+    check_memory(processes * bytes_in_memory(parameters, tokens * a.n_layers * (16 * a.dim + 4 * a.hidden) // processes))
+
+
 def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch.device) -> State:
     model = checkpoint.build_model(found, folder / "ckpt.pt", cfg.max_seq_len).to(device)
     optimizer = make_optimizer(model, cfg)
     try:
-        optimizer.load_state_dict(found["optimizer"])
-    except (KeyError, ValueError, TypeError) as error:
+        load_moments(optimizer, found["optimizer"]["state"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise Refused(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
     run = found.get("run", {})
     best = float(found.get("best_val_loss", math.inf)) if run else math.inf
     return State(model, optimizer, found["iter_num"], best, run.get("best_step", -1), run.get("seconds", 0.0))
+
+
+def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
+    """Give an optimizer what AdamW had gathered by parameter; its settings stay those of the run. Raises ValueError if it does not fit."""
+    groups, parameters = optimizer.state_dict()["param_groups"], [p for g in optimizer.param_groups for p in g["params"]]
+    for i, parameter in enumerate(parameters if moments else []):
+        for name, shape in {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": ()}.items():
+            if moments[i][name].shape != shape or not moments[i][name].isfinite().all():
+                raise ValueError(f"{name} of parameter {i} is not {tuple(shape)} finite numbers")
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def number(value: float) -> float | None:
@@ -246,6 +275,7 @@ class Run:
         self.held_out = held_out_rows(cfg, args)
         self.base_text = base_text_rows(cfg, args)
         self.forward = torch.compile(self.state.model) if cfg.compile else self.state.model
+        self.watch = Watch(self.stalled)
         self.saved_at = self.started_at = time.monotonic()
 
     def announce(self) -> None:
@@ -285,6 +315,7 @@ class Run:
             return
         self.state.seconds += time.monotonic() - self.started_at
         self.started_at = time.monotonic()
+        self.log.sync()
         save_state(self.folder, self.state.pack(self.cfg, self.inputs))
         self.saved_at = time.monotonic()
 
@@ -296,7 +327,8 @@ class Run:
         for batch in self.task.iter_batches(state.step):
             if self.team.any(state.finished(cfg) or stop.asked):
                 break
-            window.add(train_step(state, batch, cfg, self.forward, self.precision, self.team), batch)
+            with self.watch(state.step):
+                window.add(train_step(state, batch, cfg, self.forward, self.precision, self.team), batch)
             due = state.step % cfg.eval_interval == 0 or state.step == cfg.max_iters
             if due or state.step % cfg.log_interval == 0:
                 self.line(window)
@@ -305,8 +337,13 @@ class Run:
                 window = Window()
             if due or time.monotonic() - self.saved_at > cfg.save_minutes * 60:
                 self.save()
-        if stop.signal and not state.finished(cfg):
+        if not state.finished(cfg):
             self.save()
+
+    def stalled(self, step: int, seconds: float, usual: float) -> None:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        self.log.say(f"{now}: iteration {step + 1} has taken {seconds:.0f} s so far, usually {usual:.1f} s: the machine slept or is busy")
+        self.log.record(stall=step + 1, seconds=seconds, usual=usual, time=now)
 
     def line(self, window: Window) -> None:
         step, rate = self.state.step, learning_rate(self.cfg, self.state.step - 1)
@@ -332,11 +369,15 @@ def train(cfg: TrainConfig) -> Result:
     if cfg.batch_size % team.size:
         raise Refused(f"batch_size is {cfg.batch_size}, which {team.size} processes cannot share evenly; give a multiple")
     steady_threads()
-    held = supervise.lock(folder) if team.leads else contextlib.nullcontext()
-    if cfg.fresh and team.leads:
-        set_aside(folder)
-    with held, supervise.stop_signals() as stop:
-        supervise.watch_parent(stop)
+    if team.leads:
+        model = new_model(cfg)
+        if model is not None:
+            check_room(cfg, model, team.size)
+        if cfg.fresh:
+            set_aside(folder)
+    with supervise.lock(folder) if team.leads else contextlib.nullcontext(), supervise.stop_signals() as stop:
+        if team.leads:
+            remove_leftovers(folder)
         team.wait()
         log = Log(folder, speaks=team.leads)
         try:
@@ -356,7 +397,8 @@ def do(run: Run, stop: supervise.Stop) -> Result:
             keep_settings(run.folder, cfg)
             log.boards = dashboards.Dashboards(cfg, run.folder)
         run.announce()
-        run.loop(stop)
+        with run.watch, supervise.awake(log.say) if run.team.leads else contextlib.nullcontext():
+            run.loop(stop)
     code = 0 if state.finished(cfg) else stop.exit_code
     if code:
         log.say(f"stopped at iteration {state.step}, all saved; the same command goes on from here")
@@ -365,6 +407,7 @@ def do(run: Run, stop: supervise.Stop) -> Result:
 
 def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(TrainConfig, settings_file.expand(argv, [TrainConfig]), __doc__)
+    supervise.watch_parent()
     try:
         return train(cfg).exit_code
     except ValueError as error:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+from room import check_file
 
 HEADER = struct.Struct("<7i")
 PER_LAYER = ["attention_norm", "attention.wq", "attention.wk", "attention.wv", "attention.wo", "ffn_norm"]
@@ -60,6 +61,7 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
         expected = HEADER.size + 4 * sum(math.prod(shape) for shape in shapes.values())
         if size != expected:  # before memory is taken for what a header claims
             raise ValueError(f"{path} has {size:,} bytes; its header asks for {expected:,}. It is cut off or not a llama2.c .bin.")
+        check_file(path, size)
         numbers = np.fromfile(f, dtype="<f4")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{path} holds NaN or infinity, so the model cannot be used.")

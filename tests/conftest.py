@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+import supervise  # noqa: E402
 from model import ModelArgs, Transformer  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
@@ -54,6 +55,19 @@ def tokens_of(args: ModelArgs) -> np.ndarray:
 def logits(model: Transformer, tokens: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(tokens)[None])[0].numpy()
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """After `make faults`: the table of what was tried and survived."""
+    faults = sys.modules.get("faults")
+    if faults is not None and faults.FULL:
+        terminalreporter.write_line(f"\n{faults.table()}")
+
+
+@pytest.fixture(autouse=True)
+def may_sleep(monkeypatch) -> None:
+    """A training run in the tests' own process keeps nothing awake."""
+    monkeypatch.setattr(supervise, "KEEP_AWAKE", {})
 
 
 @pytest.fixture

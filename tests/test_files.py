@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from files import sha256, write_atomic
+from files import append, remove_leftovers, sha256, write_atomic
 
 
 class Full(io.FileIO):
@@ -89,3 +89,19 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_line_that_cannot_be_added_names_the_file(tmp_path):
+    with open(tmp_path / "log", "ab", buffering=0) as file:
+        append(file, "one")
+        append(file, "zwei \u00fc")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwei \u00fc\n"
+    with Full(tmp_path / "log", "a") as file, pytest.raises(OSError, match=r"log could not be written \(\d+ bytes\): No space left"):
+        append(file, "three")
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".ckpt.pt.123.tmp", ".ckpt.pt.tmp", "ckpt.pt.123.tmp", ".run.lock"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".ckpt.pt.tmp", ".run.lock", "ckpt.pt.123.tmp"]

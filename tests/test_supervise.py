@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -93,20 +94,166 @@ sys.exit(stop.exit_code)
 
 
 @POSIX
-def test_a_child_notices_the_death_of_its_wrapper(tmp_path):
-    child = f"""
-import supervise, time, pathlib
-stop = supervise.Stop()
-supervise.watch_parent(stop)
-pathlib.Path({str(tmp_path / "ready")!r}).touch()
-while not stop.asked: time.sleep(0.01)
-pathlib.Path({str(tmp_path / "noticed")!r}).touch()
+def test_a_child_ends_with_its_wrapper():
+    child = """
+import supervise, time
+supervise.watch_parent()
+print("ready", flush=True)
+time.sleep(120)
 """
-    process = subprocess.Popen(script(f"import supervise\nsupervise.run_child({script(child)!r})"))
-    wait_for(tmp_path / "ready")
+    process = subprocess.Popen(script(f"import supervise\nsupervise.run_child({script(child)!r})"), stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
     process.kill()
     process.wait()
-    wait_for(tmp_path / "noticed")
+    assert process.stdout.read() == b"", "which comes when the child has closed its end too"
+    process.stdout.close()
+
+
+@POSIX
+def test_a_signal_that_comes_when_the_child_is_done_is_not_lost(tmp_path):
+    child = "import signal; signal.signal(signal.SIGTERM, lambda *a: sys.exit(0)); print('ready', flush=True); signal.pause()"
+    wrapper = f"""
+import supervise
+try:
+    supervise.run_child({script(child)!r})
+except supervise.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+    process = subprocess.Popen(script(wrapper), stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.terminate()
+    assert process.wait(60) == 143
+    process.stdout.close()
+
+
+@POSIX
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_outside_training_ends_what_is_being_done_and_closes_files(number, code):
+    program = """
+import supervise, time
+try:
+    with supervise.stoppable():
+        try:
+            print("ready", flush=True)
+            time.sleep(120)
+        finally:
+            print("closed", flush=True)
+except supervise.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+    process = subprocess.Popen(script(program), stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[0] == b"closed\n"
+    assert process.returncode == code
+
+
+@POSIX
+def test_a_second_signal_outside_training_ends_at_once():
+    program = """
+import supervise, time
+with supervise.stoppable():
+    try:
+        print("ready", flush=True)
+        time.sleep(120)
+    finally:
+        print("closing", flush=True)
+        time.sleep(120)
+"""
+    process = subprocess.Popen(script(program), stdout=subprocess.PIPE)
+    for expected in (b"ready\n", b"closing\n"):
+        assert process.stdout.readline() == expected
+        process.terminate()
+    assert process.wait(60) == -signal.SIGTERM
+    process.stdout.close()
+
+
+@POSIX
+def test_the_end_of_a_pipe_does_not_end_the_run(tmp_path):
+    program = f"""
+import supervise, pathlib
+supervise.speak_on()
+for number in range(20_000):
+    print("a line", flush=True)
+    print("another", file=sys.stderr)
+pathlib.Path({str(tmp_path / "done")!r}).touch()
+"""
+    process = subprocess.Popen(script(program), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 0 and (tmp_path / "done").exists()
+
+
+@POSIX
+def test_a_closed_terminal_does_not_end_the_run(tmp_path):
+    program = f"""
+import fcntl, pathlib, supervise, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+supervise.speak_on()
+with supervise.stoppable():
+    print("ready", flush=True)
+    while not pathlib.Path({str(tmp_path / "closed")!r}).exists(): time.sleep(0.01)
+    for _ in range(100):
+        print("into the void", flush=True)
+    pathlib.Path({str(tmp_path / "done")!r}).touch()
+"""
+    here, there = os.openpty()
+    process = subprocess.Popen(script(program), stdin=there, stdout=there, stderr=there, start_new_session=True)
+    os.close(there)
+    assert os.read(here, 5) == b"ready"
+    os.close(here)
+    (tmp_path / "closed").touch()
+    assert process.wait(60) == 0 and (tmp_path / "done").exists()
+
+
+def pretend_to_inhibit(tmp_path, monkeypatch, body: str) -> None:
+    (tmp_path / "systemd-inhibit").write_text(f"#!/bin/sh\n{body}\n")
+    (tmp_path / "systemd-inhibit").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(supervise, "KEEP_AWAKE", {"systemd-inhibit": ["--what=sleep:idle"]})
+
+
+@POSIX
+def test_the_system_is_asked_not_to_sleep_and_what_asks_ends_with_the_run(tmp_path, monkeypatch):
+    pretend_to_inhibit(tmp_path, monkeypatch, 'test "$1" = --what=sleep:idle && shift && exec "$@"')
+    said, heard = [], threading.Event()
+    with supervise.awake(lambda line: (said.append(line), heard.set())):
+        assert heard.wait(60)
+    assert said == ["kept awake by systemd-inhibit while this runs"]
+
+
+@POSIX
+def test_a_system_that_refuses_may_sleep(tmp_path, monkeypatch):
+    pretend_to_inhibit(tmp_path, monkeypatch, "echo 'Failed to connect to bus' >&2; exit 1")
+    said = []
+    with supervise.awake(said.append):
+        pass
+    assert said == []
+
+
+@POSIX
+def test_what_keeps_the_system_awake_ends_when_the_run_is_killed(tmp_path, monkeypatch):
+    pretend_to_inhibit(tmp_path, monkeypatch, 'shift; exec "$@"')
+    program = """
+import supervise, time
+supervise.KEEP_AWAKE = {"systemd-inhibit": ["--what=sleep:idle"]}
+with supervise.awake(lambda line: print(line, flush=True)):
+    time.sleep(120)
+"""
+    process = subprocess.Popen(script(program), stdout=subprocess.PIPE)
+    assert process.stdout.readline().startswith(b"kept awake")
+    asks = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    (child,) = (int(pid) for pid, parent, _ in map(str.split, asks.splitlines()) if int(parent) == process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while is_alive(child):
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    return subprocess.run(["ps", "-p", str(pid)], capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")

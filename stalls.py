@@ -1,0 +1,63 @@
+"""Say when a run stands still, and when it goes on. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+TIMES = 10  # as long as the usual step: a stall
+SHORTEST = 2.0  # seconds; nobody minds less
+USUAL = 50  # steps whose median is the usual one
+
+
+class Watch:
+    """Looks at the clock while a step is computed, from a thread of its own.
+
+    `tell(step, seconds, usual)` is called once a step, with the seconds it has taken so far and the median of those before
+    it, when that is ten times as much: by the thread, or, if the whole process slept, as soon as the step is over.
+    """
+
+    def __init__(self, tell: Callable[[int, float, float], None]):
+        self.tell = tell
+        self.usual: deque[float] = deque(maxlen=USUAL)
+        self.step, self.started, self.told = 0, None, False
+        self.lock, self.over = threading.Lock(), threading.Event()
+        self.thread = threading.Thread(target=self.look, daemon=True)
+
+    @contextlib.contextmanager
+    def __call__(self, step: int) -> Iterator[None]:
+        """Around the computation of a step."""
+        with self.lock:
+            self.step, self.started, self.told = step, time.monotonic(), False
+        try:
+            yield
+        finally:
+            self.check()
+            with self.lock:
+                self.usual.append(time.monotonic() - self.started)
+                self.started = None
+
+    def check(self) -> None:
+        with self.lock:
+            if self.started is None or self.told or not self.usual:
+                return
+            seconds, usual = time.monotonic() - self.started, statistics.median(self.usual)
+            self.told = seconds > max(TIMES * usual, SHORTEST)
+            if self.told:
+                self.tell(self.step, seconds, usual)
+
+    def look(self) -> None:
+        while not self.over.wait(SHORTEST / 2):
+            self.check()
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.thread.join()

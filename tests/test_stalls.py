@@ -1,0 +1,47 @@
+import threading
+
+import stalls
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def steps(monkeypatch, *seconds: float) -> list[tuple[int, float, float]]:
+    """What is told of steps that take so long."""
+    clock, told = Clock(), []
+    monkeypatch.setattr(stalls, "time", clock)
+    watch = stalls.Watch(lambda *what: told.append(what))
+    for number, taken in enumerate(seconds):
+        with watch(number):
+            clock.now += taken
+        clock.now += 1000.0  # an evaluation: no step, so no stall
+    return told
+
+
+def test_a_step_of_ten_times_the_median_is_told_when_it_is_over(monkeypatch):
+    assert steps(monkeypatch, 1, 1, 1, 9.5, 10.5, 1) == [(4, 10.5, 1.0)]
+
+
+def test_short_pauses_and_the_first_step_are_not(monkeypatch):
+    assert steps(monkeypatch, 100, 0.01, 0.01, 0.01, 1.9) == []
+
+
+def test_a_step_that_hangs_is_told_meanwhile_and_once(monkeypatch):
+    monkeypatch.setattr(stalls, "SHORTEST", 0.01)
+    told, heard = [], threading.Event()
+
+    def tell(step: int, seconds: float, usual: float) -> None:
+        told.append(step)
+        heard.set()
+
+    with stalls.Watch(tell) as watch:
+        with watch(0):
+            pass
+        with watch(1):
+            assert heard.wait(60)
+    assert told.count(1) == 1
+    assert not watch.thread.is_alive()
