@@ -1,5 +1,6 @@
 # make         set up and run the whole job        make test    the tests
 # make venv    set up only                         make slow    the long checks as well
+# make faults  kill, cut, fill and fuzz a run hundreds of times, and tell what survived
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,6 +16,10 @@ test: .venv/ready-test
 slow: .venv/ready-test
 	$(BIN)/python -m pytest -q
 
+faults: .venv/ready-test
+	FAULTS=full $(BIN)/python -m pytest -q tests/faults
+	$(BIN)/python tests/faults/mutate.py
+
 .venv/ready: requirements.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
 	$(PYTHON) -m venv .venv
@@ -25,4 +30,4 @@ slow: .venv/ready-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-.PHONY: run venv test slow
+.PHONY: run venv test slow faults

@@ -1,0 +1,273 @@
+"""Take guards out one by one and expect a test to notice: a test that stays green guards nothing.
+
+    python tests/faults/mutate.py              # all
+    python tests/faults/mutate.py lock fsync   # those with one of these words in their name
+
+Works on a copy of the tree in a temporary folder.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A guard, the text in a file that is it, what stands there without it, and the test that must then fail."""
+
+    guard: str
+    file: str
+    text: str
+    without: str
+    test: str
+
+
+DISK, HOSTILE, PROCESS = (f"tests/faults/test_{name}.py" for name in ("disk_faults", "hostile_files", "process_faults"))
+MUTATIONS = [
+    Mutation(
+        "fsync of the file",
+        "files.py",
+        "            os.fsync(f.fileno())\n",
+        "",
+        f"{DISK}::test_a_power_cut_leaves_the_old_file_or_the_new_one",
+    ),
+    Mutation(
+        "fsync of the folder",
+        "files.py",
+        "        sync_folder(path.parent)\n",
+        "",
+        f"{DISK}::test_a_power_cut_leaves_the_old_file_or_the_new_one",
+    ),
+    Mutation(
+        "a temporary file, then a rename",
+        "files.py",
+        'temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")',
+        "temporary = path",
+        f"{DISK}::test_a_kill_at_any_call_of_a_save_leaves_the_old_or_the_new_state",
+    ),
+    Mutation(
+        "a failed fsync ends the run",
+        "files.py",
+        "            os.fsync(f.fileno())\n",
+        "            try:\n                os.fsync(f.fileno())\n            except OSError:\n                os.fsync(f.fileno())\n",
+        f"{DISK}::test_a_sync_that_fails_ends_the_run_and_is_not_tried_again",
+    ),
+    Mutation(
+        "the log is synced before a state",
+        "train_arianna.py",
+        "        self.log.sync()\n",
+        "",
+        f"{DISK}::test_a_power_cut_leaves_a_run_that_goes_on",
+    ),
+    Mutation(
+        "the state before is kept until the new one is on the disk",
+        "run_folder.py",
+        "    checkpoint.save(folder / NEWEST, state, keep)",
+        "    (folder / NEWEST).unlink(missing_ok=True)\n    checkpoint.save(folder / NEWEST, state)",
+        f"{DISK}::test_a_kill_at_any_call_of_a_save_leaves_the_old_or_the_new_state",
+    ),
+    Mutation(
+        "leftovers of killed writers are removed",
+        "train_arianna.py",
+        "            remove_leftovers(folder)\n",
+        "            pass\n",
+        f"{DISK}::test_what_killed_writers_left_behind_is_removed",
+    ),
+    Mutation(
+        "room on the disk is looked for first",
+        "train_arianna.py",
+        "            check_room(cfg, model, team.size)\n",
+        "            pass\n",
+        f"{DISK}::test_a_full_disk_is_told_before_the_first_step",
+    ),
+    Mutation(
+        "a full disk is named by the log",
+        "files.py",
+        '        raise OSError(error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}") from error\n',
+        "        raise\n",
+        "tests/test_files.py::test_a_line_that_cannot_be_added_names_the_file",
+    ),
+    Mutation(
+        "check sums of checkpoints",
+        "checkpoint.py",
+        "            broken = archive.testzip()\n",
+        "            broken = None\n",
+        f"{HOSTILE}::test_a_damaged_checkpoint_is_refused_or_what_was_saved",
+    ),
+    Mutation(
+        "weights_only",
+        "checkpoint.py",
+        'map_location="cpu", weights_only=True',
+        'map_location="cpu", weights_only=False',
+        f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
+    ),
+    Mutation(
+        "only archives of torch.save are unpickled",
+        "checkpoint.py",
+        "        check_zip(f, path)\n",
+        "",
+        f"{HOSTILE}::test_a_damaged_checkpoint_is_refused_or_what_was_saved",
+    ),
+    Mutation(
+        "compressed entries are refused",
+        "checkpoint.py",
+        " or any(e.compress_type != zipfile.ZIP_STORED for e in entries)",
+        "",
+        f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
+    ),
+    Mutation(
+        "no list of entries beyond measure",
+        "checkpoint.py",
+        "> MAX_LIST_BYTES",
+        "> 1 << 60",
+        f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
+    ),
+    Mutation(
+        "no tables beyond measure",
+        "checkpoint.py",
+        "> MAX_TABLE",
+        "> 1 << 60",
+        f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
+    ),
+    Mutation(
+        "what a run stored is of its kind",
+        "run_folder.py",
+        "    if not fits or",
+        "    if",
+        f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
+    ),
+    Mutation(
+        "moments fit the weights",
+        "train_arianna.py",
+        "            if moments[i][name].shape != shape or not moments[i][name].isfinite().all():",
+        "            if False:",
+        f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
+    ),
+    Mutation(
+        "not finite: no update",
+        "train_arianna.py",
+        "    if not (total.isfinite() and norm.isfinite()):",
+        "    if False:",
+        "tests/test_train.py::test_a_loss_that_is_not_finite_changes_nothing",
+    ),
+    Mutation(
+        "faulty lines end the command",
+        "conversations.py",
+        '        raise Faulty("\\n".join(faults))',
+        "        pass",
+        f"{HOSTILE}::test_faulty_conversations_end_the_command_before_anything_is_written",
+    ),
+    Mutation(
+        "the lock on a folder",
+        "supervise.py",
+        "        held.acquire(timeout=10 if PARENT in os.environ else 0)",
+        "        pass",
+        f"{PROCESS}::test_of_two_that_start_at_once_one_has_the_folder_until_it_is_killed",
+    ),
+    Mutation(
+        "a child ends with its wrapper",
+        "supervise.py",
+        "        os._exit(1)\n",
+        "        return\n",
+        "tests/test_supervise.py::test_a_child_ends_with_its_wrapper",
+    ),
+    Mutation(
+        "a signal is passed on to the trainer",
+        "supervise.py",
+        "        child.send_signal(number)\n",
+        "",
+        "tests/test_supervise.py::test_a_signal_to_the_wrapper_reaches_its_child_once",
+    ),
+    Mutation(
+        "what is done is saved after a signal",
+        "train_arianna.py",
+        "        if not state.finished(cfg):\n            self.save()\n",
+        "",
+        f"{PROCESS}::test_no_process_of_a_run_goes_on_without_the_other[trainer signalled]",
+    ),
+    Mutation(
+        "a closed terminal is survived",
+        "supervise.py",
+        "({signal.SIGHUP: signal.SIG_IGN} if",
+        "({} if",
+        "tests/test_supervise.py::test_a_closed_terminal_does_not_end_the_run",
+    ),
+    Mutation(
+        "a closed pipe is survived",
+        "supervise.py",
+        "        except OSError:  # what is still in the buffer goes nowhere too\n",
+        "        except KeyError:\n",
+        "tests/test_supervise.py::test_the_end_of_a_pipe_does_not_end_the_run",
+    ),
+    Mutation(
+        "a stall is told",
+        "stalls.py",
+        "                self.tell(self.step, seconds, usual)",
+        "                pass",
+        "tests/test_stalls.py",
+    ),
+    Mutation(
+        "the order of rows follows from the step",
+        "train_arianna.py",
+        "self.task.iter_batches(state.step)",
+        "self.task.iter_batches(0)",
+        "tests/test_train.py::test_a_killed_run_ends_with_the_same_weights",
+    ),
+    Mutation(
+        "AdamW's moments go on",
+        "train_arianna.py",
+        '    optimizer.load_state_dict({"state": moments, "param_groups": groups})\n',
+        "",
+        "tests/test_train.py::test_a_killed_run_ends_with_the_same_weights",
+    ),
+]
+
+
+def copy(folder: Path) -> Path:
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in names.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def notices(mutation: Mutation, tree: Path) -> tuple[str, float]:
+    """What the test says without the guard: red, green, or what else pytest ended with."""
+    path = tree / mutation.file
+    whole = path.read_text(encoding="utf-8")
+    if whole.count(mutation.text) != 1:
+        return f"stands {whole.count(mutation.text)} times", 0.0
+    path.write_text(whole.replace(mutation.text, mutation.without), encoding="utf-8")
+    words = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutation.test]
+    try:
+        done = subprocess.run(words, cwd=tree, capture_output=True, text=True, timeout=600)
+        took = re.search(r"in ([\d.]+)s", done.stdout)
+        return {0: "green", 1: "red"}.get(done.returncode, f"pytest ended with {done.returncode}"), float(took[1]) if took else 0.0
+    except subprocess.TimeoutExpired:
+        return "red", 600.0
+    finally:
+        path.write_text(whole, encoding="utf-8")
+
+
+def main(words: list[str]) -> int:
+    chosen = [m for m in MUTATIONS if not words or any(w in m.guard for w in words)]
+    width, unnoticed = max(len(m.guard) for m in chosen), 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy(Path(folder))
+        for mutation in chosen:
+            said, seconds = notices(mutation, tree)
+            unnoticed += said != "red"
+            print(f"{mutation.guard:{width}}  {mutation.file:18}  {said:6}  {seconds:5.1f} s  {mutation.test.split('::')[-1]}", flush=True)
+    print(f"{len(chosen) - unnoticed} of {len(chosen)} guards are missed by a test when they are taken out")
+    return int(unnoticed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,326 @@
+"""Processes that are killed, stopped, orphaned, started twice or in odd places: the result is bit-identical, or a sentence."""
+
+import ctypes
+import dataclasses
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from faults import (
+    EVERY_STEP,
+    FULL,
+    children_of,
+    finish,
+    inputs_kept,
+    kill_all,
+    logged_step,
+    results,
+    run,
+    saved_step,
+    settle,
+    small,
+    start,
+    times,
+    trainer,
+    wait_for_line,
+    weights,
+)
+from test_pipeline import furnish
+
+import checkpoint
+from files import sha256
+from train_arianna import train
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, dict[str, str], float]:
+    """A folder in which the command ran to its end undisturbed, what it left, and how many seconds it took."""
+    place, began = furnish(tmp_path_factory.mktemp("whole")), time.monotonic()
+    code, said = run(place)
+    assert code == 0, said
+    return place, results(place), time.monotonic() - began
+
+
+# ---- killed ----
+
+
+def test_a_command_killed_again_and_again_ends_with_the_same_files(tmp_path, whole):
+    _, expected, seconds = whole
+    number, place = 0, furnish(make(tmp_path / "0"))
+    before = saved_step(place)
+    for n in times("SIGKILL at a random time over the whole command", 2, 200):
+        killed = False
+        while not killed:
+            with inputs_kept(place):
+                process = start(place, EVERY_STEP)
+                time.sleep(random.Random(f"{n} {number}").uniform(0.1, 1.1 * seconds))
+                killed = kill_all(process)
+            if not killed:
+                assert results(place) == expected
+                number, before = number + 1, 0
+                place = furnish(make(tmp_path / str(number)))
+        assert before <= saved_step(place), "a step that was saved is lost"
+        assert logged_step(place) <= saved_step(place) + 1, "more than a save interval is lost"
+        before = saved_step(place)
+    code, said = run(place, EVERY_STEP)
+    assert code == 0, said
+    assert results(place) == expected
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.skipif(not FULL, reason="minutes long: make faults")
+def test_the_shipped_base_killed_again_and_again_ends_with_the_same_files(tmp_path):
+    flags = ["--max_iters=6", "--eval_interval=3", "--report=false", EVERY_STEP]
+    words = [sys.executable, str(ROOT / "arianna_ft.py"), *flags]
+    options = {"cwd": ROOT, "start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    inputs = [ROOT / "out/ckpt_v1_base.pt", *(ROOT / "data").glob("arianna_*"), *(ROOT / "data").glob("tok4096.*")]
+    before, began = list(map(sha256, inputs)), time.monotonic()
+    assert finish(subprocess.Popen([*words, f"--out_dir={tmp_path / 'whole/out'}"], **options))[0] == 0
+    seconds = time.monotonic() - began
+    for n in times("the same on the shipped base", 0, 5):
+        killed = False
+        while not killed:
+            process = subprocess.Popen([*words, f"--out_dir={tmp_path / 'killed/out'}"], **options)
+            time.sleep(random.Random(n).uniform(0.2, 0.9) * seconds)
+            killed = kill_all(process)
+            if not killed:
+                assert results(tmp_path / "killed") == results(tmp_path / "whole")
+                shutil.rmtree(tmp_path / "killed")
+    assert finish(subprocess.Popen([*words, f"--out_dir={tmp_path / 'killed/out'}"], **options))[0] == 0
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert before == list(map(sha256, inputs))
+
+
+# ---- two at once ----
+
+HOLDER = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+import pathlib, supervise
+try:
+    with supervise.lock(pathlib.Path(sys.argv[1])):
+        print("mine", flush=True)
+        sys.stdin.read()
+except supervise.Locked as error:
+    print(error, flush=True)
+    sys.exit(2)
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def end(*processes: subprocess.Popen) -> None:
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_of_two_that_start_at_once_one_has_the_folder_until_it_is_killed(tmp_path):
+    for n in times("two starts at once, holder killed", 3, 45):
+        folder = tmp_path / str(n)
+        both = [holder(folder), holder(folder)]
+        said = [p.stdout.readline() for p in both]
+        assert sorted(s == "mine\n" for s in said) == [False, True], said
+        first, second = sorted(both, key=lambda p: said[both.index(p)] != "mine\n")
+        assert re.search(r"in use by (process \d+ \(since|another process)", said[both.index(second)])
+        assert second.wait(60) == 2
+        first.kill()
+        first.wait()
+        third = holder(folder)
+        assert third.stdout.readline() == "mine\n"
+        end(first, second, third)
+
+
+@pytest.mark.skipif(not FULL, reason="minutes long: make faults")
+def test_of_two_commands_that_start_at_once_one_runs(tmp_path, whole):
+    for n in times("two starts at once, holder killed", 0, 5):
+        place = furnish(make(tmp_path / str(n)))
+        with inputs_kept(place):
+            both = [start(place), start(place)]
+            ends = [finish(p) for p in both]
+            assert sorted(code for code, _ in ends) in ([0, 2], [0, 0]), ends  # 0, 0: one had ended before the other came to the lock
+            assert any("is in use by process" in said for code, said in ends if code == 2) or [c for c, _ in ends] == [0, 0]
+        assert results(place) == whole[1]
+
+
+# ---- the wrapper or the trainer alone ----
+
+LONG = ["--max_iters=40", "--eval_interval=20", "--log_interval=1"]
+ALONE = {  # signal, and the wrapper's exit code
+    "wrapper killed": (signal.SIGKILL, -9),
+    "wrapper signalled": (signal.SIGTERM, 143),
+    "trainer killed": (signal.SIGKILL, 137),
+    "trainer signalled": (signal.SIGINT, 130),
+}
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory) -> Path:
+    place = furnish(tmp_path_factory.mktemp("long"))
+    assert run(place, *LONG)[0] == 0
+    return place
+
+
+def hurt_alone(place: Path, who: str, *flags: str) -> bool:
+    """Send one of the two its signal in mid-training; False if it came too late."""
+    process = start(place, *LONG, *flags)
+    wait_for_line(process, f"{random.Random(str(place)).randint(1, 19)} |")
+    (trainer_pid,) = children_of(process.pid)
+    number, expected = ALONE[who]
+    os.kill(process.pid if who.startswith("wrapper") else trainer_pid, number)
+    code, said = finish(process)  # comes when the trainer has closed its end of the pipe too
+    if code == 0:
+        return False
+    assert code == expected, said
+    assert ("the same command goes on from here" in said) == (who != "wrapper killed"), said
+    return True
+
+
+@pytest.mark.parametrize("who", ALONE)
+def test_no_process_of_a_run_goes_on_without_the_other(tmp_path, long_run, who):
+    few = {"wrapper killed": 1, "trainer signalled": 1}.get(who, 0)
+    for n in times(f"{who} alone", few, 10):
+        place = furnish(make(tmp_path / f"{who} {n}"))
+        with inputs_kept(place):
+            while not hurt_alone(place, who):
+                place = furnish(make(tmp_path / f"{place.name} again"))
+            assert settle(place), "something still writes"
+            if who.endswith("signalled"):
+                assert logged_step(place) == saved_step(place), "a step that was done is lost"
+            assert run(place, *LONG)[0] == 0
+        for name in ("out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "out/ft/ckpt_000040.pt"):
+            assert sha256(place / name) == sha256(long_run / name)
+
+
+@pytest.mark.skipif(not FULL, reason="four processes")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_several_processes_end_with_their_wrapper(tmp_path, number, code):
+    for _ in times("wrapper of two processes killed or signalled", 0, 1):
+        place = furnish(tmp_path)
+        process = start(place, *LONG, "--nproc=2", "--max_iters=4000")
+        wait_for_line(process, "3 |")
+        process.send_signal(number)
+        assert finish(process)[0] == code
+        assert settle(place)
+        assert number == signal.SIGKILL or saved_step(place) > 2
+
+
+# ---- asleep, and the clock ----
+
+
+def test_a_run_that_was_put_to_sleep_ends_with_the_same_weights(tmp_path):
+    steps = {"max_iters": 60, "eval_interval": 30}
+    cfg = small(tmp_path, **steps)
+    train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
+    for n in times("SIGSTOP for seconds", 1, 10):
+        chosen, folder = random.Random(n), tmp_path / f"run{n}"
+        process = trainer(dataclasses.replace(cfg, out_dir=str(folder)))
+        wait_for_line(process, f"{chosen.randint(1, 40)} |")
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.killpg(process.pid, signal.SIGCONT)
+        code, said = finish(process)
+        assert code == 0, said
+        assert weights(folder) == weights(tmp_path / "whole")
+
+
+def test_a_clock_set_back_and_forth_changes_nothing(tmp_path, monkeypatch):
+    cfg = small(tmp_path)
+    train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
+    chosen, real = random.Random(4), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + chosen.uniform(-1e8, 1e8))
+    for n in times("clock set back and forth", 2, 10):
+        folder = tmp_path / f"run{n}"
+        train(dataclasses.replace(cfg, out_dir=str(folder)))
+        assert weights(folder) == weights(tmp_path / "whole")
+        lines = [line for line in (folder / "train.log").read_text().splitlines() if " | loss " in line]
+        assert len(lines) == 4 and not any(re.search(r"\| -|nan|inf", line) for line in lines)
+
+
+# ---- once more ----
+
+
+def test_a_finished_run_started_again_changes_no_byte(whole):
+    place, expected, _ = whole
+    for _ in times("finished run started again", 1, 3):
+        before = everything(place)
+        with inputs_kept(place):
+            code, said = run(place)
+        assert code == 0 and "is trained: 6 iterations" in said
+        assert everything(place) == before and results(place) == expected
+
+
+def everything(place: Path) -> dict[str, tuple[str, int]]:
+    return {str(p): (sha256(p), p.stat().st_mtime_ns) for p in sorted(place.rglob("*")) if p.is_file() and ".lock" not in p.name}
+
+
+# ---- odd places ----
+
+PLACES = "read-only and odd folders, links"
+
+
+def without_privilege() -> None:
+    """In a child: let permissions hold for root too (PR_CAPBSET_DROP of CAP_DAC_OVERRIDE)."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="root may write everywhere")
+@pytest.mark.parametrize("locked", ["out", "data"])
+def test_a_folder_that_cannot_be_written_is_told_or_left_alone(tmp_path, whole, locked):
+    place = furnish(tmp_path)
+    for _ in times(PLACES, int(locked == "out"), 1):
+        (place / locked).mkdir(exist_ok=True)
+        (place / locked).chmod(0o555)
+        with inputs_kept(place):
+            code, said = run(place, preexec_fn=without_privilege)
+        (place / locked).chmod(0o755)
+        assert list((place / "data").iterdir()) == []
+        if locked == "out":
+            (told,) = (line for line in said.splitlines() if "cannot be written" in line)
+            assert code == 2 and "Permission denied" in told and not list((place / "out").iterdir()), said
+        else:
+            assert code == 0 and "the readable copy is left out" in said and results(place) == whole[1], said
+
+
+def test_spaces_and_letters_of_any_language_in_paths_are_fine(tmp_path, whole):
+    for _ in times(PLACES, 0, 1):
+        place = furnish(make(tmp_path / "a folder für Ålice — 日本 'quoted'"))
+        assert run(place, "--out_dir=my out $HOME")[0] == 0
+        (place / "my out $HOME").rename(place / "out")
+        assert results(place) == whole[1]
+
+
+def test_an_output_folder_behind_a_link_is_used(tmp_path, whole):
+    for _ in times(PLACES, 0, 1):
+        place = furnish(tmp_path)
+        (place / "out").symlink_to(make(place / "elsewhere"), target_is_directory=True)
+        assert run(place)[0] == 0
+        assert results(place) == whole[1] and (place / "out").is_symlink()
+        assert checkpoint.load(place / "elsewhere/ft/ckpt.pt")["iter_num"] == 6
+
+
+@pytest.mark.parametrize("there", ["a link to nowhere", "a file"])
+def test_an_output_folder_that_is_none_is_told(tmp_path, there):
+    for _ in times(PLACES, int(there == "a file"), 1):
+        place = furnish(tmp_path)
+        (place / "out").symlink_to("nowhere") if there == "a link to nowhere" else (place / "out").write_text("mine")
+        code, said = run(place)
+        (told,) = (line for line in said.splitlines() if "cannot be written" in line)
+        assert code == 2 and "out" in told and "Traceback" not in said
+        assert not (place / "nowhere").exists() and (there != "a file" or (place / "out").read_text() == "mine")
