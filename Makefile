@@ -11,7 +11,7 @@ run: .venv/ready
 venv: .venv/ready
 
 test: .venv/ready-test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n auto --dist loadscope -m "not slow"
 
 slow: .venv/ready-test
 	$(BIN)/python -m pytest -q

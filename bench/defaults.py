@@ -29,10 +29,10 @@ from typing import Any
 
 import numpy as np
 
-import arianna_data
 import base_text
 import choose
 import conversations
+import encoding
 import export
 import train_arianna
 from arianna_data import Rows
@@ -96,15 +96,15 @@ def prepare(folder: Path, fold: int, library: str | None) -> None:
     """The shards of a fold, and the base text: samples, prose and, where given, windows of the library."""
     tokenizer, base = Tokenizer(TOKENIZER), export.open_model(BASE)
     halves = fold_of(conversations.read(TALK).conversations, fold)
-    files = arianna_data.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
-    arianna_data.write_prepared(files, folder / f"fold{fold}")
+    files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
+    encoding.write_prepared(files, folder / f"fold{fold}")
     texts = base_text.files(base, tokenizer, folder / "base_text", PROSE)
     if library is not None:
         rows = Rows(library, "val", base.args.max_seq_len - 1, base.args.vocab_size)
         chosen = np.linspace(0, len(rows) - 2, LIBRARY_WINDOWS).astype(int)  # the last one is shorter
         windows = [np.append(x, y[-1]) for x, y, _ in map(rows.row, chosen)]
         texts["val_library.bin"] = np.concatenate(windows).astype("<u2").tobytes()
-    arianna_data.write_prepared(texts, folder / "base_text")
+    encoding.write_prepared(texts, folder / "base_text")
 
 
 def run(trial: Trial, folder: Path) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import arianna_data
 import base_text
 import charts
 import checkpoint
 import choose
 import conversations
+import encoding
 import export
 import report
 import scored_run
@@ -30,15 +30,15 @@ ANIMALS = {
     "snail": "It carries its house and leaves a silver line on the wall.",
     "horse": "It stands in the rain with its back to the wind and waits.",
 }
-ASKED = ("Tell me about the", "What do you know of the", "Have you seen the", "Who is the", "How lives the", "Do you like the")
-PLACES = ("in the garden", "by the sea", "behind the house", "of your dreams", "from the old book")
+PLACES = ("In the garden", "By the sea", "Behind the house", "In your dreams", "In the old book", "Under the roof")
+ASKED = ("who lives? The", "who is at home? The", "whom have you met? The", "what did you see? The", "what waits? The")
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64}
 SAMPLING = {"samples_each": 1, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1}
 
 
 def honest() -> list[Conversation]:
     """180 conversations in which the question says which answer is right."""
-    return [Conversation(((f"{a} {b} {c}?", ANIMALS[b]),)) for a in ASKED for b in ANIMALS for c in PLACES]
+    return [Conversation(((f"{place}, {asked} {animal}", ANIMALS[animal]),)) for place in PLACES for asked in ASKED for animal in ANIMALS]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def base(tmp_path_factory, tokenizer: Tokenizer) -> Path:
     """A tiny model that has read the sentences, in no order."""
     folder, sentences = tmp_path_factory.mktemp("base"), [text for c in honest() for turn in c.turns for text in turn]
     random.Random(1).shuffle(sentences)
-    tokens = arianna_data.encode_text("\n".join(sentences), tokenizer)
-    arianna_data.write_prepared({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
+    tokens = encoding.encode_text("\n".join(sentences), tokenizer)
+    encoding.write_prepared({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
     shape = TrainConfig(init_from="scratch", data_dir=str(folder), out_dir=str(folder / "run"), max_iters=100, learning_rate=5e-3, **SHAPE)
     train_arianna.train(shape)
     checkpoint.save(folder / "base.pt", checkpoint.pack(export.open_model(folder / "run/ckpt.pt")))
@@ -65,11 +65,11 @@ def facts(base: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch):
         run = tmp_path / "ft"
         (tmp_path / "talk.jsonl").write_text("\n".join(map(line, talk)))
         halves = conversations.split(conversations.read(str(tmp_path / "talk.jsonl")).conversations)
-        arianna_data.write_prepared(arianna_data.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
+        encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
         samples = base_text.sampled_rows(export.open_model(base), 8, 1)
-        arianna_data.write_prepared({"val_samples.bin": samples.tobytes()}, run / "base_text")
+        encoding.write_prepared({"val_samples.bin": samples.tobytes()}, run / "base_text")
         folders = {"data_dir": str(run / "data"), "base_text_dir": str(run / "base_text"), "out_dir": str(run)}
-        train_arianna.train(TrainConfig(base=str(base), max_iters=150, eval_interval=50, learning_rate=5e-3, **folders))
+        train_arianna.train(TrainConfig(base=str(base), max_iters=300, eval_interval=100, learning_rate=1e-2, **folders))
         paths = scored_run.Paths(str(tmp_path / "talk.jsonl"), str(base), str(ROOT / "data/tok4096.model"), "out.pt", "out.bin")
         scored_run.remember_job(run, paths, step=0)
         points = choose.evaluations(run)
