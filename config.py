@@ -161,3 +161,5 @@ def run_main(main, argv: list[str] | None = None) -> NoReturn:
     except UsageError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

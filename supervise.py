@@ -70,6 +70,11 @@ def speak_on() -> None:
     sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
 
 
+def end_quietly() -> None:
+    """Until signals are answered otherwise, let Ctrl-C end this process as SIGTERM does: without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Locked(ValueError):
     """Another process is at work in the folder."""
 
@@ -169,7 +174,8 @@ def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
     It gets a process group of its own, so that a Ctrl-C reaches it once, passed on from here, and ends when this process
-    does if it looks after its parent (`watch_parent`). Raises Stopped if a signal came when the command was as good as done.
+    does if it looks after its parent (`watch_parent`). Raises Stopped if a signal came before the command could answer it, or
+    when it was as good as done.
     """
     group = {"process_group": 0} if os.name == "posix" else {}
     passed = []
@@ -181,7 +187,7 @@ def run_child(command: list[str]) -> int:
 
     with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
         code = child.wait()
-    if code == 0 and passed:
+    if passed and code <= 0:
         raise Stopped(passed[0])
     return code if code >= 0 else 128 - code
 
@@ -253,4 +259,5 @@ def awake(say: Callable[[str], None]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    end_quietly()
     sys.exit(launch(sys.argv[1:]))

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before torch is imported: allocator and threads re
 
     supervise.restart_with_environment()
     supervise.speak_on()
+    supervise.end_quietly()
 
 import contextlib
 import dataclasses

@@ -178,3 +178,12 @@ def test_the_code_of_main_is_the_exit_code():
     with pytest.raises(SystemExit) as caught:
         config.run_main(lambda argv: 7, [])
     assert caught.value.code == 7
+
+
+def test_ctrl_c_is_exit_code_130_without_a_traceback():
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        config.run_main(main, [])
+    assert caught.value.code == 130

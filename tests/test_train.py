@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +176,21 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, base, stop_at, monkey
     monkeypatch.setattr(train_arianna, "train_step", original)
     assert train(cfg).step == 8
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_its_step_with_all_saved(tmp_path, base, monkeypatch, number, code):
+    cfg, original = settings_for(tmp_path, base), train_arianna.train_step
+
+    def step(state, *rest):
+        if state.step == 2:
+            os.kill(os.getpid(), number)
+        return original(state, *rest)
+
+    monkeypatch.setattr(train_arianna, "train_step", step)
+    result = train(cfg)
+    assert (result.step, result.exit_code) == (3, code)
+    assert checkpoint.load(tmp_path / "run/ckpt.pt")["iter_num"] == 3
 
 
 def test_a_fine_tune_starts_at_step_zero_with_fresh_moments(tmp_path):

@@ -82,7 +82,7 @@ MUTATIONS = [
     Mutation(
         "room on the disk is looked for first",
         "train_arianna.py",
-        "            check_room(cfg, model, team.size)\n",
+        "            room.check_run(cfg, model, team.size)\n",
         "            pass\n",
         f"{DISK}::test_a_full_disk_is_told_before_the_first_step",
     ),
@@ -189,7 +189,7 @@ MUTATIONS = [
         "train_arianna.py",
         "        if not state.finished(cfg):\n            self.save()\n",
         "",
-        f"{PROCESS}::test_no_process_of_a_run_goes_on_without_the_other[trainer signalled]",
+        "tests/test_train.py::test_a_signal_ends_the_run_after_its_step_with_all_saved",
     ),
     Mutation(
         "a closed terminal is survived",

@@ -58,7 +58,7 @@ def test_a_command_killed_again_and_again_ends_with_the_same_files(tmp_path, who
     _, expected, seconds = whole
     number, place = 0, furnish(make(tmp_path / "0"))
     before = saved_step(place)
-    for n in times("SIGKILL at a random time over the whole command", 2, 200):
+    for n in times("SIGKILL at a random time over the whole command", 1, 200):
         killed = False
         while not killed:
             with inputs_kept(place):
@@ -193,8 +193,7 @@ def hurt_alone(place: Path, who: str, *flags: str) -> bool:
 
 @pytest.mark.parametrize("who", ALONE)
 def test_no_process_of_a_run_goes_on_without_the_other(tmp_path, long_run, who):
-    few = {"wrapper killed": 1, "trainer signalled": 1}.get(who, 0)
-    for n in times(f"{who} alone", few, 10):
+    for n in times(f"{who} alone", int(who == "wrapper killed"), 10):
         place = furnish(make(tmp_path / f"{who} {n}"))
         with inputs_kept(place):
             while not hurt_alone(place, who):
@@ -205,6 +204,20 @@ def test_no_process_of_a_run_goes_on_without_the_other(tmp_path, long_run, who):
             assert run(place, *LONG)[0] == 0
         for name in ("out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "out/ft/ckpt_000040.pt"):
             assert sha256(place / name) == sha256(long_run / name)
+
+
+def test_a_signal_at_any_time_ends_the_command_with_its_number_and_a_sentence(tmp_path, whole):
+    _, expected, seconds = whole
+    for n in times("a signal at a random time over the whole command", 1, 20):
+        place, chosen = furnish(make(tmp_path / str(n))), random.Random(n)
+        number = chosen.choice([signal.SIGINT, signal.SIGTERM])
+        process = start(place)
+        time.sleep(chosen.uniform(0.1, 0.9) * seconds)  # not while the interpreter itself starts
+        process.send_signal(number)
+        code, said = finish(process)
+        assert code in (0, 128 + number) and "Traceback" not in said, (code, said)
+        assert code == 0 or "the same command goes on from here" in said
+        assert run(place)[0] == 0 and results(place) == expected
 
 
 @pytest.mark.skipif(not FULL, reason="four processes")
@@ -317,7 +330,7 @@ def test_an_output_folder_behind_a_link_is_used(tmp_path, whole):
 
 @pytest.mark.parametrize("there", ["a link to nowhere", "a file"])
 def test_an_output_folder_that_is_none_is_told(tmp_path, there):
-    for _ in times(PLACES, int(there == "a file"), 1):
+    for _ in times(PLACES, 0, 1):
         place = furnish(tmp_path)
         (place / "out").symlink_to("nowhere") if there == "a link to nowhere" else (place / "out").write_text("mine")
         code, said = run(place)
