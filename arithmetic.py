@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenizer import IGNORE
 
-HEAD_ROWS = 256  # logits of so many tokens are held at a time: 4 MB with 4096 tokens, which stays in the cache
+HEAD_LOGITS = 1 << 23  # so many are held at a time: 32 MB, those of 2048 tokens with 4096 to choose from
 QUERY_ROWS = 128  # of causal_attention
 X86 = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
@@ -76,21 +76,27 @@ def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> T
     return F.cross_entropy(product(x, weight).float(), targets, ignore_index=IGNORE, reduction="sum") / count
 
 
-@torch.compiler.disable
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
-    """`plain_head_loss` of HEAD_ROWS tokens at a time, so that the logits of the whole batch never stand in memory.
-
-    For that each part's gradients are made at once. They wait in a sum whose own value is taken off again.
-    """
-    parts = list(zip(x.split(HEAD_ROWS), targets.split(HEAD_ROWS), strict=True))
+    """`plain_head_loss`, in parts where the logits would be too many to hold."""
+    rows = max(1, HEAD_LOGITS // len(weight))
+    if len(x) <= rows:
+        return plain_head_loss(x, weight, targets, count)
+    parts = list(zip(x.split(rows), targets.split(rows), strict=True))
     if not torch.is_grad_enabled():
         return torch.stack([plain_head_loss(h, weight, y, count) for h, y in parts]).sum()
-    w, loss, x_grads = weight.detach().requires_grad_(), 0.0, []
+    return loss_in_parts(x, weight, parts, count)
+
+
+@torch.compiler.disable
+def loss_in_parts(x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
+    """The loss of parts (hidden states, targets) of x. Each part's gradients are made at once, after which its logits are let go;
+    the gradients wait in a sum whose own value is taken off again."""
+    w, loss, grads = weight.detach().requires_grad_(), 0.0, []
     for h, y in parts:
         h = h.detach().requires_grad_()
         part = plain_head_loss(h, w, y, count)
         part.backward()  # adds to w.grad
         loss += part.detach()
-        x_grads.append(h.grad)
-    waiting = (x * torch.cat(x_grads)).sum() + (weight * w.grad).sum()
+        grads.append(h.grad)
+    waiting = (x * torch.cat(grads)).sum() + (weight * w.grad).sum()
     return loss + (waiting - waiting.detach())

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arithmetic import HEAD_ROWS, causal_attention, head_loss, product, rms_norm
+from arithmetic import causal_attention, head_loss, product, rms_norm
 from decoding import Decoder, pick
 from tokenizer import IGNORE
 
 NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA
 ROPE_THETA = 10000.0
+SCORED_ROWS = 256  # tokens whose logits `nll` holds at a time
 LARGEST, MOST_LAYERS = 1 << 20, 1 << 12  # in a shape: what a damaged file claims is refused before memory is taken for it
 
 
@@ -233,7 +234,7 @@ class Transformer(nn.Module):
         x = self.hidden_states(tokens).flatten(0, 1)
         parts = [
             F.cross_entropy(self.output(h).float(), y, ignore_index=IGNORE, reduction="none")
-            for h, y in zip(x.split(HEAD_ROWS), targets.flatten().split(HEAD_ROWS), strict=True)
+            for h, y in zip(x.split(SCORED_ROWS), targets.flatten().split(SCORED_ROWS), strict=True)
         ]
         return torch.cat(parts).view(targets.shape)
 
