@@ -159,6 +159,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     import base_text
     import encoding
     import export
+    import room
     import train_arianna
     from files import sha256
     from tokenizer import Tokenizer
@@ -177,7 +178,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     folders = {"data": data}
     if pipeline.fresh or not (pipeline.run / "ckpt.pt").exists():  # else the trainer looks when it goes on
         results = 2 * 4 * sum(p.numel() for p in base.parameters())
-        train_arianna.check_room(replace(trainer, fresh=True), base, pipeline.nproc, results + sum(map(len, data.values())))
+        room.check_run(replace(trainer, fresh=True), base, pipeline.nproc, results + sum(map(len, data.values())))
     if not pipeline.dry_run:
         old = Path("nowhere") if pipeline.fresh else pipeline.run / "base_text"
         folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text)

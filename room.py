@@ -1,6 +1,6 @@
 """Whether a run has room: permission to write, disk, memory. Standard library only; leaves nothing behind.
 
-Each check raises ValueError with one sentence. What a run takes is estimated from its model's shape.
+Each check raises ValueError with one sentence. What a run takes is estimated from its model.
 """
 
 from __future__ import annotations
@@ -9,9 +9,24 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model import Transformer
+    from train_config import TrainConfig
 
 SPARE_DISK = 20 << 20  # bytes for logs, report and what the file system takes itself
 LIBRARIES = 400 << 20  # bytes of memory that torch takes before anything is computed
+
+
+def check_run(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 0) -> None:
+    """Raise ValueError unless there is room for a run with this model that writes `more` bytes beside its folder."""
+    folder, a = Path(cfg.out_dir), model.args
+    parameters, tokens = sum(p.numel() for p in model.parameters()), cfg.batch_size * a.max_seq_len
+    there = 0 if cfg.fresh else sum(f.stat().st_size for f in folder.glob("ckpt*.pt"))
+    check_writable(folder)
+    check_disk(folder, max(0, bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + more - there))
+    check_memory(processes * bytes_in_memory(parameters, tokens * a.n_layers * (16 * a.dim + 4 * a.hidden) // processes))
 
 
 def bytes_on_disk(parameters: int, evaluations: int) -> int:

@@ -38,6 +38,7 @@ import config
 import dashboards
 import evaluate
 import export
+import room
 import settings_file
 import supervise
 from arianna_data import Batch, Rows, Task
@@ -45,7 +46,6 @@ from compute import Precision, Team, pick_precision, steady_threads
 from encoding import TRAIN_ALL, TRAIN_ANSWERS
 from files import remove_leftovers
 from model import ModelArgs, Transformer
-from room import bytes_in_memory, bytes_on_disk, check_disk, check_memory, check_writable
 from run_folder import RUN_FORMAT, Log, Refused, check_same_run, hash_inputs, keep_settings, latest_state, save_state, set_aside
 from stalls import Watch
 from tokenizer import Tokenizer
@@ -135,17 +135,6 @@ def new_model(cfg: TrainConfig) -> Transformer | None:
     model = Transformer(ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256))
     model.init_weights(cfg.seed)
     return model
-
-
-def check_room(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 0) -> None:
-    """Raise ValueError unless a run with this model, which writes `more` bytes beside its folder, has room on disk and in memory."""
-    folder, a = Path(cfg.out_dir), model.args
-    parameters = sum(p.numel() for p in model.parameters())
-    there = 0 if cfg.fresh else sum(f.stat().st_size for f in folder.glob("ckpt*.pt"))
-    check_writable(folder)
-    check_disk(folder, max(0, bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + more - there))
-    tokens = cfg.batch_size * a.max_seq_len
-    check_memory(processes * bytes_in_memory(parameters, tokens * a.n_layers * (16 * a.dim + 4 * a.hidden) // processes))
 
 
 def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch.device) -> State:
@@ -373,7 +362,7 @@ def train(cfg: TrainConfig) -> Result:
     if team.leads:
         model = new_model(cfg)
         if model is not None:
-            check_room(cfg, model, team.size)
+            room.check_run(cfg, model, team.size)
         if cfg.fresh:
             set_aside(folder)
     with supervise.lock(folder) if team.leads else contextlib.nullcontext(), supervise.stop_signals() as stop:
