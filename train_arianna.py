@@ -72,6 +72,7 @@ class State:
     best_loss: float = math.inf
     best_step: int = -1
     seconds: float = 0.0  # spent so far, over all starts
+    threads: int | None = None  # that computed the steps so far, by what was saved
 
     def finished(self, cfg: TrainConfig) -> bool:
         """All steps are done, or the last `patience` evaluations brought nothing better."""
@@ -81,7 +82,7 @@ class State:
 
     def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
         run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
-        run |= {"best_step": self.best_step, "seconds": self.seconds}
+        run |= {"best_step": self.best_step, "seconds": self.seconds, "threads": torch.get_num_threads()}
         optimizer = self.optimizer.state_dict()
         return checkpoint.pack(self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run)
 
@@ -146,7 +147,7 @@ def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch
         raise Refused(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
     run = found.get("run", {})
     best = float(found.get("best_val_loss", math.inf)) if run else math.inf
-    return State(model, optimizer, found["iter_num"], best, run.get("best_step", -1), run.get("seconds", 0.0))
+    return State(model, optimizer, found["iter_num"], best, run.get("best_step", -1), run.get("seconds", 0.0), run.get("threads"))
 
 
 def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
@@ -277,6 +278,8 @@ class Run:
         self.log.say(f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out")
         went_on = f", going on from iteration {state.step}" if state.step else ""
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
+        if state.threads not in (None, threads := torch.get_num_threads()):
+            self.log.say(f"computed with {state.threads} threads so far, now with {threads}: sums will differ in their last digits")
         if added := os.environ.get(supervise.STARTED):
             self.log.say(f"set in the environment: {added}")
 

@@ -193,6 +193,18 @@ def test_a_signal_ends_the_run_after_its_step_with_all_saved(tmp_path, base, mon
     assert checkpoint.load(tmp_path / "run/ckpt.pt")["iter_num"] == 3
 
 
+def test_going_on_with_another_number_of_threads_is_told(tmp_path, base, capsys):
+    cfg = settings_for(tmp_path, base)
+    train(cfg)
+    state = checkpoint.load(tmp_path / "run/ckpt_prev.pt")
+    state["run"]["threads"] = 7
+    for name in ("ckpt.pt", "ckpt_prev.pt"):
+        checkpoint.save(tmp_path / "run" / name, state)
+    capsys.readouterr()
+    train(cfg)
+    assert f"with 7 threads so far, now with {torch.get_num_threads()}" in capsys.readouterr().out
+
+
 def test_a_fine_tune_starts_at_step_zero_with_fresh_moments(tmp_path):
     state = checkpoint.pack(build(), iter_num=4000, best_val_loss=0.001, optimizer={"state": "never read"})
     base = tmp_path / "old.pt"
