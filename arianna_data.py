@@ -2,6 +2,7 @@
 
     python arianna_data.py train_vocab --data=FOLDER --model=data/mine.model     # a tokenizer for any .txt/.md files
     python arianna_data.py pretokenize --data=FOLDER --model=data/tok4096.model --out=data/tok4096
+    python arianna_data.py pretokenize --data=data/mine.jsonl --out=data/mine    # conversations; arianna_ft.py does it by itself
 
 A split is one or more files train*.bin / val*.bin: uint16 tokens, llama2.c's shard format. Beside a shard of conversations
 lies a .mask of the same length (uint8 flags, see encoding.py), which says where rows begin and what is trained and scored.
@@ -19,14 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import config
-from encoding import ANSWER, ROW, TRAIN_ALL, encode_text, read_text, split_paragraphs, split_tail, text_files
+import parts
+import shards
+from encoding import ANSWER, ROW, TRAIN_ALL, text_files
 from files import write_atomic
-from tokenizer import IGNORE, Tokenizer, train
+from tokenizer import IGNORE, train
 
 if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for it
     from torch import Tensor
 
 PAD_TO = 16  # rows of a batch are padded to a multiple of so many tokens, for few different shapes
+WINDOW = 1 << 24  # rows that are shuffled together: 128 MB of row numbers
 POOL = 16  # conversations are grouped by length within so many batches
 
 
@@ -34,6 +38,7 @@ class Rows:
     """The rows of one split, memory-mapped. Raises ValueError for files that cannot be token shards."""
 
     def __init__(self, folder: str | Path, split: str, max_seq_len: int, vocab_size: int, trained: int = TRAIN_ALL):
+        parts.check_complete(Path(folder))
         self.files = sorted(Path(folder).glob(f"{split}*.bin"))
         if not self.files:
             raise ValueError(f"{folder} has no {split}*.bin; prepare it with `python arianna_data.py pretokenize`.")
@@ -95,14 +100,24 @@ class Rows:
 
 
 def shuffled(n: int, start: int, count: int, seed: int) -> np.ndarray:
-    """Positions start to start+count-1 of epoch after epoch, each a fresh shuffle of n rows, (count,) int64."""
-    first, last = start // n, (start + count - 1) // n
-    return np.concatenate([epoch_order(n, e, seed) for e in range(first, last + 1)])[start - first * n :][:count]
+    """Positions start to start+count-1 of epoch after epoch over n rows, (count,) int64.
+
+    In each epoch every row comes once. Up to WINDOW rows, the order is a fresh shuffle of all; of more, window follows window
+    as the rows lie, each shuffled.
+    """
+    parts = [np.empty(0, np.int64)]
+    while count:
+        epoch, at = divmod(start, n)
+        part = window_order(n, epoch, at // WINDOW, seed)[at % WINDOW :][:count]
+        parts.append(part)
+        start, count = start + len(part), count - len(part)
+    return np.concatenate(parts)
 
 
 @lru_cache(maxsize=4)
-def epoch_order(n: int, epoch: int, seed: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(n)
+def window_order(n: int, epoch: int, window: int, seed: int) -> np.ndarray:
+    first = window * WINDOW
+    return first + np.random.default_rng([seed, 0, epoch, window]).permutation(min(WINDOW, n - first))
 
 
 def open_shard(path: Path, vocab_size: int) -> np.ndarray:
@@ -186,12 +201,13 @@ class Task:
 class TextConfig:
     """What `train_vocab` and `pretokenize` take."""
 
-    data: str = "data/texts"  # a folder of .txt and .md files, or one such file
+    data: str = "data/texts"  # a folder of .txt and .md files, or one such file; pretokenize also takes conversations (.jsonl)
     model: str = "data/tok4096.model"  # the tokenizer: written by train_vocab, read by pretokenize
     out: str = "data/tok4096"  # folder for the shards (pretokenize)
     vocab_size: int = 4096  # tokens of the tokenizer (train_vocab)
     val_tail: float = 0.01  # share of each file's end that is held out (pretokenize)
     val_paragraphs: float = 0.0  # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
+    max_seq_len: int = 256  # context of the model, in tokens: the longest row of conversations (pretokenize)
     threads: int = 2  # processor threads (train_vocab)
 
     def __post_init__(self) -> None:
@@ -200,23 +216,18 @@ class TextConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under 1")
 
 
-def pretokenize(cfg: TextConfig) -> dict[str, int]:
-    """Write train.bin and val.bin of a folder of texts; returns the number of tokens and bytes of each."""
-    tokenizer, out = Tokenizer(cfg.model), Path(cfg.out)
-    parts: dict[str, list[np.ndarray]] = {"train": [], "val": []}
-    counts = dict.fromkeys(("train_bytes", "val_bytes"), 0)
-    for file in text_files(cfg.data):
-        text = read_text(file)
-        halves = split_paragraphs(text, cfg.val_paragraphs) if cfg.val_paragraphs else split_tail(text, cfg.val_tail)
-        for split, half in zip(parts, halves, strict=True):
-            parts[split].append(encode_text(half, tokenizer))
-            counts[f"{split}_bytes"] += len(half.encode())
-    out.mkdir(parents=True, exist_ok=True)
-    for split, arrays in parts.items():
-        tokens = np.concatenate(arrays)
-        counts[f"{split}_tokens"] = len(tokens)
-        write_atomic(out / f"{split}.bin", tokens.tobytes())
-    return counts
+def pretokenize(cfg: TextConfig) -> str:
+    """Write the shards of texts or of a file of conversations; returns in words what was written."""
+    if Path(cfg.data).suffix == ".jsonl":
+        made = shards.Plan(shards.examine(cfg.data, say), cfg.model, (cfg.max_seq_len, cfg.max_seq_len)).make(Path(cfg.out), say)
+        return f"{made.tokens:,} tokens of {made.conversations:,} conversations, {made.held_out:,} of them held out, in {made.rows:,} rows"
+    n = shards.prepare_texts(text_files(cfg.data), cfg.model, cfg.val_tail, cfg.val_paragraphs, Path(cfg.out), say)
+    bytes_a_token = n["val_bytes"] / max(n["val_tokens"], 1)
+    return f"{n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out ({bytes_a_token:.3f} bytes a token)"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -233,11 +244,7 @@ def main(argv: list[str] | None = None) -> int:
             write_atomic(Path(cfg.model).with_suffix(".bin"), tokenizer.to_bin())
             print(f"wrote {cfg.model} and {Path(cfg.model).with_suffix('.bin')}: {tokenizer.vocab_size} tokens")
         else:
-            n = pretokenize(cfg)
-            print(
-                f"wrote {cfg.out}: {n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out "
-                f"({n['val_bytes'] / max(n['val_tokens'], 1):.3f} bytes a token)"
-            )
+            print(f"wrote {cfg.out}: {pretokenize(cfg)}")
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         raise config.UsageError(str(error)) from None
     return 0

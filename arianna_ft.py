@@ -30,6 +30,7 @@ from train_config import TrainConfig
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
     import encoding
+    import shards
     from choose import Choice, Point
     from model import Transformer
     from tokenizer import Tokenizer
@@ -41,6 +42,7 @@ SHIPPED_BASE, ITS_PROSE = (
     "out/ckpt_v1_base.pt",
     "data/arianna_corpus.txt",
 )  # of the prose, the base was trained on all but the part held out
+LARGE = 64 << 20  # bytes of a file of conversations that is prepared part by part
 PREFLIGHT_ROWS = 32  # scored of each side before the run
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
 NOT_KEPT = ("fresh", "dry_run", "data_dir", "base_text_dir")  # settings of one start, and folders that follow from out_dir
@@ -109,6 +111,7 @@ class Job:
     trainer: TrainConfig
     base: Transformer
     tokenizer: Tokenizer
+    large: shards.Plan | None  # conversations that are too many for memory
     files: dict[str, bytes]  # to be written into the run's folder
     progress: Progress | None  # of a run that is there already
 
@@ -146,8 +149,13 @@ def whole_job(argv: list[str] | None) -> int:
         return 1
 
 
-def read_conversations(pipeline: PipelineConfig) -> conversations.Found:
+def read_conversations(pipeline: PipelineConfig) -> conversations.Found | shards.Found:
+    """All conversations, or what there is to know of a file that is too large for memory."""
     try:
+        if Path(pipeline.conversations).is_file() and Path(pipeline.conversations).stat().st_size > LARGE:
+            import shards
+
+            return shards.recall(pipeline.conversations, pipeline.run / "data") or shards.examine(pipeline.conversations, say)
         return conversations.read(pipeline.conversations)
     except (OSError, ValueError) as error:
         raise config.UsageError(str(error)) from None
@@ -155,11 +163,13 @@ def read_conversations(pipeline: PipelineConfig) -> conversations.Found:
 
 def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversations.Found) -> Job:
     """Read every input, say what was found, and refuse what cannot work before anything is written."""
-    halves = conversations.split(found.conversations)
+    small = isinstance(found, conversations.Found)
+    halves = conversations.split(found.conversations) if small else ()
     import base_text
     import encoding
     import export
     import room
+    import shards
     import train_arianna
     from files import sha256
     from tokenizer import Tokenizer
@@ -172,20 +182,38 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
         raise config.UsageError(str(error)) from None
     tokenizer.check_fits(base.args.vocab_size, pipeline.base)
     export.check_tokenizer(pipeline.base, tokenizer)
-    context = trainer.max_seq_len or base.args.max_seq_len
-    data, prepared = encoding.prepare_conversations(*halves, tokenizer, context, base.args.max_seq_len)
-    describe(pipeline, found, prepared, context)
-    folders = {"data": data}
+    contexts = (trainer.max_seq_len or base.args.max_seq_len, base.args.max_seq_len)
+    folders: dict[str, dict[str, bytes]] = {}
+    if small:
+        folders["data"], prepared = encoding.prepare_conversations(*halves, tokenizer, *contexts)
+        describe(pipeline, found, prepared, contexts[0])
+    large = None if small else shards.Plan(found, pipeline.tokenizer, contexts)
     if pipeline.fresh or not (pipeline.run / "ckpt.pt").exists():  # else the trainer looks when it goes on
+        size = sum(map(len, folders["data"].values())) if small else Path(pipeline.conversations).stat().st_size  # a little less
         results = 2 * 4 * sum(p.numel() for p in base.parameters())
-        room.check_run(replace(trainer, fresh=True), base, pipeline.nproc, results + sum(map(len, data.values())))
+        room.check_run(replace(trainer, fresh=True), base, pipeline.nproc, results + size)
     if not pipeline.dry_run:
         old = Path("nowhere") if pipeline.fresh else pipeline.run / "base_text"
         folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text)
     files = {f"{folder}/{name}": content for folder, named in folders.items() for name, content in named.items()}
     inputs = {"base": sha256(pipeline.base)} | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    inputs |= hashes(large, pipeline.run) if large and not pipeline.fresh else {}
     progress = None if pipeline.fresh or pipeline.dry_run else train_arianna.check_folder(trainer, inputs)
-    return Job(pipeline, trainer, base, tokenizer, files, progress)
+    return Job(pipeline, trainer, base, tokenizer, large, files, progress)
+
+
+def hashes(large: shards.Plan, run: Path) -> dict[str, str]:
+    """Those of shards that are made already. Raises UsageError if a run was started on others."""
+    import run_folder
+
+    if large.is_made(run / "data"):
+        return run_folder.hash_inputs(None, {"data": str(run / "data")})
+    if (run / run_folder.NEWEST).exists():
+        raise config.UsageError(
+            f"{run} holds a run on other conversations, or with another tokenizer or context. Give the old ones to go on, "
+            "--fresh to begin anew (the old folder is kept), or another --out_dir."
+        )
+    return {}
 
 
 def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
@@ -207,9 +235,9 @@ def refuse_overwriting(pipeline: PipelineConfig) -> None:
         raise config.UsageError(f"an input lies in {pipeline.run}, which this run writes; give another --out_dir.")
 
 
-def describe(pipeline: PipelineConfig, found: conversations.Found, prepared: encoding.Prepared, context: int) -> None:
+def describe(pipeline: PipelineConfig, found: conversations.Found | shards.Found, prepared: encoding.Prepared, context: int) -> None:
     """The preflight's lines about the conversations."""
-    say(f"{pipeline.conversations}: {len(found.conversations)} conversations ({found.kind}), {prepared.held_out} of them held out")
+    say(f"{pipeline.conversations}: {found.number} conversations ({found.kind}), {prepared.held_out} of them held out")
     longer = f", {prepared.longer} conversations longer than the context of {context} going on in a further one" if prepared.longer else ""
     say(f"  {prepared.tokens:,} tokens in {prepared.rows} rows{longer}")
     notes = {
@@ -228,6 +256,8 @@ def dry_run(job: Job) -> int:
     """Score the base and time three steps on the prepared rows; what that needs on disk is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         write_files(job.files, Path(folder))
+        if job.large:
+            describe(job.pipeline, job.large.found, job.large.make(Path(folder) / "data", say, most=1), job.large.contexts[0])
         say(plan(job, Path(folder)))
     say("dry run: nothing was written")
     return 0
@@ -277,18 +307,28 @@ def about_base(cfg: TrainConfig) -> str:
 
 def prepare(job: Job, found: conversations.Found) -> None:
     """Write the readable corpus and the token shards; the trainer's folder begins anew with --fresh."""
+    import parts
     import run_folder
 
     if job.pipeline.fresh:
         run_folder.set_aside(job.pipeline.run)
     settings = settings_file.text_of(job.pipeline, job.trainer, without=NOT_KEPT).encode()
+    if not job.large and job.progress is None:
+        parts.clear(job.pipeline.run / "data")  # another preparation's
     write_files(job.files | {settings_file.NAME: settings}, job.pipeline.run)
+    if job.large:
+        describe(job.pipeline, found, job.large.make(job.pipeline.run / "data", say), job.large.contexts[0])
+    else:
+        write_corpus(found)
+    if job.progress is None:
+        say(plan(job, job.pipeline.run))
+
+
+def write_corpus(found: conversations.Found) -> None:
     try:
         write_files({CORPUS.name: conversations.corpus_text(found.conversations).encode()}, CORPUS.parent)
     except OSError as error:
         say(f"{error.strerror}; the readable copy is left out")
-    if job.progress is None:
-        say(plan(job, job.pipeline.run))
 
 
 def train(job: Job) -> int:

@@ -87,6 +87,10 @@ class Found:
     duplicates: int = 0  # conversations that are equal to an earlier one
     unread: tuple[str, ...] = ()  # keys of the file's objects that were not read
 
+    @property
+    def number(self) -> int:
+        return len(self.conversations)
+
 
 # ---- template ----
 
@@ -142,17 +146,30 @@ def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], li
     groups: dict[str, list[int]] = {}
     for i, conversation in enumerate(conversations):
         groups.setdefault(key(conversation), []).append(i)
-    wanted = max(HELD_OUT_FEWEST, round(len(conversations) * HELD_OUT_SHARE))
+    wanted = to_hold_out(len(conversations))
     held: set[int] = set()
-    for name in sorted(groups, key=lambda k: hashlib.sha256(k.encode()).digest()):
+    for name in sorted(groups, key=digest):
         if len(held) < wanted:
             held.update(groups[name])
     if len(held) == len(conversations):
-        raise Faulty(
-            f"{len(held)} conversations begin with only {len(groups)} different questions, so that {wanted} cannot be held out "
-            "and others left to train on; conversations with the same first question stay together."
-        )
+        raise Faulty(none_left(len(held), len(groups)))
     return [c for i, c in enumerate(conversations) if i not in held], [conversations[i] for i in sorted(held)]
+
+
+def to_hold_out(number: int) -> int:
+    """How many of so many conversations are held out at least."""
+    return max(HELD_OUT_FEWEST, round(number * HELD_OUT_SHARE))
+
+
+def digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def none_left(number: int, keys: int) -> str:
+    return (
+        f"{number} conversations begin with only {keys} different questions, so that {to_hold_out(number)} cannot be held out "
+        "and others left to train on; conversations with the same first question stay together."
+    )
 
 
 def too_few(number: int) -> str:
@@ -178,35 +195,45 @@ def read(path: str | Path) -> Found:
         seen.add((line.conversation.system, line.conversation.turns))
         unread |= line.unread
         kind, joined = line.kind, joined + line.joined
+    check(path, faults, n_faults, len(conversations))
+    return Found(conversations, WORDS_OF_KINDS[kind], joined, len(conversations) - len(seen), tuple(sorted(unread)))
+
+
+def check(path: str | Path, faults: list[str], n_faults: int, n_conversations: int) -> None:
+    """Raise Faulty if there are faults, of which the first are given as sentences, or too few conversations."""
     if n_faults > MAX_FAULTS:
-        faults.append(f"{n_faults - MAX_FAULTS} more lines of {path} are faulty.")
+        faults = [*faults, f"{n_faults - MAX_FAULTS} more lines of {path} are faulty."]
     if faults:
         raise Faulty("\n".join(faults))
-    if not conversations:
+    if not n_conversations:
         raise Faulty(f"{path} is empty; it needs at least {FEWEST} conversations, one a line.")
-    if len(conversations) < FEWEST:
-        raise Faulty(f"{path}: {too_few(len(conversations))}")
-    return Found(conversations, WORDS_OF_KINDS[kind], joined, len(conversations) - len(seen), tuple(sorted(unread)))
+    if n_conversations < FEWEST:
+        raise Faulty(f"{path}: {too_few(n_conversations)}")
 
 
 def iter_file(path: str | Path) -> Iterator[Line]:
     """The lines of a file that are not blank, one in memory at a time. Raises Faulty for a file that cannot be read at all."""
-    path, first = Path(path), None
+    path = Path(path)
     if not path.is_file():
         raise Faulty(f"{path} is {'not a file' if path.exists() else 'missing'}; a file with one conversation a line is needed there.")
     try:
         with open(path, "rb") as file:
-            for number, raw in enumerate(raw_lines(file), 1):
-                if not raw.removeprefix(BOM_UTF8).strip():
-                    continue
-                line = parse(raw, number)
-                first = first or (line if line.kind else None)
-                if first and line.kind and line.kind != first.kind:
-                    here, there = WORDS_OF_KINDS[line.kind], WORDS_OF_KINDS[first.kind]
-                    line = Line(number, fault=f"this is the format '{here}', but line {first.number} is '{there}'; a file has one format")
-                yield line
+            yield from iter_lines(file)
     except OSError as error:
         raise Faulty(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def iter_lines(file: BinaryIO, first: Line | None = None) -> Iterator[Line]:
+    """The lines that are not blank. `first`: the file's first conversation, whose format all must have, if it stands before these."""
+    for number, raw in enumerate(raw_lines(file), 1):
+        if not raw.removeprefix(BOM_UTF8).strip():
+            continue
+        line = parse(raw, number)
+        first = first or (line if line.kind else None)
+        if first and line.kind and line.kind != first.kind:
+            here, there = WORDS_OF_KINDS[line.kind], WORDS_OF_KINDS[first.kind]
+            line = Line(number, fault=f"this is the format '{here}', but line {first.number} is '{there}'; a file has one format")
+        yield line
 
 
 def raw_lines(file: BinaryIO) -> Iterator[bytes]:

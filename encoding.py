@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -46,15 +46,27 @@ ASCII = {  # typography that the tokenizer may have to spell in bytes, which lla
 class Prepared:
     """What a preflight tells of conversations that were made into rows, those held out included."""
 
-    conversations: int
-    held_out: int  # of the conversations
-    rows: int
-    tokens: int  # of the conversations; rows repeat some
-    longest: int  # tokens of the longest conversation
-    longer: int  # conversations of more tokens than the context
-    typographic: int  # quotes, dashes, ellipses and spaces that became ASCII
-    bytes_spelled: int  # other characters that the tokenizer spells in bytes
-    spelled: str  # the most frequent of them
+    conversations: int = 0
+    held_out: int = 0  # of the conversations
+    rows: int = 0
+    tokens: int = 0  # of the conversations; rows repeat some
+    longest: int = 0  # tokens of the longest conversation
+    longer: int = 0  # conversations of more tokens than the context
+    typographic: int = 0  # quotes, dashes, ellipses and spaces that became ASCII
+    others: Counter[str] = field(default_factory=Counter)  # other characters that the tokenizer spells in bytes
+
+    @property
+    def bytes_spelled(self) -> int:
+        return self.others.total()
+
+    @property
+    def spelled(self) -> str:
+        """The most frequent characters that are spelled in bytes."""
+        return "".join(c for c, _ in self.others.most_common(10))
+
+    def __add__(self, other: Prepared) -> Prepared:
+        added = {name: value + getattr(other, name) for name, value in vars(self).items()}
+        return Prepared(**{**added, "longest": max(self.longest, other.longest)})
 
 
 def encode_turns(conversation: Conversation, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +162,6 @@ def prepare_conversations(
     files = {f"{split}.bin": b"".join(tokens.tobytes() for tokens, _ in half) for split, half in rows.items()}
     files |= {f"{split}.mask": b"".join(flags.tobytes() for _, flags in half) for split, half in rows.items()}
     lengths = [len(tokens) for tokens, _ in encoded]
-    spelled = sum((others for _, _, others in plain), Counter())
     return files, Prepared(
         conversations=len(plain),
         held_out=len(held_out),
@@ -159,8 +170,7 @@ def prepare_conversations(
         longest=max(lengths, default=0),
         longer=sum(n > max_seq_len for n in lengths),
         typographic=sum(changed for _, changed, _ in plain),
-        bytes_spelled=spelled.total(),
-        spelled="".join(c for c, _ in spelled.most_common(10)),
+        others=sum((others for _, _, others in plain), Counter()),
     )
 
 

@@ -25,6 +25,7 @@ FORMAT = 1  # of job.json, scores.json and report.json
 DATA = Path(__file__).with_name("data")
 WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
 SAMPLING = {"samples_each": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1337}
+MOST_OF_MANY = (2000, 100)  # conversations to look for copies in, and held-out questions to ask, of those too many for memory
 MOST_CANDIDATES = 20  # checkpoints whose choice is repeated on each resample
 
 
@@ -233,12 +234,14 @@ def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, i
     import conversations
     import encoding
     import evaluate
+    import shards
     import words
     from arianna_data import Rows
     from tokenizer import Tokenizer
 
     paths, shape = found.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
-    halves = conversations.split(conversations.read(paths["conversations"]).conversations)
+    large = shards.recall(paths["conversations"], found.folder / "data")
+    halves = shards.some(large, MOST_OF_MANY) if large else conversations.split(conversations.read(paths["conversations"]).conversations)
     known = words.load(WORDS)
     if paths["base_text"]:
         known = known.union(*(words.words_of(encoding.read_text(f)) for f in encoding.text_files(paths["base_text"])))
@@ -249,7 +252,8 @@ def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, i
     rows = len(Rows(found.folder / "data", "train", longest, shape[1]))
     everyday = evaluate.read_questions(str(QUESTIONS))
     inputs = evaluate.make_inputs(halves, held_out, texts, everyday, known, Tokenizer(paths["tokenizer"]))
-    return inputs, {"train": len(halves[0]), "held_out": len(halves[1]), "rows": rows}
+    number, held = (large.number, large.held_out) if large else (sum(map(len, halves)), len(halves[1]))
+    return inputs, {"train": number - held, "held_out": held, "rows": rows}
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:

@@ -14,9 +14,13 @@ from conftest import ROOT, TINY, build
 from test_dashboards import tensorboard_of
 from test_formats_int8 import version_1
 
+import arianna_ft
 import checkpoint
 import config
 import export
+import parts
+import scored_run
+import shards
 from files import sha256
 
 QUICK = ["--max_iters=6", "--eval_interval=3", "--batch_size=4", "--report=False"]
@@ -245,6 +249,26 @@ def test_the_verdict_is_shown_in_tensorboard(place):
     curves, texts = tensorboard_of(place / "out/ft")
     assert [step for step, _ in curves["val_loss"]] == [0, 2] and "held-out answers went from" in texts["verdict/text_summary"][0][1]
     assert "samples/Who are you?/text_summary" in texts
+
+
+def test_a_large_file_gives_what_a_small_one_does_and_goes_on_alike(done, place, monkeypatch, capsys):
+    monkeypatch.setattr(arianna_ft, "LARGE", 1000)
+    monkeypatch.setattr(shards, "PART", 1000)
+    monkeypatch.setattr(parts, "cores", lambda: 1)
+    monkeypatch.chdir(place)
+    flags = command()[2:]
+    assert arianna_ft.main([*flags, "--dry_run"]) == 0 and not (place / "out").exists()
+    assert arianna_ft.main(flags) == 0
+    assert "30 conversations" in capsys.readouterr().out and not (place / "data/ft_corpus.txt").exists()
+    assert len(list((place / "out/ft/data").glob("train_*.bin"))) > 2
+    assert (place / "out/arianna_v1_ft.bin").read_bytes() == (done[0] / "out/arianna_v1_ft.bin").read_bytes()
+    assert arianna_ft.main(flags) == 0
+    assert "is trained: 6 iterations" in capsys.readouterr().out
+    inputs = scored_run.scoring_inputs(scored_run.read_run(place / "out/ft"), export.open_model("base.pt"))
+    assert inputs[1] == {"train": 22, "held_out": 8, "rows": inputs[1]["rows"]}
+    (place / "talk.jsonl").write_text((place / "talk.jsonl").read_text().replace("windows", "doors"))
+    with pytest.raises(config.UsageError, match="other conversations.*--fresh"):
+        arianna_ft.main(flags)
 
 
 def test_inputs_are_never_written(done):

@@ -328,9 +328,9 @@ def test_prepared_conversations_are_rows_that_can_be_read(tokenizer, talks, tmp_
         longest=max(lengths),
         longer=2,
         typographic=20,
-        bytes_spelled=20,
-        spelled="ß",
+        others=Counter({"ß": 20}),
     )
+    assert (prepared.bytes_spelled, prepared.spelled) == (20, "ß")
     for flag in (TRAIN_ALL, TRAIN_ANSWERS, ANSWER, TERMINATOR):
         kept = sum(int(((rows.row(n)[2] & flag) > 0).sum()) for rows in (train, val) for n in range(len(rows)))
         assert kept == sum(int(((flags & flag) > 0).sum()) for _, flags in encoded)
