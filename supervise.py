@@ -92,8 +92,7 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
     try:
         held.acquire(timeout=10 if PARENT in os.environ else 0)
     except Timeout:
-        who = note.read_text() if note.is_file() else "another process"
-        raise Locked(f"{folder} is in use by {who}; wait for it or stop it, or give another --out_dir.") from None
+        raise Locked(f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir.") from None
     try:
         with contextlib.suppress(OSError):  # on a full disk, say
             note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
@@ -113,6 +112,15 @@ def answering(*numbers: int, by: Any) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def holder(note: Path) -> str:
+    """What a lock's holder has noted of itself; it may be about to."""
+    for _ in range(20):
+        if note.is_file() and (who := note.read_text()):
+            return who
+        time.sleep(0.05)
+    return "another process"
 
 
 class Stop:

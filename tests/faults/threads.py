@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 import checkpoint  # noqa: E402
 import conversations  # noqa: E402
-from arianna_data import prepare_conversations, write_prepared  # noqa: E402
+from encoding import prepare_conversations, write_prepared  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
 BASE = ROOT / "out/ckpt_v1_base.pt"
