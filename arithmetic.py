@@ -77,9 +77,9 @@ def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> T
 
 
 def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
-    """`plain_head_loss`, in parts where the logits would be too many to hold."""
+    """`plain_head_loss`, in parts where the logits would be too many to hold; a compiler fuses what it takes of them."""
     rows = max(1, HEAD_LOGITS // len(weight))
-    if len(x) <= rows:
+    if len(x) <= rows or torch.compiler.is_compiling():
         return plain_head_loss(x, weight, targets, count)
     parts = list(zip(x.split(rows), targets.split(rows), strict=True))
     if not torch.is_grad_enabled():
@@ -87,7 +87,6 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
     return loss_in_parts(x, weight, parts, count)
 
 
-@torch.compiler.disable
 def loss_in_parts(x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
     """The loss of parts (hidden states, targets) of x. Each part's gradients are made at once, after which its logits are let go;
     the gradients wait in a sum whose own value is taken off again."""

@@ -2,6 +2,8 @@ import dataclasses
 import math
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -392,3 +394,9 @@ def test_two_runs_cannot_share_a_folder(tmp_path, base):
 def test_the_shape_from_scratch_is_arianna():
     model = Transformer(TINY.__class__())
     assert sum(p.numel() for p in model.parameters()) == 7_155_360
+
+
+def test_the_compiler_is_not_imported_where_nothing_is_compiled():
+    """It takes more than a second, in each process of a run."""
+    code = "import sys, train_arianna, sample; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
