@@ -194,7 +194,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
         room.check_run(replace(trainer, fresh=True), base, pipeline.nproc, results + size)
     if not pipeline.dry_run:
         old = Path("nowhere") if pipeline.fresh else pipeline.run / "base_text"
-        folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text)
+        folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text, trainer.replay > 0)
     files = {f"{folder}/{name}": content for folder, named in folders.items() for name, content in named.items()}
     inputs = {"base": sha256(pipeline.base)} | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     inputs |= hashes(large, pipeline.run) if large and not pipeline.fresh else {}
@@ -218,11 +218,12 @@ def hashes(large: shards.Plan, run: Path) -> dict[str, str]:
 
 def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
     """The trainer's settings: what the job asks for, then what the user gave."""
-    trainer, unknown = config.parse_known(TrainConfig, [*ASKED_BY_THE_JOB, *rest], None, ALIASES, prog="arianna_ft.py")
+    folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
+    own = [f"--{name}={path}" for name, path in {**folders, "base": pipeline.base, "tokenizer": pipeline.tokenizer}.items()]
+    trainer, unknown = config.parse_known(TrainConfig, [*ASKED_BY_THE_JOB, *rest, *own], None, ALIASES, prog="arianna_ft.py")
     if unknown:
         config.refuse_unknown(unknown, [PipelineConfig, TrainConfig], ALIASES)
-    folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
-    return replace(trainer, base=pipeline.base, tokenizer=pipeline.tokenizer, **{name: str(folder) for name, folder in folders.items()})
+    return trainer
 
 
 def refuse_overwriting(pipeline: PipelineConfig) -> None:

@@ -32,17 +32,18 @@ def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
     return torch.stack(columns, 1).flatten().numpy().astype("<u2")
 
 
-def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None) -> dict[str, bytes]:
-    """val_samples.bin and train_samples.bin, and with `text` (a file or a folder) val_text.bin and train_text.bin.
+def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None, replayed: bool) -> dict[str, bytes]:
+    """val_samples.bin, and with `text` (a file or a folder) val_text.bin; train_samples.bin and train_text.bin if they are replayed.
 
     Samples that lie in `folder` already are taken from there: they depend on the base and the seed alone. Writes nothing.
     """
-    found = {}
-    for number, (split, rows) in enumerate(SAMPLED_ROWS.items()):
+    found, splits = {}, ("val", "train") if replayed else ("val",)
+    for number, split in enumerate(splits):
         path = folder / f"{split}_samples.bin"
-        found[path.name] = path.read_bytes() if path.exists() else sampled_rows(base, rows, SEED + number).tobytes()
+        found[path.name] = path.read_bytes() if path.exists() else sampled_rows(base, SAMPLED_ROWS[split], SEED + number).tobytes()
     if text is not None:
-        found |= {f"{split}_text.bin": tokens.tobytes() for split, tokens in text_tokens(text, tokenizer).items()}
+        tokens = text_tokens(text, tokenizer)
+        found |= {f"{split}_text.bin": tokens[split].tobytes() for split in splits}
     return found
 
 

@@ -98,7 +98,7 @@ def prepare(folder: Path, fold: int, library: str | None) -> None:
     halves = fold_of(conversations.read(TALK).conversations, fold)
     files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
     encoding.write_prepared(files, folder / f"fold{fold}")
-    texts = base_text.files(base, tokenizer, folder / "base_text", PROSE)
+    texts = base_text.files(base, tokenizer, folder / "base_text", PROSE, replayed=True)
     if library is not None:
         rows = Rows(library, "val", base.args.max_seq_len - 1, base.args.vocab_size)
         chosen = np.linspace(0, len(rows) - 2, LIBRARY_WINDOWS).astype(int)  # the last one is shorter

@@ -167,6 +167,13 @@ def test_the_job_asks_for_the_settings_that_were_given(place):
     assert (cfg.init_from, cfg.learning_rate, cfg.max_iters) == ("resume", 1e-5, 1000)
 
 
+def test_what_the_base_says_is_replayed_where_that_is_asked_for(done, place):
+    assert run(place, "--replay=0.5").returncode == 0
+    assert (place / "out/ft/base_text/train_samples.bin").exists() and not (done[0] / "out/ft/base_text/train_samples.bin").exists()
+    weights = [checkpoint.load(folder / "out/ckpt_ft.pt")["model"]["norm.weight"] for folder in (place, done[0])]
+    assert not torch.equal(*weights)
+
+
 def test_a_longer_context_is_trained_and_exported(place):
     assert run(place, "--max_seq_len=96", "--max_iters=2", "--eval_interval=2").returncode == 0
     assert export.open_model(place / "out/arianna_v1_ft.bin").args.max_seq_len == 96
