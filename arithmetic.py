@@ -36,7 +36,19 @@ class Product(torch.autograd.Function):
 
 
 def onednn(x: Tensor, weight: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # torch's compiler knows the function below, but only for weights that never change
+        return onednn_as_it_is(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+@torch.library.custom_op("arianna::onednn", mutates_args=())
+def onednn_as_it_is(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+@onednn_as_it_is.register_fake
+def shape_of_onednn(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

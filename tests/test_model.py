@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -195,6 +196,26 @@ def test_every_gradient_of_the_model_is_that_of_the_plain_loss(monkeypatch):
         torch.testing.assert_close(model(tokens, targets), loss)
     for name, p in model.named_parameters():
         torch.testing.assert_close(found[name], p.grad, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.parametrize("logits", [1 << 23, 20 * 64])
+def test_compiled_it_is_the_same(monkeypatch, logits):
+    monkeypatch.setattr(arithmetic, "HEAD_LOGITS", logits)
+    model = lively(GROUPED)
+    compiled = torch.compile(model)
+    for width in (32, 16, 24):
+        tokens, targets = random_tokens(3, width), with_ignored(random_tokens(3, width, seed=1))
+        results = []
+        for forward in (model, compiled):
+            model.zero_grad()
+            loss = forward(tokens, targets)
+            loss.backward()
+            results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [True, False])
