@@ -1,56 +1,55 @@
-"""One training step of ours against Hugging Face's LlamaForCausalLM: same shapes, float32, AdamW, rows in turn.
+"""One training step of ours, plain and compiled, against Hugging Face's LlamaForCausalLM: same shapes, float32, AdamW, in turn.
 
-    pip install transformers
+    pip install -e .[bench]
     python -m bench.step
 
-Ours runs as train_arianna.py starts it (its environment included), the peer as its users start it.
+Each runs in a process of its own: ours as train_arianna.py starts it, the peer as its users start it. The limit is what the
+matrix products of a step alone would allow, by the faster of torch's two libraries for each.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":
-    import supervise
-
-    supervise.restart_with_environment()
-
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
+import arithmetic
 from arianna_data import Batch
-from compute import Team, pick_precision
-from model import ModelArgs, Transformer
+from bench import pairs
+from compute import Team, pick_precision, steady_threads
+from model import ModelArgs, Transformer, weight_shapes
 from train_arianna import State, make_optimizer, train_step
 from train_config import TrainConfig
 
-ROWS, PAIRS = 8, 7
+ROWS = 8
+Step = Callable[[Tensor, Tensor], None]
 
 
-def ours(args: ModelArgs) -> Callable[[torch.Tensor, torch.Tensor], None]:
+def ours(args: ModelArgs, compiled: bool = False) -> Step:
+    steady_threads()
     model, cfg = Transformer(args), TrainConfig()
     model.init_weights(1)
+    forward = torch.compile(model) if compiled else model
     state, precision, alone = State(model, make_optimizer(model, cfg)), pick_precision("cpu", "float32"), Team.alone()
 
-    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+    def step(x: Tensor, y: Tensor) -> None:
         state.step = 0
-        train_step(state, Batch([(x, y)], y.numel(), y[:, 0].numpy()), cfg, model, precision, alone)
+        train_step(state, Batch([(x, y)], y.numel(), y[:, 0].numpy()), cfg, forward, precision, alone)
 
     return step
 
 
-def peer(args: ModelArgs) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def peer(args: ModelArgs) -> Step:
+    from transformers import LlamaForCausalLM
 
-    shape = {"hidden_size": args.dim, "intermediate_size": args.hidden, "num_hidden_layers": args.n_layers}
-    heads = {"num_attention_heads": args.n_heads, "vocab_size": args.vocab_size, "max_position_embeddings": args.max_seq_len}
-    model = LlamaForCausalLM(LlamaConfig(**shape, **heads, tie_word_embeddings=True))
+    model = LlamaForCausalLM(hf_config(args))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.1)
 
-    def step(x: torch.Tensor, y: torch.Tensor) -> None:
+    def step(x: Tensor, y: Tensor) -> None:
         model(input_ids=x, labels=x, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -59,22 +58,77 @@ def peer(args: ModelArgs) -> Callable[[torch.Tensor, torch.Tensor], None]:
     return step
 
 
+def hf_config(args: ModelArgs):
+    from transformers import LlamaConfig
+
+    shape = {"hidden_size": args.dim, "intermediate_size": args.hidden, "num_hidden_layers": args.n_layers}
+    heads = {"num_attention_heads": args.n_heads, "vocab_size": args.vocab_size, "max_position_embeddings": args.max_seq_len}
+    return LlamaConfig(**shape, **heads, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True)
+
+
+def seconds_of(step: Step, args: ModelArgs) -> float:
+    x = torch.randint(3, args.vocab_size, (ROWS, args.max_seq_len), generator=torch.Generator().manual_seed(1))
+    started = time.monotonic()
+    step(x, x.roll(-1, 1))
+    return time.monotonic() - started
+
+
+def product_seconds(args: ModelArgs) -> float:
+    """Of all float32 matrix products of a step but attention's: forward, for the inputs' gradients, for the weights'."""
+    total, n = 0.0, ROWS * args.max_seq_len
+    shapes = [shape for name, shape in weight_shapes(args).items() if len(shape) == 2 and name != "tok_embeddings.weight"]
+    for shape in set(shapes):
+        weight, x, grad = torch.randn(shape), torch.randn(n, shape[1]), torch.randn(n, shape[0])
+        products = [(x, weight), (grad, weight.t()), (grad.t(), x.t())]
+        total += shapes.count(shape) * sum(fastest(a, b) for a, b in products)
+    return total
+
+
+def fastest(a: Tensor, b: Tensor) -> float:
+    """Seconds of a @ b.T by the faster library."""
+    libraries = [lambda: a @ b.t(), *([lambda: arithmetic.onednn(a, b)] if arithmetic.X86 else [])]
+    return min(least(library) for library in libraries)
+
+
+def least(function: Callable[[], object], times: int = 5) -> float:
+    found = []
+    for _ in range(times):
+        started = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+def worker(which: str, args: ModelArgs) -> Callable[[str], float]:
+    if which == "limit":
+        return lambda _: product_seconds(args)
+    step = peer(args) if which == "peer" else ours(args, which == "compiled")
+    return lambda _: seconds_of(step, args)
+
+
 def main() -> int:
     args = ModelArgs()
-    steps = {"ours": ours(args), "LlamaForCausalLM": peer(args)}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    generator = torch.Generator().manual_seed(1)
-    for pair in range(PAIRS + 2):
-        x = torch.randint(3, args.vocab_size, (ROWS, args.max_seq_len), generator=generator)
-        for name, step in steps.items():
-            started = time.monotonic()
-            step(x, x.roll(-1, 1))
-            if pair > 1:
-                seconds[name].append(time.monotonic() - started)
-    ratio = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
-    speeds = {f"{name}, tokens/s": round(ROWS * args.max_seq_len / statistics.median(s)) for name, s in seconds.items()}
-    print(json.dumps({"bench": "step", **speeds, "ratio": round(ratio, 3), "pairs": PAIRS, "threads": torch.get_num_threads()}))
+    if len(sys.argv) > 1:
+        return pairs.serve(worker(sys.argv[1], args))
+    with pairs.workers("bench.step", {"ours": True, "compiled": True, "peer": False, "limit": True}) as found:
+        seconds = pairs.in_turn({name: w.ask for name, w in found.items()})
+    limit = statistics.median(seconds["limit"])
+    for name in ("ours", "compiled"):
+        pairs.tell(
+            f"step, {name}",
+            tokens_per_second=speed(seconds[name], args),
+            peer="LlamaForCausalLM, eager",
+            peer_tokens_per_second=speed(seconds["peer"], args),
+            ratio=pairs.ratio(seconds["peer"], seconds[name]),
+            limit=speed(seconds["limit"], args),
+            share_of_limit=round(limit / statistics.median(seconds[name]), 3),
+            pairs=pairs.PAIRS,
+        )
     return 0
+
+
+def speed(seconds: list[float], args: ModelArgs) -> int:
+    return round(ROWS * args.max_seq_len / statistics.median(seconds))
 
 
 if __name__ == "__main__":
