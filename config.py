@@ -134,6 +134,8 @@ def converter(hint: Any):
                 return text
             raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(choices)}")
         if kind is bool:
+            if text.lower() == "auto" and NoneType in typing.get_args(hint):
+                return None
             if text.lower() in ("true", "false", "1", "0", "yes", "no"):
                 return text.lower() in ("true", "1", "yes")
             raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")

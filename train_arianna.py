@@ -24,6 +24,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from torch.nn.utils import clip_grad_norm_
 import answers
 import checkpoint
 import choose
+import compiling
 import config
 import dashboards
 import evaluate
@@ -73,6 +75,7 @@ class State:
     best_step: int = -1
     seconds: float = 0.0  # spent so far, over all starts
     threads: int | None = None  # that computed the steps so far, by what was saved
+    compiled: bool | None = None  # whether the steps are; None before the first
 
     def finished(self, cfg: TrainConfig) -> bool:
         """All steps are done, or the last `patience` evaluations brought nothing better."""
@@ -82,7 +85,7 @@ class State:
 
     def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
         run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
-        run |= {"best_step": self.best_step, "seconds": self.seconds, "threads": torch.get_num_threads()}
+        run |= {"best_step": self.best_step, "seconds": self.seconds, "threads": torch.get_num_threads(), "compiled": self.compiled}
         optimizer = self.optimizer.state_dict()
         return checkpoint.pack(self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run)
 
@@ -147,7 +150,9 @@ def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch
         raise Refused(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
     run = found.get("run", {})
     best = float(found.get("best_val_loss", math.inf)) if run else math.inf
-    return State(model, optimizer, found["iter_num"], best, run.get("best_step", -1), run.get("seconds", 0.0), run.get("threads"))
+    compiled = run.get("compiled", bool(run["config"].get("compile"))) if run else None
+    spent = (run.get("best_step", -1), run.get("seconds", 0.0), run.get("threads"), compiled)
+    return State(model, optimizer, found["iter_num"], best, *spent)
 
 
 def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
@@ -265,7 +270,6 @@ class Run:
         self.task = make_task(cfg, args)
         self.held_out = held_out_rows(cfg, args)
         self.base_text = base_text_rows(cfg, args)
-        self.forward = torch.compile(self.state.model) if cfg.compile else self.state.model
         self.watch = Watch(self.stalled)
         self.saved_at = self.started_at = time.monotonic()
 
@@ -282,6 +286,14 @@ class Run:
             self.log.say(f"computed with {state.threads} threads so far, now with {threads}: sums will differ in their last digits")
         if added := os.environ.get(supervise.STARTED):
             self.log.say(f"set in the environment: {added}")
+
+    def forward(self) -> Callable:
+        """The forward pass of the steps, compiled or not; which of both is settled once."""
+        cfg, state, size = self.cfg, self.state, self.cfg.batch_size * self.cfg.gradient_accumulation_steps
+        tokens = cfg.max_iters * size * int(self.task.rows.lengths.mean())
+        settings = (cfg.compile, state.compiled, tokens)
+        forward, state.compiled = compiling.choose(state.model, *settings, self.task, self.precision, self.team, self.log.say)
+        return forward
 
     def evaluate(self, train_loss: float) -> None:
         state, started = self.state, time.monotonic()
@@ -314,14 +326,15 @@ class Run:
 
     def loop(self, stop: supervise.Stop) -> None:
         """Steps, lines, evaluations and saves until max_iters or a signal."""
-        cfg, state, window = self.cfg, self.state, Window()
+        cfg, state, forward = self.cfg, self.state, self.forward()
+        window = Window()
         if state.step == 0:
             self.evaluate(math.nan)
         for batch in self.task.iter_batches(state.step):
             if self.team.any(state.finished(cfg) or stop.asked):
                 break
             with self.watch(state.step):
-                window.add(train_step(state, batch, cfg, self.forward, self.precision, self.team), batch)
+                window.add(train_step(state, batch, cfg, forward, self.precision, self.team), batch)
             due = state.step % cfg.eval_interval == 0 or state.step == cfg.max_iters
             if due or state.step % cfg.log_interval == 0:
                 self.line(window)

@@ -40,7 +40,7 @@ class TrainConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on cuda, else float32
     tensorboard: bool = False  # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
     wandb: bool = False  # send them to Weights & Biases (needs the package wandb)
-    compile: bool = False  # torch.compile: takes a minute at the start, then steps are faster
+    compile: bool | None = None  # torch.compile: takes a minute, then steps are faster; auto or left out: where that pays
     dim: int = 288  # shape of a model from scratch
     n_layers: int = 6  # as above
     n_heads: int = 6  # as above
@@ -81,9 +81,9 @@ class TrainConfig:
         return self.learning_rate or (5e-4 if self.init_from == "scratch" else 1e-5)
 
 
-FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device"}
+FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device", "compile"}
 FREE |= {"tensorboard", "wandb"}
-"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash."""
+"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile: the run stays as it began."""
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
