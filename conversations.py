@@ -372,6 +372,8 @@ def clean(content: Any, name: str) -> tuple[str, int]:
     """A text without space at its ends, its lines ended by new lines and none like a turn, and how many of them were joined."""
     if not isinstance(content, str):
         raise Fault(f"{name} is {named(content)}, not text")
+    if content.replace("\n", "").isprintable():  # by far the most are, and need no closer look
+        return join_lines(content.strip())
     for what, pattern in NOT_TEXT.items():
         if bad := pattern.search(content):
             raise Fault(f"{name} has U+{ord(bad[0]):04X}, {what}, as its character {bad.start() + 1}; delete it")
@@ -380,7 +382,7 @@ def clean(content: Any, name: str) -> tuple[str, int]:
 
 def join_lines(text: str) -> tuple[str, int]:
     """A text whose lines that would forge a turn are joined to the line before, and how many were. Takes linear time."""
-    if not FORGED.search(text, 1):
+    if not (USER in text or ASSISTANT in text) or not FORGED.search(text, 1):
         return text, 0
     parts: list[str] = []
     joined = 0

@@ -141,6 +141,8 @@ def ascii_typography(text: str, tokenizer: Tokenizer) -> tuple[str, int, Counter
 def plain_conversation(conversation: Conversation, tokenizer: Tokenizer) -> tuple[Conversation, int, Counter[str]]:
     """`ascii_typography` of all texts of a conversation."""
     texts = [conversation.system, *(text for turn in conversation.turns for text in turn)]
+    if all(map(str.isascii, texts)):
+        return conversation, 0, Counter()
     plain, changed, spelled = zip(*(ascii_typography(t, tokenizer) for t in texts), strict=True)
     turns = tuple(zip(plain[1::2], plain[2::2], strict=True))
     return replace(conversation, system=plain[0], turns=turns), sum(changed), sum(spelled, Counter())

@@ -49,7 +49,7 @@ class Tokenizer:
                     f"{path} has no token for byte {byte} at id {FIRST_BYTE + byte}; llama2.c's programs need the 256 bytes "
                     "at ids 3 to 258. Train it with `python arianna_data.py train_vocab`."
                 )
-        self.words: dict[str, list[int]] = {"": [self.sp.piece_to_id(SPACE)]}  # tokens of what stands between two spaces
+        self.words = Words(self.sp)
         self.by_words = self.parts_at_spaces()
 
     def parts_at_spaces(self) -> bool:
@@ -58,7 +58,7 @@ class Tokenizer:
         for i in range(self.vocab_size):
             if SPACE in self.sp.id_to_piece(i)[1:] or self.sp.get_score(i) % 1:
                 return False
-        return [i for word in PROBE.split(" ") for i in self.word(word)] == self.sp.encode(PROBE)
+        return list(chain.from_iterable(self.words_of(PROBE))) == self.sp.encode(PROBE)
 
     def check_fits(self, vocab_size: int, model: str | Path) -> None:
         """Raise ValueError unless a model of `vocab_size` tokens was trained with a tokenizer of this size."""
@@ -69,32 +69,22 @@ class Tokenizer:
             )
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
-        return [BOS] * bos + (self.encode_words(text) if self.by_words else self.sp.encode(text)) + [EOS] * eos
+        return [BOS] * bos + (list(chain.from_iterable(self.words_of(text))) if self.by_words else self.sp.encode(text)) + [EOS] * eos
 
-    def encode_words(self, text: str) -> list[int]:
-        """SentencePiece's tokens, several times as fast: most words have been seen before."""
-        known, ids = self.words, []
-        for word in text.split(" ") if text else ():
-            ids += known.get(word) or self.word(word)
-        return ids
-
-    def word(self, word: str) -> list[int]:
-        """The tokens of a word with the space before it; kept while there is room."""
-        ids = self.words.get(word) or self.sp.encode(word)
-        if len(self.words) < MOST_WORDS and len(word) <= LONGEST_WORD:
-            self.words[word] = ids
-        return ids
+    def words_of(self, text: str) -> list[list[int]]:
+        """The tokens of a text, word by word."""
+        return list(map(self.words.__getitem__, text.split(" "))) if text else []
 
     def encode_to(self, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
         """The tokens of a text, and for each end, rising, how many of them are also the first of the tokens of text[:end]."""
         if not self.by_words:
             whole = self.sp.encode(text)
             return whole, [common_prefix(self.sp.encode(text[:end]), whole) for end in ends]
-        words = [self.words.get(word) or self.word(word) for word in text.split(" ")]
+        words = self.words_of(text)
         found = []
         for part in (text[:end] for end in ends):  # its words are the text's but for the last
             number = part.count(" ")
-            found.append(sum(map(len, words[:number])) + common_prefix(self.word(part.rpartition(" ")[2]), words[number]))
+            found.append(sum(map(len, words[:number])) + common_prefix(self.words[part.rpartition(" ")[2]], words[number]))
         return list(chain.from_iterable(words)), found
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -112,6 +102,21 @@ class Tokenizer:
             rows.append((self.sp.get_score(i), piece.replace(SPACE, " ").encode()))
         longest = max(len(piece) for _, piece in rows)
         return struct.pack("<i", longest) + b"".join(struct.pack("<fi", s, len(p)) + p for s, p in rows)
+
+
+class Words(dict[str, list[int]]):
+    """The tokens of words, each with the space before it: those of a text's words are its own, several times as fast as
+    SentencePiece finds them, since most words have been seen before."""
+
+    def __init__(self, sp: SentencePieceProcessor):
+        super().__init__({"": [sp.piece_to_id(SPACE)]})
+        self.sp = sp
+
+    def __missing__(self, word: str) -> list[int]:
+        ids = self.sp.encode(word)
+        if len(self) < MOST_WORDS and len(word) <= LONGEST_WORD:
+            self[word] = ids
+        return ids
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
