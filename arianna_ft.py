@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # torch and all that needs it come after the conversations ha
     from choose import Choice, Point
     from model import Transformer
     from tokenizer import Tokenizer
-    from train_arianna import Progress
+    from training_state import Progress
 
 CORPUS = Path("data/ft_corpus.txt")
 KILLED = 128 + 9  # exit code after SIGKILL
@@ -170,7 +170,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     import export
     import room
     import shards
-    import train_arianna
+    import training_state
     from files import sha256
     from tokenizer import Tokenizer
 
@@ -198,7 +198,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     files = {f"{folder}/{name}": content for folder, named in folders.items() for name, content in named.items()}
     inputs = {"base": sha256(pipeline.base)} | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     inputs |= hashes(large, pipeline.run) if large and not pipeline.fresh else {}
-    progress = None if pipeline.fresh or pipeline.dry_run else train_arianna.check_folder(trainer, inputs)
+    progress = None if pipeline.fresh or pipeline.dry_run else training_state.check_folder(trainer, inputs)
     return Job(pipeline, trainer, base, tokenizer, large, files, progress)
 
 

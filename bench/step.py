@@ -22,8 +22,9 @@ from arianna_data import Batch
 from bench import pairs
 from compute import Team, pick_precision, steady_threads
 from model import ModelArgs, Transformer, weight_shapes
-from train_arianna import State, make_optimizer, train_step
+from train_arianna import train_step
 from train_config import TrainConfig
+from training_state import State, make_optimizer
 
 ROWS = 8
 Step = Callable[[Tensor, Tensor], None]

@@ -10,7 +10,7 @@ from test_train import equal, settings_for, train, weights, write_shards
 import checkpoint
 import compiling
 import config
-import train_arianna
+import training_state
 from compute import Precision
 from train_config import TrainConfig
 
@@ -102,7 +102,7 @@ def test_a_state_from_before_this_was_kept_says_by_its_setting_how_it_began(tmp_
     found = checkpoint.load(tmp_path / "run/ckpt.pt")
     del found["run"]["compiled"]
     found["run"]["config"]["compile"] = True
-    restored = train_arianna.restore(found, cfg, tmp_path / "run", CPU.device)
+    restored = training_state.restore(found, cfg, tmp_path / "run", CPU.device)
     assert restored.compiled is True
 
 

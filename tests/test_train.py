@@ -21,8 +21,9 @@ import train_arianna
 from arianna_data import Batch
 from compute import Precision, Team
 from model import Transformer
-from train_arianna import State, make_optimizer, train, train_step
+from train_arianna import train, train_step
 from train_config import TrainConfig, learning_rate
+from training_state import State, make_optimizer
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 ALONE = Team.alone()

@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_refused_or_what_was_saved(states, tmp_path, cap
 
 OPEN = f"""
 import json, resource, sys, time; sys.path.insert(0, {str(ROOT)!r})
-import checkpoint, pathlib, run_folder, train_arianna, torch
+import checkpoint, pathlib, run_folder, torch, training_state
 from train_config import TrainConfig
 for path in map(pathlib.Path, sys.argv[1:]):
     began, said = time.process_time(), ""
@@ -90,7 +90,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
         run_folder.check_run(found, path)
         model = checkpoint.build_model(found, path)
         if "optimizer" in found:
-            train_arianna.restore(found, TrainConfig(), path.parent, torch.device("cpu"))
+            training_state.restore(found, TrainConfig(), path.parent, torch.device("cpu"))
     except (ValueError, OSError) as error:
         said = str(error)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
