@@ -12,7 +12,7 @@ Texts have no mask: their rows are the consecutive windows of max_seq_len tokens
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,8 +160,9 @@ class Batch:
     """What one optimizer step sees: its parts (inputs and targets), how many targets they have, which rows they are."""
 
     parts: list[tuple[Tensor, Tensor]]
-    n_targets: int
+    n_targets: int  # of all parts, those of replay too
     rows: np.ndarray
+    replay: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # parts of rows that are replayed
 
 
 class Task:
@@ -186,12 +187,14 @@ class Task:
         size = self.batch_size * self.parts
         replayed = [int(s * size * self.share) for s in (step, step + 1)]  # rows of replay in steps 0 to s-1
         own = self.rows.order(step * size - replayed[0], size - replayed[1] + replayed[0], self.seed, size)
-        picked = [self.rows.row(n)[:2] for n in own]
-        if replayed[1] > replayed[0]:
-            picked += [self.replay.row(n)[:2] for n in self.replay.order(replayed[0], replayed[1] - replayed[0], self.seed, size)]
-        split = [picked[i : i + self.batch_size] for i in range(0, size, self.batch_size)]
-        n_targets = sum(int((y != IGNORE).sum()) for _, y in picked)
-        return Batch([collate(rows, self.rows.max_seq_len) for rows in split], n_targets, own)
+        again = self.replay.order(replayed[0], replayed[1] - replayed[0], self.seed, size) if self.share else ()
+        parts, replay = self.in_parts(self.rows, own), self.in_parts(self.replay, again)
+        return Batch(parts, sum(int((y != IGNORE).sum()) for _, y in parts + replay), own, replay)
+
+    def in_parts(self, rows: Rows, numbers: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Rows in parts of batch_size, the last of which may have fewer."""
+        picked = [rows.row(n)[:2] for n in numbers]
+        return [collate(picked[i : i + self.batch_size], rows.max_seq_len) for i in range(0, len(picked), self.batch_size)]
 
 
 # ---- texts ----

@@ -83,29 +83,41 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(out, 2)
 
 
-def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
-    """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets: (N,)."""
-    return F.cross_entropy(product(x, weight).float(), targets, ignore_index=IGNORE, reduction="sum") / count
+Teacher = tuple[Tensor, Tensor]  # another model's hidden states of the same tokens, (N, C), and its output matrix, (V, C)
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int) -> Tensor:
+def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None) -> Tensor:
+    """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets: (N,).
+
+    With a teacher it is against what that one predicts, wherever there is a target (Hinton et al. 2015, arXiv 1503.02531).
+    """
+    logits = product(x, weight).float()
+    if teacher is None:
+        return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") / count
+    with torch.no_grad():
+        wanted = product(*teacher).float().softmax(-1)
+    return (F.cross_entropy(logits, wanted, reduction="none") * (targets != IGNORE)).sum() / count
+
+
+def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None) -> Tensor:
     """`plain_head_loss`, in parts where the logits would be too many to hold; a compiler fuses what it takes of them."""
     rows = max(1, HEAD_LOGITS // len(weight))
     if len(x) <= rows or torch.compiler.is_compiling():
-        return plain_head_loss(x, weight, targets, count)
-    parts = list(zip(x.split(rows), targets.split(rows), strict=True))
+        return plain_head_loss(x, weight, targets, count, teacher)
+    teachers = [(h, teacher[1]) for h in teacher[0].split(rows)] if teacher else [None] * -(-len(x) // rows)
+    parts = list(zip(x.split(rows), targets.split(rows), teachers, strict=True))
     if not torch.is_grad_enabled():
-        return torch.stack([plain_head_loss(h, weight, y, count) for h, y in parts]).sum()
+        return torch.stack([plain_head_loss(h, weight, y, count, t) for h, y, t in parts]).sum()
     return loss_in_parts(x, weight, parts, count)
 
 
-def loss_in_parts(x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
-    """The loss of parts (hidden states, targets) of x. Each part's gradients are made at once, after which its logits are let go;
-    the gradients wait in a sum whose own value is taken off again."""
+def loss_in_parts(x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor, Teacher | None]], count: int) -> Tensor:
+    """The loss of parts (hidden states, targets, teacher) of x. Each part's gradients are made at once, after which its logits are
+    let go; the gradients wait in a sum whose own value is taken off again."""
     w, loss, grads = weight.detach().requires_grad_(), 0.0, []
-    for h, y in parts:
+    for h, y, teacher in parts:
         h = h.detach().requires_grad_()
-        part = plain_head_loss(h, w, y, count)
+        part = plain_head_loss(h, w, y, count, teacher)
         part.backward()  # adds to w.grad
         loss += part.detach()
         grads.append(h.grad)

@@ -78,9 +78,10 @@ class Team:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's rows of a part of a batch: every size-th."""
-        return rows[self.rank :: self.size]
+    def share(self, rows: Tensor, backwards: bool = False) -> Tensor:
+        """This process's rows of a part of a batch: every size-th. Two parts whose rows make up a multiple of the processes
+        give each of them as many, if one of both is shared backwards: from the last process to the first."""
+        return rows[(self.size - 1 - self.rank if backwards else self.rank) :: self.size]
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, the same to the last bit in each."""

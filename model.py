@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arithmetic import causal_attention, head_loss, product, rms_norm
+from arithmetic import Teacher, causal_attention, head_loss, product, rms_norm
 from decoding import Decoder, pick
 from tokenizer import IGNORE
 
@@ -216,17 +216,25 @@ class Transformer(nn.Module):
             x = layer(x, cos, sin, None if cache is None else cache[i])
         return self.norm(x)
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None, n_targets: int | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, n_targets: int | None = None, teacher: Teacher | None = None
+    ) -> Tensor:
         """Logits (B, T, V) without targets; with targets (B, T) their mean negative log-likelihood in nats.
 
         Targets of -1 are ignored. `n_targets` is what the sum is divided by (default: how many there are), so
-        that parts of a batch add up to the loss and the gradient of the whole.
+        that parts of a batch add up to the loss and the gradient of the whole. `teacher`: what another model's `as_teacher`
+        says of the tokens; its predictions are learned in the targets' place.
         """
         x = self.hidden_states(tokens)
         if targets is None:
             return self.output(x)
         count = int((targets != IGNORE).sum()) if n_targets is None else n_targets
-        return head_loss(x.flatten(0, 1), self.output.weight, targets.flatten(), count)
+        return head_loss(x.flatten(0, 1), self.output.weight, targets.flatten(), count, teacher)
+
+    @torch.no_grad()
+    def as_teacher(self, tokens: Tensor) -> Teacher:
+        """What `forward` of another model needs to learn this one's predictions for tokens (B, T)."""
+        return self.hidden_states(tokens).flatten(0, 1), self.output.weight
 
     @torch.no_grad()
     def nll(self, tokens: Tensor, targets: Tensor) -> Tensor:

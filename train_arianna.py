@@ -49,7 +49,7 @@ from run_folder import Log, Refused, hash_inputs, keep_settings, save_state, set
 from stalls import Watch
 from tokenizer import Tokenizer
 from train_config import TrainConfig, learning_rate
-from training_state import State, make_optimizer, new_model, start_or_continue
+from training_state import State, make_optimizer, make_teacher, new_model, start_or_continue
 
 
 def number(value: float) -> float | None:
@@ -67,10 +67,13 @@ def train_step(state: State, batch: Batch, cfg: TrainConfig, forward, precision:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     total = torch.zeros((), device=precision.device)
-    for x, y in batch.parts:
-        x, y = team.share(x).to(precision.device), team.share(y).to(precision.device)
+    for x, y, replayed in [(*part, False) for part in batch.parts] + [(*part, True) for part in batch.replay]:
+        x, y = (team.share(t, backwards=replayed).to(precision.device) for t in (x, y))
+        if len(x) == 0:
+            continue
         with precision():
-            loss = forward(x, y, batch.n_targets)
+            teacher = (state.teacher.as_teacher(x),) if replayed and state.teacher else ()
+            loss = forward(x, y, batch.n_targets, *teacher)
         loss.backward()
         total += loss.detach()
     team.add_up([total, *(p.grad for p in state.model.parameters())])
@@ -91,9 +94,10 @@ def training_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
     return Rows(cfg.data_dir, "train", args.max_seq_len, args.vocab_size, trained)
 
 
-def make_task(cfg: TrainConfig, args: ModelArgs) -> Task:
-    """The batches of a run, over its memory-mapped shards."""
-    replay = Rows(cfg.base_text_dir, "train", args.max_seq_len, args.vocab_size) if cfg.replay else None
+def make_task(cfg: TrainConfig, args: ModelArgs, teacher: Transformer | None = None) -> Task:
+    """The batches of a run, over its memory-mapped shards. Where there is a teacher, what is replayed is in rows of its context."""
+    context = (teacher.args if teacher else args).max_seq_len
+    replay = Rows(cfg.base_text_dir, "train", context, args.vocab_size) if cfg.replay else None
     return Task(training_rows(cfg, args), cfg.batch_size, cfg.gradient_accumulation_steps, cfg.seed, replay, cfg.replay)
 
 
@@ -118,7 +122,8 @@ def time_steps(cfg: TrainConfig, steps: int) -> tuple[float, Task]:
     """Median seconds of a training step from the base, after one to warm up, and the task whose rows it took. Keeps nothing."""
     precision, alone = pick_precision(cfg.device, cfg.dtype), Team.alone()
     model = export.open_model(cfg.base, cfg.max_seq_len).to(precision.device)
-    state, task, seconds = State(model, make_optimizer(model, cfg)), make_task(cfg, model.args), []
+    state, seconds = State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, precision.device)), []
+    task = make_task(cfg, model.args, state.teacher)
     for step in range(steps + 1):
         started = time.monotonic()
         state.step = 0  # the first step's rate, whatever max_iters is
@@ -154,7 +159,7 @@ class Run:
         self.tokenizer = Tokenizer(cfg.tokenizer) if cfg.tokenizer else None
         if self.tokenizer:
             self.tokenizer.check_fits(args.vocab_size, cfg.base or "the model")
-        self.task = make_task(cfg, args)
+        self.task = make_task(cfg, args, self.state.teacher)
         self.held_out = held_out_rows(cfg, args)
         self.base_text = base_text_rows(cfg, args)
         self.watch = Watch(self.stalled)

@@ -22,7 +22,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1  # so many times batch_size rows make one step
     loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
     base_text_dir: str | None = None  # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
-    replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9
+    replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
     learning_rate: float | None = None  # peak; by default 5e-4 from scratch, 1e-5 from a base
     warmup_ratio: float = 0.05  # share of max_iters
     warmup_iters: int | None = None  # the same in steps, instead of the share

@@ -43,6 +43,7 @@ class State:
     seconds: float = 0.0  # spent so far, over all starts
     threads: int | None = None  # that computed the steps so far, by what was saved
     compiled: bool | None = None  # whether the steps are; None before the first
+    teacher: Transformer | None = None  # whose predictions for replayed rows are learned
 
     def finished(self, cfg: TrainConfig) -> bool:
         """All steps are done, or the last `patience` evaluations brought nothing better."""
@@ -87,7 +88,7 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
     model = new_model(cfg)
     if model is not None:
         model.to(device)
-        return State(model, make_optimizer(model, cfg))
+        return State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, device))
     if found is None:
         raise Refused(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
     if found.get("iter_num", 0) >= cfg.max_iters:
@@ -119,7 +120,16 @@ def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch
     best = float(found.get("best_val_loss", math.inf)) if run else math.inf
     compiled = run.get("compiled", bool(run["config"].get("compile"))) if run else None
     spent = (run.get("best_step", -1), run.get("seconds", 0.0), run.get("threads"), compiled)
-    return State(model, optimizer, found["iter_num"], best, *spent)
+    return State(model, optimizer, found["iter_num"], best, *spent, make_teacher(cfg, device))
+
+
+def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:
+    """The base, where there is one and rows are replayed: what it predicts for them is learned instead of their tokens.
+
+    So the rows need not be true to be of use, and are not learned by heart (learning without forgetting, Li & Hoiem 2016,
+    arXiv 1606.09282).
+    """
+    return export.open_model(cfg.base).to(device) if cfg.replay and cfg.base else None
 
 
 def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:

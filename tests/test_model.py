@@ -151,19 +151,36 @@ def with_ignored(targets: torch.Tensor, seed: int = 5) -> torch.Tensor:
 
 @pytest.mark.parametrize("rows", [5, 256, 600])
 @pytest.mark.parametrize("ignored", [False, True])
-def test_the_loss_in_parts_is_the_plain_one(rows, ignored, monkeypatch):
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_loss_in_parts_is_the_plain_one(rows, ignored, taught, monkeypatch):
     monkeypatch.setattr(arithmetic, "HEAD_LOGITS", 256 * 64)
     targets = random_tokens(rows, seed=1)
     targets = with_ignored(targets) if ignored else targets
     count = int((targets != IGNORE).sum())
-    results = []
+    results, teacher = [], (random_numbers(rows, 8, seed=3), random_numbers(64, 8, seed=4)) if taught else None
     for loss_of in (head_loss, plain_head_loss):
         x, weight = random_numbers(rows, 16).requires_grad_(), random_numbers(64, 16, seed=2).requires_grad_()
-        loss = loss_of(x, weight, targets, count)
+        loss = loss_of(x, weight, targets, count, teacher)
         (3 * loss).backward()
         results.append((loss.detach(), x.grad, weight.grad))
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_loss_against_a_teacher_is_cross_entropy_with_what_it_predicts():
+    x, weight, targets = random_numbers(20, 16), random_numbers(64, 16, seed=2), with_ignored(random_tokens(20, seed=1))
+    teacher = (random_numbers(20, 8, seed=3), random_numbers(64, 8, seed=4))
+    wanted, found = (teacher[0] @ teacher[1].T).softmax(-1), (x @ weight.T).log_softmax(-1)
+    expected = -(wanted * found).sum(-1)[targets != IGNORE].sum() / 7
+    torch.testing.assert_close(plain_head_loss(x, weight, targets, 7, teacher), expected)
+
+
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn():
+    model, tokens = build(), random_tokens(2, 12)
+    model(tokens, tokens, teacher=model.as_teacher(tokens)).backward()
+    assert max(p.grad.abs().max() for p in model.parameters()) < 1e-6
+    model(tokens, tokens).backward()
+    assert max(p.grad.abs().max() for p in model.parameters()) > 1e-3
 
 
 @pytest.mark.skipif(not arithmetic.X86, reason="oneDNN on x86 only")

@@ -503,16 +503,18 @@ def test_replay_takes_its_share_to_the_row(tmp_path_factory, batch_size, parts, 
     for step in range(12):
         assert replayed == int(step * size * share)
         batch = task.batch(step)
-        assert [len(x) for x, _ in batch.parts] == [batch_size] * parts
-        replayed += sum(int((x[:, 0] == 9).sum()) for x, _ in batch.parts)
-        assert len(batch.rows) == sum(int((x[:, 0] == 7).sum()) for x, _ in batch.parts)
+        again = sum(len(x) for x, _ in batch.replay)
+        assert sum(len(x) for x, _ in batch.parts) == len(batch.rows) == size - again
+        assert all((x[:, 0] == 7).all() for x, _ in batch.parts) and all((x[:, 0] == 9).all() for x, _ in batch.replay)
+        assert all(len(x) <= batch_size for x, _ in batch.parts + batch.replay)
+        replayed += again
 
 
 def test_replay_leaves_out_no_row_of_either_side(conversations, texts):
     task = Task(texts, 4, 1, 3, conversations, 0.25)
     batches = [task.batch(step) for step in range(2 * arianna_data.POOL * 4)]
     assert sorted(n for batch in batches[:37] for n in batch.rows.tolist()) == sorted([*range(37)] * 3)
-    replayed = Counter(int(x[row, 1]) for batch in batches for x, _ in batch.parts for row in range(4) if x[row, 0] == BOS)
+    replayed = Counter(int(x[row, 1]) for batch in batches for x, _ in batch.replay for row in range(len(x)))
     assert len(replayed) == 37 and set(replayed.values()) == {3, 4}
 
 

@@ -31,11 +31,14 @@ def losses(folder) -> list[float]:
     return [e.get("loss", e.get("val_loss")) for e in entries]
 
 
-def test_two_processes_train_as_one_does_and_resume_alike(tmp_path):
+@pytest.mark.parametrize("replay", [0.0, 0.4])
+def test_two_processes_train_as_one_does_and_resume_alike(tmp_path, replay):
     write_shards(tmp_path / "data")
+    write_shards(tmp_path / "text")
     checkpoint.save(tmp_path / "base.pt", checkpoint.pack(build()))
-    start(tmp_path / "one", 1, "--max_iters=6")
-    start(tmp_path / "two", 2, "--max_iters=6")
+    flags = ("--max_iters=6", f"--replay={replay}", f"--base_text_dir={tmp_path / 'text'}")
+    start(tmp_path / "one", 1, *flags)
+    start(tmp_path / "two", 2, *flags)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 6 + 3
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
@@ -43,5 +46,5 @@ def test_two_processes_train_as_one_does_and_resume_alike(tmp_path):
     assert state["iter_num"] == 3
     (tmp_path / "again").mkdir()
     (tmp_path / "two/ckpt_prev.pt").rename(tmp_path / "again/ckpt.pt")
-    start(tmp_path / "again", 2, "--max_iters=6")
+    start(tmp_path / "again", 2, *flags)
     assert equal(weights(tmp_path / "two"), weights(tmp_path / "again"))

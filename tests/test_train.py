@@ -17,6 +17,7 @@ import answers
 import checkpoint
 import choose
 import config
+import export
 import train_arianna
 from arianna_data import Batch
 from compute import Precision, Team
@@ -320,6 +321,37 @@ def test_replay_takes_its_share_and_shows_in_the_weights(tmp_path, base):
     train(dataclasses.replace(plain, out_dir=str(tmp_path / "mixed"), replay=0.5, base_text_dir=str(other)))
     assert not equal(weights(tmp_path / "plain"), weights(tmp_path / "mixed"))
     assert "base_text/train.bin" in checkpoint.load(tmp_path / "mixed/ckpt.pt")["run"]["inputs"]
+
+
+def test_what_the_base_predicts_is_learned_from_replayed_rows(tmp_path, base):
+    other, one_word = write_shards(tmp_path / "other"), write_shards(tmp_path / "data")
+    (one_word / "train.bin").write_bytes(np.full(2000, 77, "<u2").tobytes())
+    cfg = settings_for(tmp_path, base, replay=0.5, base_text_dir=str(other), learning_rate=3e-3, max_iters=20)
+    train(cfg)
+    train(dataclasses.replace(cfg, out_dir=str(tmp_path / "alone"), replay=0.0))
+    kept, alone = (forgotten(tmp_path / name, base, other) for name in ("run", "alone"))
+    assert kept < alone / 2, (kept, alone)
+
+
+@torch.no_grad()
+def forgotten(run: Path, base: Path, texts: Path) -> float:
+    """KL(base || tuned) on the first row of a text, in nats a token."""
+    models = [export.open_model(path) for path in (base, run / "ckpt.pt")]
+    x = torch.from_numpy(np.fromfile(texts / "val.bin", "<u2").astype(np.int64))[None, :48]
+    before, after = (model(x).log_softmax(-1) for model in models)
+    return float((before.exp() * (before - after)).sum(-1).mean())
+
+
+def test_a_replaying_run_goes_on_exactly_and_only_with_its_base(tmp_path, base):
+    other = write_shards(tmp_path / "other")
+    cfg = settings_for(tmp_path, base, replay=0.5, base_text_dir=str(other), max_iters=8, eval_interval=4)
+    train(cfg)
+    whole = weights(tmp_path / "run")
+    (tmp_path / "run/ckpt_prev.pt").replace(tmp_path / "run/ckpt.pt")
+    with pytest.raises(config.UsageError, match="base"):
+        train(dataclasses.replace(cfg, base=None))
+    train(cfg)
+    assert equal(whole, weights(tmp_path / "run"))
 
 
 def test_patience_ends_the_run_and_it_stays_ended(tmp_path, base, capsys):
