@@ -59,17 +59,15 @@ SCREEN: dict[str, dict[str, Any]] = {
     "no warm-up": {"warmup_ratio": 0.0},
     "warm-up 20%": {"warmup_ratio": 0.2},
     "no weight decay": {"weight_decay": 0.0},
-    "replay 1/8": {"replay": 0.125},
     "replay 1/4": {"replay": 0.25},
     "replay 1/2": {"replay": 0.5},
     "3e-5": {"learning_rate": 3e-5},
     "1e-4": {"learning_rate": 1e-4},
     "1e-4, answers alone": {"learning_rate": 1e-4, "loss_on": "answers"},
-    "1e-4, replay 1/4": {"learning_rate": 1e-4, "replay": 0.25},
-    "1e-4, replay 1/2": {"learning_rate": 1e-4, "replay": 0.5},
     "1e-4, answers alone, replay 1/2": {"learning_rate": 1e-4, "loss_on": "answers", "replay": 0.5},
-    "3e-4, replay 1/2": {"learning_rate": 3e-4, "replay": 0.5},
-    "3e-4, replay 3/4": {"learning_rate": 3e-4, "replay": 0.75},
+    "1e-4, answers alone, replay 1/4": {"learning_rate": 1e-4, "loss_on": "answers", "replay": 0.25},
+    "1e-4, replay 1/2": {"learning_rate": 1e-4, "replay": 0.5},
+    "3e-4, answers alone, replay 1/2": {"learning_rate": 3e-4, "loss_on": "answers", "replay": 0.5},
 }
 FINALS: dict[str, dict[str, Any]] = {}
 
