@@ -18,7 +18,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import config
 import conversations
@@ -47,6 +47,10 @@ PREFLIGHT_ROWS = 32  # scored of each side before the run
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
 NOT_KEPT = ("fresh", "dry_run", "data_dir", "base_text_dir")  # settings of one start, and folders that follow from out_dir
 ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
+PRESETS = {  # what takes the place of that; docs/defaults.md has the measurements
+    "asked": [],
+    "best": ["--learning_rate=1e-4", "--max_iters=200", "--loss_on=answers", "--replay=0.5", "--eval_interval=25"],
+}
 TRAINER_HELP = """
 Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes its own, out/ft/config.toml.
 
@@ -72,6 +76,7 @@ class PipelineConfig:
     out_dir: str = "out"  # folder for all that is written
     max_forgetting: float = 0.10  # rise of the loss on base text that is allowed, nats a token; beyond it weights are blended
     blend: float | None = None  # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
+    preset: Literal["asked", "best"] = "asked"  # best: what docs/defaults.md found best; flags given beside it win over it
     fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
     nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
     report: bool = True  # score base and result by what they write, and make the morning report (a minute or two)
@@ -220,7 +225,9 @@ def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
     """The trainer's settings: what the job asks for, then what the user gave."""
     folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
     own = [f"--{name}={path}" for name, path in {**folders, "base": pipeline.base, "tokenizer": pipeline.tokenizer}.items()]
-    trainer, unknown = config.parse_known(TrainConfig, [*ASKED_BY_THE_JOB, *rest, *own], None, ALIASES, prog="arianna_ft.py")
+    trainer, unknown = config.parse_known(
+        TrainConfig, [*ASKED_BY_THE_JOB, *PRESETS[pipeline.preset], *rest, *own], None, ALIASES, prog="arianna_ft.py"
+    )
     if unknown:
         config.refuse_unknown(unknown, [PipelineConfig, TrainConfig], ALIASES)
     return trainer
