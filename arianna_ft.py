@@ -225,9 +225,8 @@ def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
     """The trainer's settings: what the job asks for, then what the user gave."""
     folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
     own = [f"--{name}={path}" for name, path in {**folders, "base": pipeline.base, "tokenizer": pipeline.tokenizer}.items()]
-    trainer, unknown = config.parse_known(
-        TrainConfig, [*ASKED_BY_THE_JOB, *PRESETS[pipeline.preset], *rest, *own], None, ALIASES, prog="arianna_ft.py"
-    )
+    words = [*ASKED_BY_THE_JOB, *PRESETS[pipeline.preset], *rest, *own]
+    trainer, unknown = config.parse_known(TrainConfig, words, None, ALIASES, prog="arianna_ft.py")
     if unknown:
         config.refuse_unknown(unknown, [PipelineConfig, TrainConfig], ALIASES)
     return trainer

@@ -21,7 +21,6 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Literal
 import config
 from conversations import USER, join_lines, prompt, render
 from files import write_atomic
+from side_by_side import beside, markdown
 from tokenizer import BOS, EOS, Tokenizer
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
@@ -40,7 +40,6 @@ HALF_A_CHARACTER = "\ufffd"  # what bytes decode to that are no character, or no
 CONTROL = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # all but tab and new line: a terminal would obey them
 NEXT_QUESTION = re.compile(rf"\n[^\S\n]*({USER}|{USER[0]}?\Z)")  # begun or, at the text's end, perhaps begun
 ROWS_AT_A_TIME = 32  # of texts that are not shown as they come
-GAP, NARROWEST = " | ", 32  # between two columns; characters of a column, with less they stand one below the other
 
 
 @dataclass(frozen=True)
@@ -287,8 +286,9 @@ def compare(models: Sequence[Transformer], tokenizer: Tokenizer, texts: Sequence
     width = shutil.get_terminal_size().columns
     print("\n\n".join(beside(heading, cfg.models, cells, width) for heading, cells in pairs))
     if cfg.out is not None:
+        drawn = ", ".join(f"{name} {value}" for name, value in sampling(cfg).items()) + f", at most {cfg.max_new_tokens} new tokens"
         try:
-            write_atomic(cfg.out, markdown(pairs, cfg).encode())
+            write_atomic(cfg.out, markdown(pairs, cfg.models, drawn).encode())
         except OSError as error:
             print(error, file=sys.stderr)
             return 1
@@ -308,39 +308,6 @@ def complete(model: Transformer, tokenizer: Tokenizer, encoded: Sequence[list[in
     if full:
         note(f"{full} of {len(added)} texts filled the context of {model.args.max_seq_len} tokens")
     return added
-
-
-def beside(heading: str, names: Sequence[str], cells: Sequence[str], width: int) -> str:
-    """A prompt, and below it the models' texts in columns that fill `width`; one below the other where that is too narrow."""
-    column = (width - len(GAP) * (len(cells) - 1)) // len(cells)
-    top = wrapped(heading, width)
-    if column < NARROWEST or len(cells) == 1:
-        below = (["", *wrapped(f"[{name}]", width), *wrapped(cell, width)] for name, cell in zip(names, cells, strict=True))
-        return "\n".join([*top, *chain(*below)])
-    blocks = [[*wrapped(name, column), "-" * column, *wrapped(cell, column)] for name, cell in zip(names, cells, strict=True)]
-    high = max(map(len, blocks))
-    rows = zip(*([*block, *[""] * (high - len(block))] for block in blocks), strict=True)
-    return "\n".join([*top, "", *(GAP.join(f"{cell:{column}}" for cell in row).rstrip() for row in rows)])
-
-
-def wrapped(text: str, width: int) -> list[str]:
-    """The lines of a text, none longer than `width`."""
-    return [part for line in text.strip().split("\n") for part in textwrap.wrap(line, width) or [""]]
-
-
-def markdown(pairs: Sequence[tuple[str, Sequence[str]]], cfg: SampleConfig) -> str:
-    """A table a prompt, a column a model."""
-    drawn = ", ".join(f"{name} {value}" for name, value in sampling(cfg).items())
-    lines = [f"# {' and '.join(map(literal, cfg.models))}", "", f"{literal(drawn)}, at most {cfg.max_new_tokens} new tokens"]
-    for heading, cells in pairs:
-        lines += ["", f"## {literal(' '.join(heading.split())) or '(no prompt)'}", ""]
-        lines += [f"| {' | '.join(row)} |" for row in (map(literal, cfg.models), ["---"] * len(cells), map(literal, cells))]
-    return "\n".join(lines) + "\n"
-
-
-def literal(text: str) -> str:
-    """A text so that Markdown shows it as it is, HTML in it included."""
-    return re.sub(r"([\\`*_\[\]<>|#~&$])", r"\\\1", text.strip()).replace("\n", "<br>")
 
 
 # ---- chat ----

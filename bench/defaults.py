@@ -213,16 +213,8 @@ def table(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         recipes.setdefault(line["recipe"], []).append(line)
     texts = sorted(rises(lines[0], lines[0]["points"][0][2]))
-    heads = [
-        "recipe",
-        "best at",
-        "answers",
-        *(f"forgot: {t}" for t in texts),
-        "answers within 0.10",
-        "forgot",
-        "blend",
-        "processor minutes",
-    ]
+    forgot = [f"forgot: {t}" for t in texts]
+    heads = ["recipe", "best at", "answers", *forgot, "answers within 0.10", "forgot", "blend", "core minutes"]
     order = sorted(recipes.values(), key=lambda r: statistics.fmean(x["used"][2] for x in r))
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
 

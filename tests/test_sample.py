@@ -18,6 +18,7 @@ import config
 import conversations
 import encoding
 import sample
+import side_by_side
 from conversations import Conversation
 from formats import llama2c
 from model import ModelArgs
@@ -201,7 +202,7 @@ CELLS = ["The sea is a slow breath, and I listen to it all day long.\nThen night
 
 
 def test_a_wide_terminal_shows_two_columns():
-    assert sample.beside("Q: What is\nthe sea?", ["out/tuned.pt", "out/base.pt"], CELLS, 69) == "\n".join(
+    assert side_by_side.beside("Q: What is\nthe sea?", ["out/tuned.pt", "out/base.pt"], CELLS, 69) == "\n".join(
         [
             "Q: What is",
             "the sea?",
@@ -216,7 +217,7 @@ def test_a_wide_terminal_shows_two_columns():
 
 
 def test_a_narrow_terminal_shows_one_below_the_other():
-    assert sample.beside("Q: What?", ["out/tuned.pt", "out/base.pt"], CELLS, 60) == "\n".join(
+    assert side_by_side.beside("Q: What?", ["out/tuned.pt", "out/base.pt"], CELLS, 60) == "\n".join(
         [
             "Q: What?",
             "",
@@ -233,7 +234,7 @@ def test_a_narrow_terminal_shows_one_below_the_other():
 def test_no_line_is_wider_than_the_terminal_and_no_word_is_lost():
     cells = ["long" * 30 + " end", "short words " * 20]
     for width in (20, 60, 67, 68, 80, 200):
-        shown = sample.beside("Q: " + "why " * 40, ["folder/" * 20, "b.pt"], cells, width)
+        shown = side_by_side.beside("Q: " + "why " * 40, ["folder/" * 20, "b.pt"], cells, width)
         assert max(map(len, shown.split("\n"))) <= width
         assert shown.count("short") == 20 and shown.count("why") == 40
 
@@ -280,12 +281,12 @@ def test_compared_texts_that_fill_the_context_are_told(capsys):
 
 
 def test_markdown_shows_a_text_as_it_is():
-    cfg = SampleConfig(checkpoint="out/my_a.pt", compare="b.pt", seed=3)
-    assert sample.markdown([("Q: 1 < 2?\nA:", [" <script>x</script>\nof | *two*", "plain."]), ("", ["a", "b"])], cfg) == "\n".join(
+    pairs = [("Q: 1 < 2?\nA:", [" <script>x</script>\nof | *two*", "plain."]), ("", ["a", "b"])]
+    assert side_by_side.markdown(pairs, ["out/my_a.pt", "b.pt"], "top_k 300, seed 3") == "\n".join(
         [
             r"# out/my\_a.pt and b.pt",
             "",
-            r"temperature 0.8, top\_k 300, top\_p 0.9, seed 3, at most 200 new tokens",
+            r"top\_k 300, seed 3",
             "",
             r"## Q: 1 \< 2? A:",
             "",
