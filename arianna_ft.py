@@ -49,7 +49,7 @@ NOT_KEPT = ("fresh", "dry_run", "data_dir", "base_text_dir")  # settings of one 
 ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
 PRESETS = {  # what takes the place of that; docs/defaults.md has the measurements
     "asked": [],
-    "best": ["--learning_rate=1e-4", "--max_iters=200", "--loss_on=answers", "--replay=0.5", "--eval_interval=25"],
+    "best": ["--learning_rate=1e-4", "--max_iters=200", "--replay=0.5", "--eval_interval=25"],
 }
 TRAINER_HELP = """
 Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes its own, out/ft/config.toml.

@@ -71,7 +71,7 @@ SCREEN: dict[str, dict[str, Any]] = {
 }
 FINALS: dict[str, dict[str, Any]] = {
     "the default": {"max_iters": 1000, "eval_interval": 100},
-    "--preset=best": {"learning_rate": 1e-4, "max_iters": 200, "loss_on": "answers", "replay": 0.5, "eval_interval": 25},
+    "--preset=best": {"learning_rate": 1e-4, "max_iters": 200, "replay": 0.5, "eval_interval": 25},
 }
 
 
