@@ -143,7 +143,8 @@ def whole_job(argv: list[str] | None) -> int:
         if pipeline.dry_run:
             return dry_run(job)
         with supervise.lock(Path(pipeline.out_dir), "arianna_ft"):
-            remove_leftovers(Path(pipeline.out_dir))
+            for folder in (CORPUS.parent, Path(pipeline.out_dir), *(pipeline.run / name for name in ("", "data", "base_text"))):
+                remove_leftovers(folder, shared=True)
             prepare(job, found)
             code = train(job)
             return finish(job) if code == 0 else code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -36,11 +37,26 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of writers that were killed. Only for a folder that no other process writes into."""
+def remove_leftovers(folder: Path, shared: bool = False) -> None:
+    """Delete the temporary files of writers that were killed; in a folder that others may write into, of those that are gone."""
     for path in folder.glob(".*.tmp"):
-        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
-            path.unlink(missing_ok=True)
+        writer = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if writer and not (shared and is_alive(int(writer[1]))):
+            with contextlib.suppress(OSError):  # in a folder that is read-only, say
+                path.unlink()
+
+
+def is_alive(pid: int) -> bool | None:
+    """Whether there is a process of this number; None where the system cannot be asked."""
+    if os.name != "posix":
+        return None
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def append(file: BinaryIO, line: str) -> None:

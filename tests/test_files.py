@@ -101,7 +101,11 @@ def test_a_line_that_cannot_be_added_names_the_file(tmp_path):
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
-    for name in (".ckpt.pt.123.tmp", ".ckpt.pt.tmp", "ckpt.pt.123.tmp", ".run.lock"):
+    alive, dead = f".a.pt.{os.getpid()}.tmp", ".a.pt.99999999.tmp"
+    others = [".ckpt.pt.tmp", ".run.lock", "ckpt.pt.99999999.tmp"]
+    for name in (alive, dead, *others):
         (tmp_path / name).touch()
+    remove_leftovers(tmp_path, shared=True)
+    assert sorted(os.listdir(tmp_path)) == [alive, *others]
     remove_leftovers(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".ckpt.pt.tmp", ".run.lock", "ckpt.pt.123.tmp"]
+    assert sorted(os.listdir(tmp_path)) == others
