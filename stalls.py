@@ -14,6 +14,12 @@ SHORTEST = 2.0  # seconds; nobody minds less
 USUAL = 50  # steps whose median is the usual one
 
 
+def clock() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, which time.monotonic() does not on Linux and macOS."""
+    kind = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+    return time.monotonic() if kind is None else time.clock_gettime(kind)
+
+
 class Watch:
     """Looks at the clock while a step is computed, from a thread of its own.
 
@@ -32,20 +38,20 @@ class Watch:
     def __call__(self, step: int) -> Iterator[None]:
         """Around the computation of a step."""
         with self.lock:
-            self.step, self.started, self.told = step, time.monotonic(), False
+            self.step, self.started, self.told = step, clock(), False
         try:
             yield
         finally:
             self.check()
             with self.lock:
-                self.usual.append(time.monotonic() - self.started)
+                self.usual.append(clock() - self.started)
                 self.started = None
 
     def check(self) -> None:
         with self.lock:
             if self.started is None or self.told or not self.usual:
                 return
-            seconds, usual = time.monotonic() - self.started, statistics.median(self.usual)
+            seconds, usual = clock() - self.started, statistics.median(self.usual)
             self.told = seconds > max(TIMES * usual, SHORTEST)
             if self.told:
                 self.tell(self.step, seconds, usual)

@@ -1,4 +1,7 @@
 import threading
+import time
+
+import pytest
 
 import stalls
 
@@ -6,14 +9,11 @@ import stalls
 class Clock:
     now = 0.0
 
-    def monotonic(self) -> float:
-        return self.now
-
 
 def steps(monkeypatch, *seconds: float) -> list[tuple[int, float, float]]:
     """What is told of steps that take so long."""
     clock, told = Clock(), []
-    monkeypatch.setattr(stalls, "time", clock)
+    monkeypatch.setattr(stalls, "clock", lambda: clock.now)
     watch = stalls.Watch(lambda *what: told.append(what))
     for number, taken in enumerate(seconds):
         with watch(number):
@@ -28,6 +28,12 @@ def test_a_step_of_ten_times_the_median_is_told_when_it_is_over(monkeypatch):
 
 def test_short_pauses_and_the_first_step_are_not(monkeypatch):
     assert steps(monkeypatch, 100, 0.01, 0.01, 0.01, 1.9) == []
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="a clock of Linux")
+def test_the_time_that_the_machine_sleeps_counts(monkeypatch):
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 42.0}.__getitem__)
+    assert stalls.clock() == 42.0
 
 
 def test_a_step_that_hangs_is_told_meanwhile_and_once(monkeypatch):
