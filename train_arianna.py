@@ -80,8 +80,8 @@ def train_step(state: State, batch: Batch, cfg: TrainConfig, forward, precision:
     norm = clip_grad_norm_(state.model.parameters(), cfg.grad_clip)
     if not (total.isfinite() and norm.isfinite()):  # clipping and AdamW would both let a NaN through
         raise FloatingPointError(
-            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} on rows {batch.rows[:8].tolist()}; stopped "
-            "before the update, the last saved state is whole. A lower --learning_rate is the usual cure."
+            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} on rows {batch.rows.tolist()}; stopped before "
+            "the update, the last saved state is whole. Mostly the rate was too high: begin anew with --fresh and a lower --learning_rate."
         )
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
