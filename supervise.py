@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from files import is_alive
 
 STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
 PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and with which it ends
@@ -115,12 +118,15 @@ def answering(*numbers: int, by: Any) -> Iterator[None]:
 
 
 def holder(note: Path) -> str:
-    """What a lock's holder has noted of itself; it may be about to."""
+    """What a lock's holder has noted of itself; it may be about to, over the note of one that was killed."""
+    who = ""
     for _ in range(20):
-        if note.is_file() and (who := note.read_text()):
-            return who
+        with contextlib.suppress(OSError):  # gone, with its writer
+            who = note.read_text()
+        if (named := re.match(r"process (\d+) ", who)) and is_alive(int(named[1])) is not False:
+            break
         time.sleep(0.05)
-    return "another process"
+    return who or "another process"
 
 
 class Stop:
@@ -182,8 +188,8 @@ def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
     It gets a process group of its own, so that a Ctrl-C reaches it once, passed on from here, and ends when this process
-    does if it looks after its parent (`watch_parent`). Raises Stopped if a signal came before the command could answer it, or
-    when it was as good as done.
+    does if it looks after its parent (`watch_parent`). Raises Stopped if a signal came, to either, before the command could
+    answer it, or when it was as good as done.
     """
     group = {"process_group": 0} if os.name == "posix" else {}
     passed = []
@@ -195,8 +201,8 @@ def run_child(command: list[str]) -> int:
 
     with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
         code = child.wait()
-    if passed and code <= 0:
-        raise Stopped(passed[0])
+    if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):
+        raise Stopped(passed[0] if passed else -code)
     return code if code >= 0 else 128 - code
 
 

@@ -127,6 +127,23 @@ except supervise.Stopped as stopped:
 
 
 @POSIX
+def test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good_order():
+    child = ["sh", "-c", "kill -TERM $$"]
+    with pytest.raises(supervise.Stopped) as stopped:
+        supervise.run_child(child)
+    assert stopped.value.exit_code == 143
+
+
+@POSIX
+def test_the_note_of_a_dead_holder_is_not_taken_for_the_living_ones(tmp_path):
+    note = tmp_path / ".run.pid"
+    note.write_text("process 99999999 (since 2026-01-01 00:00:00)")
+    mine = f"process {os.getpid()} (since 2026-01-02 00:00:00)"
+    threading.Timer(0.2, note.write_text, [mine]).start()
+    assert supervise.holder(note) == mine
+
+
+@POSIX
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_outside_training_ends_what_is_being_done_and_closes_files(number, code):
     program = """
