@@ -1,10 +1,9 @@
 """Shared by the fault tests: how often each fault is tried, the table of what survived, and tiny jobs to hurt.
 
-FAULTS=full in the environment asks for the full counts and the table (`make faults`).
+FAULTS=full in the environment asks for the full counts and the table (`make faults`), FAULTS_PART=2/5 for the second fifth of them.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -19,21 +18,23 @@ from conftest import ROOT
 from test_pipeline import command
 
 import checkpoint
+from files import sha256
 from run_folder import latest_state
 from train_config import TrainConfig
 
 FULL = os.environ.get("FAULTS") == "full"
+PART, PARTS = map(int, os.environ.get("FAULTS_PART", "1/1").split("/"))
 TABLE: dict[str, list[int]] = {}  # fault: how often tried, how often survived
 INPUTS = "all inputs the same before and after"
-EVERY_STEP = "--save_minutes=1e-9"
+EVERY_STEP = ("--save_minutes=1e-9", "--log_interval=1")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def times(fault: str, few: int, full: int) -> Iterator[int]:
     """0, 1, 2, ... as often as a fault is to be tried. Each counts as survived once the next is asked for."""
-    row, count = TABLE.setdefault(fault, [0, 0]), full if FULL else few
-    row[0] += count
-    for number in range(count):
+    row, numbers = TABLE.setdefault(fault, [0, 0]), range(PART - 1, full if FULL else few, PARTS)
+    row[0] += len(numbers)
+    for number in numbers:
         yield number
         row[1] += 1
 
@@ -53,6 +54,14 @@ def start(place: Path, *flags: str, **options) -> subprocess.Popen:
     """The whole command in a process group of its own, its output in one pipe."""
     group = {"start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command(*flags), cwd=place, env=ENVIRONMENT, **group | options)
+
+
+def shipped(place: Path) -> subprocess.Popen:
+    """The same on what is shipped: six iterations by two threads, saved after each."""
+    flags = [f"--out_dir={place / 'out'}", "--max_iters=6", "--eval_interval=3", "--report=false", *EVERY_STEP]
+    group = {"start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    words = [sys.executable, str(ROOT / "arianna_ft.py"), *flags]
+    return subprocess.Popen(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, **group)
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
@@ -83,15 +92,26 @@ def children_of(pid: int) -> list[int]:
 
 def results(place: Path) -> dict[str, str]:
     """Hashes of all that a run is for."""
-    return {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in NAMES}
+    return {name: sha256(place / name) for name in NAMES}
+
+
+def leftovers(place: Path) -> list[Path]:
+    """Temporary files of writers that were killed."""
+    return list(place.rglob("*.tmp"))
+
+
+def inputs(place: Path) -> dict[Path, tuple[str, int]]:
+    """Hash and time of all that is input: what is shipped, and what was put into a folder for a run there."""
+    shipped = [ROOT / "out/ckpt_v1_base.pt", *(ROOT / "data").glob("arianna_*"), *(ROOT / "data").glob("tok4096.*")]
+    own = (f for pattern in ("*.jsonl", "*.pt", "data/*.bin") for f in place.glob(pattern))
+    return {f: (sha256(f), f.stat().st_mtime_ns) for f in (*shipped, *own)}
 
 
 @contextlib.contextmanager
 def inputs_kept(place: Path) -> Iterator[None]:
-    files = [place / "talk.jsonl", place / "base.pt", ROOT / "data/tok4096.model", ROOT / "data/tok4096.bin"]
-    before = [(f.read_bytes(), f.stat().st_mtime_ns) for f in files]
+    before = inputs(place)
     yield
-    assert before == [(f.read_bytes(), f.stat().st_mtime_ns) for f in files]
+    assert before == inputs(place)
     row = TABLE.setdefault(INPUTS, [0, 0])
     row[:] = row[0] + 1, row[1] + 1
 
@@ -115,7 +135,9 @@ def logged_step(place: Path) -> int:
 
 
 def shards(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        return folder
+    folder.mkdir(parents=True)
     generator = np.random.default_rng(3)
     for split, count in (("train", 600), ("val", 100)):
         (folder / f"{split}.bin").write_bytes(generator.integers(3, 64, count).astype("<u2").tobytes())

@@ -80,6 +80,13 @@ MUTATIONS = [
         f"{DISK}::test_what_killed_writers_left_behind_is_removed",
     ),
     Mutation(
+        "leftovers of writers that live are not removed",
+        "files.py",
+        "if writer and not (shared and is_alive(int(writer[1]))):",
+        "if writer:",
+        "tests/test_files.py::test_what_killed_writers_left_is_removed_and_nothing_else",
+    ),
+    Mutation(
         "room on the disk is looked for first",
         "train_arianna.py",
         "            room.check_run(cfg, model, team.size)\n",
@@ -171,6 +178,20 @@ MUTATIONS = [
         f"{PROCESS}::test_of_two_that_start_at_once_one_has_the_folder_until_it_is_killed",
     ),
     Mutation(
+        "the lock's holder is named, not one that was killed",
+        "supervise.py",
+        " and is_alive(int(named[1])) is not False:",
+        ":",
+        "tests/test_supervise.py::test_the_note_of_a_dead_holder_is_not_taken_for_the_living_ones",
+    ),
+    Mutation(
+        "a signal to the trainer alone, before it can answer",
+        "supervise.py",
+        "    if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):",
+        "    if passed and code <= 0:",
+        "tests/test_supervise.py::test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good_order",
+    ),
+    Mutation(
         "a child ends with its wrapper",
         "supervise.py",
         "        os._exit(1)\n",
@@ -211,6 +232,13 @@ MUTATIONS = [
         "                self.tell(self.step, seconds, usual)",
         "                pass",
         "tests/test_stalls.py",
+    ),
+    Mutation(
+        "time asleep counts as a stall",
+        "stalls.py",
+        'getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))',
+        'getattr(time, "CLOCK_MONOTONIC", None)',
+        "tests/test_stalls.py::test_the_time_that_the_machine_sleeps_counts",
     ),
     Mutation(
         "the order of rows follows from the step",

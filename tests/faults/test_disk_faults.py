@@ -86,7 +86,8 @@ def test_a_kill_at_any_call_of_a_save_leaves_the_old_or_the_new_state(tmp_path):
     (folder / "new").write_bytes(checkpoint.to_bytes(state))
     for name, data in before.items():
         (folder / f"old {name}").write_bytes(data)
-    subprocess.run([sys.executable, "-c", SAVE, folder], check=True, timeout=300)
+    with inputs_kept(tmp_path):
+        subprocess.run([sys.executable, "-c", SAVE, folder], check=True, timeout=300)
     died = sorted(int(p.name) for p in folder.iterdir() if p.is_dir())
     assert len(died) > 8
     for n in times("kill at each system call of a save", len(died), len(died)):
@@ -162,7 +163,8 @@ def test_a_power_cut_leaves_a_run_that_goes_on(tmp_path, monkeypatch, whole, cap
         if done == len(disk.ops):
             assert latest_state(folder)["iter_num"] == 4, "what was saved is lost"
         if n in few:
-            train(small(tmp_path, folder.name))
+            with inputs_kept(tmp_path):
+                train(small(tmp_path, folder.name))
             assert weights(folder) == whole
     capsys.readouterr()
 
@@ -203,10 +205,12 @@ def test_a_sync_that_fails_ends_the_run_and_is_not_tried_again(tmp_path, monkeyp
     chosen = range(1, count + 1) if FULL else random.Random(2).sample(range(1, count + 1), 3)
     for n in times("a sync fails", len(chosen), len(chosen)):
         place = tmp_path / str(n)
-        assert syncs_of_a_run(place, monkeypatch, chosen[n]) == chosen[n]
-        for path in (place / "run").glob("*.pt"):
-            checkpoint.load(path)  # none is half written
-        train(small(place))
+        small(place)  # makes its data
+        with inputs_kept(place):
+            assert syncs_of_a_run(place, monkeypatch, chosen[n]) == chosen[n]
+            for path in (place / "run").glob("*.pt"):
+                checkpoint.load(path)  # none is half written
+            train(small(place))
         assert weights(place / "run") == whole
 
 
@@ -244,10 +248,11 @@ def test_a_disk_that_fills_up_is_named_and_the_run_goes_on_later(tmp_path, monke
         total = (1 << 40) - quota.left
     for n in times("disk full at any byte", 3, 45):
         place, chosen = tmp_path / str(n), random.Random(n)
-        with monkeypatch.context() as patch:
+        cfg = small(place)
+        with inputs_kept(place), monkeypatch.context() as patch:
             Quota(chosen.randrange(total), patch)
             with pytest.raises(OSError, match=r"could not be written \([\d,]+ bytes\): No space left") as caught:
-                train(small(place))
+                train(cfg)
             assert caught.value.errno == errno.ENOSPC
         for path in (place / "run").glob("*.pt"):
             checkpoint.load(path)

@@ -21,11 +21,13 @@ from faults import (
     finish,
     inputs_kept,
     kill_all,
+    leftovers,
     logged_step,
     results,
     run,
     saved_step,
     settle,
+    shipped,
     small,
     start,
     times,
@@ -62,19 +64,19 @@ def test_a_command_killed_again_and_again_ends_with_the_same_files(tmp_path, who
         killed = False
         while not killed:
             with inputs_kept(place):
-                process = start(place, EVERY_STEP)
+                process = start(place, *EVERY_STEP)
                 time.sleep(random.Random(f"{n} {number}").uniform(0.1, 1.1 * seconds))
                 killed = kill_all(process)
             if not killed:
-                assert results(place) == expected
+                assert results(place) == expected and not leftovers(place)
                 number, before = number + 1, 0
                 place = furnish(make(tmp_path / str(number)))
         assert before <= saved_step(place), "a step that was saved is lost"
         assert logged_step(place) <= saved_step(place) + 1, "more than a save interval is lost"
         before = saved_step(place)
-    code, said = run(place, EVERY_STEP)
+    code, said = run(place, *EVERY_STEP)
     assert code == 0, said
-    assert results(place) == expected
+    assert results(place) == expected and not leftovers(place)
 
 
 def make(folder: Path) -> Path:
@@ -84,25 +86,24 @@ def make(folder: Path) -> Path:
 
 @pytest.mark.skipif(not FULL, reason="minutes long: make faults")
 def test_the_shipped_base_killed_again_and_again_ends_with_the_same_files(tmp_path):
-    flags = ["--max_iters=6", "--eval_interval=3", "--report=false", EVERY_STEP]
-    words = [sys.executable, str(ROOT / "arianna_ft.py"), *flags]
-    options = {"cwd": ROOT, "start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    inputs = [ROOT / "out/ckpt_v1_base.pt", *(ROOT / "data").glob("arianna_*"), *(ROOT / "data").glob("tok4096.*")]
-    before, began = list(map(sha256, inputs)), time.monotonic()
-    assert finish(subprocess.Popen([*words, f"--out_dir={tmp_path / 'whole/out'}"], **options))[0] == 0
-    seconds = time.monotonic() - began
-    for n in times("the same on the shipped base", 0, 5):
-        killed = False
-        while not killed:
-            process = subprocess.Popen([*words, f"--out_dir={tmp_path / 'killed/out'}"], **options)
-            time.sleep(random.Random(n).uniform(0.2, 0.9) * seconds)
-            killed = kill_all(process)
-            if not killed:
-                assert results(tmp_path / "killed") == results(tmp_path / "whole")
-                shutil.rmtree(tmp_path / "killed")
-    assert finish(subprocess.Popen([*words, f"--out_dir={tmp_path / 'killed/out'}"], **options))[0] == 0
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
-    assert before == list(map(sha256, inputs))
+    whole, place, began = tmp_path / "whole", tmp_path / "killed", time.monotonic()
+    assert finish(shipped(whole))[0] == 0
+    seconds, before = time.monotonic() - began, 0
+    with inputs_kept(place):
+        for n in times("the same on the shipped base, two threads", 0, 5):
+            killed = False
+            while not killed:
+                process = shipped(place)
+                time.sleep(random.Random(n).uniform(0.2, 0.9) * seconds)
+                killed = kill_all(process)
+                if not killed:
+                    assert results(place) == results(whole)
+                    shutil.rmtree(place)
+                    before = 0
+            assert before <= saved_step(place) and logged_step(place) <= saved_step(place) + 1
+            before = saved_step(place)
+        assert finish(shipped(place))[0] == 0
+    assert results(place) == results(whole) and not leftovers(place)
 
 
 # ---- two at once ----
@@ -132,18 +133,14 @@ def end(*processes: subprocess.Popen) -> None:
 
 def test_of_two_that_start_at_once_one_has_the_folder_until_it_is_killed(tmp_path):
     for n in times("two starts at once, holder killed", 3, 45):
-        folder = tmp_path / str(n)
-        both = [holder(folder), holder(folder)]
-        said = [p.stdout.readline() for p in both]
-        assert sorted(s == "mine\n" for s in said) == [False, True], said
-        first, second = sorted(both, key=lambda p: said[both.index(p)] != "mine\n")
-        assert f"in use by process {first.pid} (since" in said[both.index(second)]
-        assert second.wait(60) == 2
-        first.kill()
-        first.wait()
-        third = holder(folder)
-        assert third.stdout.readline() == "mine\n"
-        end(first, second, third)
+        for _ in ("a folder that was never held", "one whose holder was killed"):
+            both = [holder(tmp_path / str(n)), holder(tmp_path / str(n))]
+            said = [p.stdout.readline() for p in both]
+            assert sorted(s == "mine\n" for s in said) == [False, True], said
+            first, second = sorted(both, key=lambda p: said[both.index(p)] != "mine\n")
+            assert f"in use by process {first.pid} (since" in said[both.index(second)]
+            assert second.wait(60) == 2
+            end(first, second)
 
 
 @pytest.mark.skipif(not FULL, reason="minutes long: make faults")
@@ -211,13 +208,14 @@ def test_a_signal_at_any_time_ends_the_command_with_its_number_and_a_sentence(tm
     for n in times("a signal at a random time over the whole command", 1, 20):
         place, chosen = furnish(make(tmp_path / str(n))), random.Random(n)
         number = chosen.choice([signal.SIGINT, signal.SIGTERM])
-        process = start(place)
-        time.sleep(chosen.uniform(0.1, 0.9) * seconds)  # not while the interpreter itself starts
-        process.send_signal(number)
-        code, said = finish(process)
-        assert code in (0, 128 + number) and "Traceback" not in said, (code, said)
-        assert code == 0 or "the same command goes on from here" in said
-        assert run(place)[0] == 0 and results(place) == expected
+        with inputs_kept(place):
+            process = start(place)
+            time.sleep(chosen.uniform(0.1, 0.9) * seconds)  # not while the interpreter itself starts
+            process.send_signal(number)
+            code, said = finish(process)
+            assert code in (0, 128 + number) and "Traceback" not in said, (code, said)
+            assert code == 0 or "the same command goes on from here" in said
+            assert run(place)[0] == 0 and results(place) == expected and not leftovers(place)
 
 
 @pytest.mark.skipif(not FULL, reason="four processes")
@@ -225,11 +223,12 @@ def test_a_signal_at_any_time_ends_the_command_with_its_number_and_a_sentence(tm
 def test_several_processes_end_with_their_wrapper(tmp_path, number, code):
     for _ in times("wrapper of two processes killed or signalled", 0, 1):
         place = furnish(tmp_path)
-        process = start(place, *LONG, "--nproc=2", "--max_iters=4000")
-        wait_for_line(process, "3 |")
-        process.send_signal(number)
-        assert finish(process)[0] == code
-        assert settle(place)
+        with inputs_kept(place):
+            process = start(place, *LONG, "--nproc=2", "--max_iters=4000")
+            wait_for_line(process, "3 |")
+            process.send_signal(number)
+            assert finish(process)[0] == code
+            assert settle(place)
         assert number == signal.SIGKILL or saved_step(place) > 2
 
 
@@ -242,14 +241,16 @@ def test_a_run_that_was_put_to_sleep_ends_with_the_same_weights(tmp_path):
     train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
     for n in times("SIGSTOP for seconds", 1, 10):
         chosen, folder = random.Random(n), tmp_path / f"run{n}"
-        process = trainer(dataclasses.replace(cfg, out_dir=str(folder)))
-        wait_for_line(process, f"{chosen.randint(1, 40)} |")
-        os.killpg(process.pid, signal.SIGSTOP)
-        time.sleep(3)
-        os.killpg(process.pid, signal.SIGCONT)
-        code, said = finish(process)
+        with inputs_kept(tmp_path):
+            process = trainer(dataclasses.replace(cfg, out_dir=str(folder)))
+            wait_for_line(process, f"{chosen.randint(1, 40)} |")
+            os.killpg(process.pid, signal.SIGSTOP)
+            time.sleep(3)
+            os.killpg(process.pid, signal.SIGCONT)
+            code, said = finish(process)
         assert code == 0, said
         assert weights(folder) == weights(tmp_path / "whole")
+        assert_sane_lines(folder, 60)
 
 
 def test_a_clock_set_back_and_forth_changes_nothing(tmp_path, monkeypatch):
@@ -259,10 +260,16 @@ def test_a_clock_set_back_and_forth_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: real() + chosen.uniform(-1e8, 1e8))
     for n in times("clock set back and forth", 2, 10):
         folder = tmp_path / f"run{n}"
-        train(dataclasses.replace(cfg, out_dir=str(folder)))
+        with inputs_kept(tmp_path):
+            train(dataclasses.replace(cfg, out_dir=str(folder)))
         assert weights(folder) == weights(tmp_path / "whole")
-        lines = [line for line in (folder / "train.log").read_text().splitlines() if " | loss " in line]
-        assert len(lines) == 4 and not any(re.search(r"\| -|nan|inf", line) for line in lines)
+        assert_sane_lines(folder, 4)
+
+
+def assert_sane_lines(folder: Path, steps: int) -> None:
+    """A line a step, and no figure in it that cannot be."""
+    lines = [line for line in (folder / "train.log").read_text().splitlines() if " | loss " in line]
+    assert len(lines) == steps and not any(re.search(r"\| -|nan|inf", line) for line in lines), lines
 
 
 # ---- once more ----
@@ -314,7 +321,8 @@ def test_a_folder_that_cannot_be_written_is_told_or_left_alone(tmp_path, whole, 
 def test_spaces_and_letters_of_any_language_in_paths_are_fine(tmp_path, whole):
     for _ in times(PLACES, 0, 1):
         place = furnish(make(tmp_path / "a folder für Ålice — 日本 'quoted'"))
-        assert run(place, "--out_dir=my out $HOME")[0] == 0
+        with inputs_kept(place):
+            assert run(place, "--out_dir=my out $HOME")[0] == 0
         (place / "my out $HOME").rename(place / "out")
         assert results(place) == whole[1]
 
@@ -323,7 +331,8 @@ def test_an_output_folder_behind_a_link_is_used(tmp_path, whole):
     for _ in times(PLACES, 0, 1):
         place = furnish(tmp_path)
         (place / "out").symlink_to(make(place / "elsewhere"), target_is_directory=True)
-        assert run(place)[0] == 0
+        with inputs_kept(place):
+            assert run(place)[0] == 0
         assert results(place) == whole[1] and (place / "out").is_symlink()
         assert checkpoint.load(place / "elsewhere/ft/ckpt.pt")["iter_num"] == 6
 
@@ -333,7 +342,8 @@ def test_an_output_folder_that_is_none_is_told(tmp_path, there):
     for _ in times(PLACES, 0, 1):
         place = furnish(tmp_path)
         (place / "out").symlink_to("nowhere") if there == "a link to nowhere" else (place / "out").write_text("mine")
-        code, said = run(place)
+        with inputs_kept(place):
+            code, said = run(place)
         (told,) = (line for line in said.splitlines() if "cannot be written" in line)
         assert code == 2 and "out" in told and "Traceback" not in said
         assert not (place / "nowhere").exists() and (there != "a file" or (place / "out").read_text() == "mine")
