@@ -129,11 +129,19 @@ def test_a_deleted_result_is_made_again(done):
     assert contents(folder) == before
 
 
-def test_other_settings_are_refused_and_nothing_is_changed(done):
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--learning_rate=1e-3", "learning_rate is 0.001, was 1e-05"),
+        ("--preset=best", "replay is 0.5, was 0.0"),
+        ("--base=out/ckpt_ft.pt", "it is an input"),
+    ],
+)
+def test_other_settings_and_an_output_over_an_input_are_refused_and_nothing_is_changed(done, flag, sentence):
     folder, _ = done
     before = contents(folder)
-    result = run(folder, "--learning_rate=1e-3")
-    assert result.returncode == 2 and "learning_rate is 0.001, was 1e-05" in result.stderr
+    result = run(folder, flag)
+    assert result.returncode == 2 and sentence in result.stderr
     assert contents(folder) == before
 
 
@@ -313,14 +321,6 @@ def test_bad_input_gets_one_sentence_and_nothing_is_written(place, flags, senten
     assert result.returncode == 2
     assert sentence in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert contents(place) == before and not (place / "out").exists()
-
-
-def test_an_output_over_an_input_is_refused(done):
-    folder, _ = done
-    before = contents(folder)
-    result = run(folder, "--base=out/ckpt_ft.pt")
-    assert result.returncode == 2 and "it is an input" in result.stderr
-    assert contents(folder) == before
 
 
 def test_faulty_conversations_are_told_without_torch(place):
