@@ -193,6 +193,7 @@ def row(lines: list[dict[str, Any]]) -> str:
     names = sorted(forgot[0])
     cells = [
         lines[0]["recipe"],
+        str(len(lines)),
         mean([b[0] for b in best], ".0f"),
         mean(gains, "+.3f"),
         *(mean([f[n] for f in forgot], "+.3f") for n in names),
@@ -214,7 +215,7 @@ def table(lines: list[dict[str, Any]]) -> str:
         recipes.setdefault(line["recipe"], []).append(line)
     texts = sorted(rises(lines[0], lines[0]["points"][0][2]))
     forgot = [f"forgot: {t}" for t in texts]
-    heads = ["recipe", "best at", "answers", *forgot, "answers within 0.10", "forgot", "blend", "core minutes"]
+    heads = ["recipe", "runs", "best at", "answers", *forgot, "answers within 0.10", "forgot", "blend", "core minutes"]
     order = sorted(recipes.values(), key=lambda r: statistics.fmean(x["used"][2] for x in r))
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
 
