@@ -74,9 +74,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    out, T = [], q.shape[2]
-    for first in range(0, T, QUERY_ROWS):
-        end = min(first + QUERY_ROWS, T)
+    out, end, T = [], 0, q.shape[2]
+    while end < T:  # a range would have torch's compiler make a graph for each T
+        first, end = end, min(end + QUERY_ROWS, T)
         scores = (q[:, :, first:end] @ k[:, :, :end].transpose(-1, -2)).float() * q.shape[-1] ** -0.5
         later = torch.ones(end - first, end, dtype=torch.bool, device=q.device).triu(first + 1)
         out.append(scores.masked_fill(later, -math.inf).softmax(-1).to(v.dtype) @ v[:, :, :end])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from arianna_data import Task
+from arithmetic import QUERY_ROWS
 from compute import Precision, Team
 from config import UsageError
-from model import Transformer
+from model import Transformer, TransformerBlock
 
 PAYS = {  # tokens that a run must have to win back the time that compiling takes
     ("cpu", torch.float32): 10_000_000,
@@ -65,17 +69,36 @@ def worth_it(tokens: int, precision: Precision) -> bool:
 
 
 def compiled(model: Transformer, task: Task, precision: Precision, team: Team) -> tuple[Callable, str]:
-    """The forward pass, compiled and tried on a batch, and why that failed in some process, if it did.
-
-    Rows of texts have one length. For conversations it is left open, so that no step depends on those before it.
-    """
-    forward, failure = torch.compile(model, dynamic=task.rows.has_masks), ""
+    """The forward pass, compiled and tried, and why that failed in some process, if it did."""
+    varied, failure = task.rows.has_masks, ""
+    forward = with_compiled_layers(model) if varied else torch.compile(model)
+    longest = model.args.max_seq_len
     try:
-        x, y = (team.share(t).to(precision.device) for t in task.batch(0).parts[0])
-        with precision():
-            forward(x, y, max(1, y.numel())).backward()
+        for length in [*range(QUERY_ROWS, longest, QUERY_ROWS), longest] if varied else [longest]:  # for each a graph is made
+            x = team.share(torch.zeros(task.batch_size, length, dtype=torch.long)).to(precision.device)
+            with precision():
+                forward(x, x, x.numel()).backward()
     except Exception as error:  # there is no list of what a compiler can raise
         failure = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
     model.zero_grad(set_to_none=True)
     anywhere = team.any(bool(failure))
     return forward, failure or ("in another process" if anywhere else "")
+
+
+def with_compiled_layers(model: Transformer) -> Transformer:
+    """The same weights, with one compiled layer that all layers are computed by; rows may have any length.
+
+    The whole model with its lengths left open takes many minutes to compile. A length must not be taken for a fixed one at
+    first, as the compiler does unless told: what a step computes would depend on the steps before it.
+    """
+    compiled = torch.compile(TransformerBlock.forward)
+
+    def layer(block: TransformerBlock, x: Tensor, cos: Tensor, sin: Tensor, cache: None) -> Tensor:
+        for tensor, dimension in ((x, 1), (cos, 0), (sin, 0)):
+            torch._dynamo.mark_dynamic(tensor, dimension)
+        return compiled(block, x, cos, sin)
+
+    twin = copy.copy(model)
+    twin._modules = {name: module for name, module in model._modules.items() if name != "layers"}
+    twin.layers = [partial(layer, block) for block in model.layers]
+    return twin

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from test_train import equal, settings_for, train, weights, write_shards
@@ -12,6 +13,7 @@ import compiling
 import config
 import training_state
 from compute import Precision
+from encoding import ANSWER, ROW, TRAIN_ALL
 from train_config import TrainConfig
 
 CPU = Precision(torch.device("cpu"), torch.float32)
@@ -22,15 +24,25 @@ def compiler(monkeypatch):
     """A compiler that counts its models and changes nothing, unless told to fail."""
     asked: list[object] = []
 
-    def compile(model, dynamic):
-        asked.append(dynamic)
+    def compile(model):
+        asked.append(model)
         if len(asked) > compile.works:
             raise RuntimeError("no compiler\nand more")
         return lambda *of: model(*of)
 
     compile.works, compile.asked = 99, asked
-    monkeypatch.setattr(torch, "compile", lambda model, dynamic: lambda *of: compile(model, dynamic)(*of))
+    monkeypatch.setattr(torch, "compile", lambda model: lambda *of: compile(model)(*of))
     return compile
+
+
+def write_conversations(folder) -> None:
+    """Rows of 10 to 64 tokens."""
+    folder.mkdir()
+    for split, lengths in (("train", range(10, 65, 3)), ("val", (20, 30))):
+        rows = [np.random.default_rng(n).integers(3, 4096, n) for n in lengths]
+        flags = [np.where(np.arange(n) == 0, ROW, TRAIN_ALL | ANSWER) for n in lengths]
+        (folder / f"{split}.bin").write_bytes(np.concatenate(rows).astype("<u2").tobytes())
+        (folder / f"{split}.mask").write_bytes(np.concatenate(flags).astype("u1").tobytes())
 
 
 def state(folder) -> dict:
@@ -106,11 +118,20 @@ def test_a_state_from_before_this_was_kept_says_by_its_setting_how_it_began(tmp_
     assert restored.compiled is True
 
 
+def test_of_conversations_the_layers_are_compiled_and_the_steps_are_the_same(tmp_path, compiler):
+    write_conversations(tmp_path / "data")
+    train(settings_for(tmp_path, max_iters=3, compile=True))
+    assert {f.__qualname__ for f in compiler.asked} == {"TransformerBlock.forward"}
+    train(settings_for(tmp_path, max_iters=3, compile=False, out_dir=str(tmp_path / "plain")))
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "plain"))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
-def test_a_compiled_run_goes_on_exactly(tmp_path):
-    write_shards(tmp_path / "data")
+@pytest.mark.parametrize("write", [write_shards, write_conversations])
+def test_a_compiled_run_goes_on_exactly(tmp_path, write):
+    write(tmp_path / "data")
     cfg = settings_for(tmp_path, max_iters=6, eval_interval=3, compile=True)
     train(cfg)
     whole = weights(tmp_path / "run")
