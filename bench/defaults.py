@@ -61,6 +61,7 @@ SCREEN: dict[str, dict[str, Any]] = {
     "no weight decay": {"weight_decay": 0.0},
     "replay 1/4": {"replay": 0.25},
     "replay 1/2": {"replay": 0.5},
+    "replay 1/4, 1000 iterations": {"replay": 0.25, "max_iters": 1000, "eval_interval": 100},
     "3e-5": {"learning_rate": 3e-5},
     "1e-4": {"learning_rate": 1e-4},
     "1e-4, answers alone": {"learning_rate": 1e-4, "loss_on": "answers"},
