@@ -164,6 +164,11 @@ class Batch:
     rows: np.ndarray
     replay: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # parts of rows that are replayed
 
+    @property
+    def tokens(self) -> int:
+        """That are computed, padding included."""
+        return sum(x.numel() for x, _ in self.parts + self.replay)
+
 
 class Task:
     """The batches of a run. With `replay`, that share of the rows comes from a second set of rows."""

@@ -43,7 +43,7 @@ SHIPPED_BASE, ITS_PROSE = (
     "data/arianna_corpus.txt",
 )  # of the prose, the base was trained on all but the part held out
 LARGE = 64 << 20  # bytes of a file of conversations that is prepared part by part
-PREFLIGHT_ROWS = 32  # scored of each side before the run
+PREFLIGHT_ROWS = 16  # scored of each side before the run
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
 NOT_KEPT = ("fresh", "dry_run", "data_dir", "base_text_dir")  # settings of one start, and folders that follow from out_dir
 ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
@@ -80,7 +80,7 @@ class PipelineConfig:
     fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
     nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
     report: bool = True  # score base and result by what they write, and make the morning report (a minute or two)
-    dry_run: bool = False  # check everything, time three steps, write nothing
+    dry_run: bool = False  # check everything, time a step, write nothing
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_forgetting < math.inf:
@@ -261,7 +261,7 @@ def describe(pipeline: PipelineConfig, found: conversations.Found | shards.Found
 
 
 def dry_run(job: Job) -> int:
-    """Score the base and time three steps on the prepared rows; what that needs on disk is gone afterwards."""
+    """Score the base and time a step on the prepared rows; what that needs on disk is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         write_files(job.files, Path(folder))
         if job.large:
@@ -281,14 +281,14 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 
 
 def plan(job: Job, folder: Path) -> str:
-    """Score the base, time three steps on a copy of it: what will run, on what, for how long, and how much disk."""
+    """Score the base, time a step on a copy of it: what will run, on what, for how long, and how much disk."""
     import compute
     import room
     import train_arianna
 
     cfg = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
     base = about_base(cfg)
-    seconds, task = train_arianna.time_steps(cfg, steps=3)
+    seconds, task = train_arianna.time_steps(cfg)
     parameters = sum(p.numel() for p in job.base.parameters())
     disk = room.bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + 2 * 4 * parameters  # the run and its result
     return (

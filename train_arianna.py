@@ -40,16 +40,17 @@ import export
 import room
 import settings_file
 import supervise
-from arianna_data import Batch, Rows, Task
+from arianna_data import POOL, Batch, Rows, Task
 from compute import Precision, Team, pick_precision, steady_threads
 from encoding import TRAIN_ALL, TRAIN_ANSWERS
 from files import remove_leftovers
 from model import ModelArgs, Transformer
+from optimizer import make_optimizer
 from run_folder import Log, Refused, hash_inputs, keep_settings, save_state, set_aside
 from stalls import Watch
 from tokenizer import Tokenizer
 from train_config import TrainConfig, learning_rate
-from training_state import State, make_optimizer, make_teacher, new_model, start_or_continue
+from training_state import State, make_teacher, new_model, start_or_continue
 
 
 def number(value: float) -> float | None:
@@ -118,18 +119,17 @@ def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -
     return choose.Point(step, share, evaluate.answer_loss(model, held_out_rows(cfg, model.args), cfg.eval_rows).loss, base_text)
 
 
-def time_steps(cfg: TrainConfig, steps: int) -> tuple[float, Task]:
-    """Median seconds of a training step from the base, after one to warm up, and the task whose rows it took. Keeps nothing."""
+def time_steps(cfg: TrainConfig) -> tuple[float, Task]:
+    """Seconds of a usual training step from the base, by the first one and its tokens, and the task whose rows it took. Keeps nothing."""
     precision, alone = pick_precision(cfg.device, cfg.dtype), Team.alone()
     model = export.open_model(cfg.base, cfg.max_seq_len).to(precision.device)
-    state, seconds = State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, precision.device)), []
+    state = State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, precision.device))
     task = make_task(cfg, model.args, state.teacher)
-    for step in range(steps + 1):
-        started = time.monotonic()
-        state.step = 0  # the first step's rate, whatever max_iters is
-        train_step(state, task.batch(step), cfg, model, precision, alone)
-        seconds.append(time.monotonic() - started)
-    return sorted(seconds[1:])[steps // 2], task
+    batches = [task.batch(step) for step in range(POOL)]
+    started = time.monotonic()
+    train_step(state, batches[0], cfg, model, precision, alone)
+    seconds = time.monotonic() - started
+    return seconds * sum(b.tokens for b in batches) / len(batches) / batches[0].tokens, task
 
 
 class Window:
@@ -139,7 +139,7 @@ class Window:
         self.total, self.steps, self.tokens, self.started = 0.0, 0, 0, time.monotonic()
 
     def add(self, loss: float, batch: Batch) -> None:
-        self.total, self.steps, self.tokens = self.total + loss, self.steps + 1, self.tokens + sum(x.numel() for x, _ in batch.parts)
+        self.total, self.steps, self.tokens = self.total + loss, self.steps + 1, self.tokens + batch.tokens
 
     @property
     def loss(self) -> float:
@@ -219,9 +219,9 @@ class Run:
     def loop(self, stop: supervise.Stop) -> None:
         """Steps, lines, evaluations and saves until max_iters or a signal."""
         cfg, state, forward = self.cfg, self.state, self.forward()
-        window = Window()
         if state.step == 0:
             self.evaluate(math.nan)
+        window = Window()
         for batch in self.task.iter_batches(state.step):
             if self.team.any(state.finished(cfg) or stop.asked):
                 break

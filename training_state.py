@@ -17,18 +17,9 @@ import torch
 import checkpoint
 import export
 from model import ModelArgs, Transformer
+from optimizer import AdamW, load_moments, make_optimizer
 from run_folder import RUN_FORMAT, Refused, check_same_run, latest_state
 from train_config import FREE, TrainConfig
-
-
-def make_optimizer(model: Transformer, cfg: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with llama2.c's groups: matrices decay, norms do not."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=cfg.peak, betas=(cfg.beta1, cfg.beta2), fused=True)
 
 
 @dataclass
@@ -36,7 +27,7 @@ class State:
     """A run at a step: all that the steps after it depend on."""
 
     model: Transformer
-    optimizer: torch.optim.AdamW
+    optimizer: AdamW
     step: int = 0
     best_loss: float = math.inf
     best_step: int = -1
@@ -130,13 +121,3 @@ def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:
     arXiv 1606.09282).
     """
     return export.open_model(cfg.base).to(device) if cfg.replay and cfg.base else None
-
-
-def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
-    """Give an optimizer what AdamW had gathered by parameter; its settings stay those of the run. Raises ValueError if it does not fit."""
-    groups, parameters = optimizer.state_dict()["param_groups"], [p for g in optimizer.param_groups for p in g["params"]]
-    for i, parameter in enumerate(parameters if moments else []):
-        for name, shape in {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": ()}.items():
-            if moments[i][name].shape != shape or not moments[i][name].isfinite().all():
-                raise ValueError(f"{name} of parameter {i} is not {tuple(shape)} finite numbers")
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -22,9 +22,10 @@ from arianna_data import Batch
 from bench import pairs
 from compute import Team, pick_precision, steady_threads
 from model import ModelArgs, Transformer, weight_shapes
+from optimizer import make_optimizer
 from train_arianna import train_step
 from train_config import TrainConfig
-from training_state import State, make_optimizer
+from training_state import State
 
 ROWS = 8
 Step = Callable[[Tensor, Tensor], None]

@@ -22,9 +22,10 @@ import train_arianna
 from arianna_data import Batch
 from compute import Precision, Team
 from model import Transformer
+from optimizer import make_optimizer
 from train_arianna import train, train_step
 from train_config import TrainConfig, learning_rate
-from training_state import State, make_optimizer
+from training_state import State
 
 CPU = Precision(torch.device("cpu"), torch.float32)
 ALONE = Team.alone()
@@ -431,5 +432,18 @@ def test_the_shape_from_scratch_is_arianna():
 
 def test_the_compiler_is_not_imported_where_nothing_is_compiled():
     """It takes more than a second, in each process of a run."""
-    code = "import sys, train_arianna, sample; sys.exit('torch._dynamo' in sys.modules)"
+    code = """
+import sys, sample, torch
+from model import ModelArgs, Transformer
+from train_arianna import make_optimizer
+from train_config import TrainConfig
+model = Transformer(ModelArgs(dim=32, n_layers=1, n_heads=2))
+optimizer, x = make_optimizer(model, TrainConfig()), torch.ones(1, 8, dtype=torch.long)
+model(x, x).backward()
+torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

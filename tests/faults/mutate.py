@@ -151,7 +151,7 @@ MUTATIONS = [
     ),
     Mutation(
         "moments fit the weights",
-        "training_state.py",
+        "optimizer.py",
         "            if moments[i][name].shape != shape or not moments[i][name].isfinite().all():",
         "            if False:",
         f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
@@ -249,7 +249,7 @@ MUTATIONS = [
     ),
     Mutation(
         "AdamW's moments go on",
-        "training_state.py",
+        "optimizer.py",
         '    optimizer.load_state_dict({"state": moments, "param_groups": groups})\n',
         "",
         "tests/test_train.py::test_a_killed_run_ends_with_the_same_weights",
