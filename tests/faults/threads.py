@@ -3,7 +3,7 @@
     python tests/faults/threads.py                    # 100 processes, two threads, the shipped base
     python tests/faults/threads.py 20 4 --compile     # 20 processes, four threads, further flags of train_arianna.py
 
-Prints how many different results there were, and exits with 1 if more than one.
+Prints how many different results there were, with the beginning of each one's hash, and exits with 1 if more than one.
 """
 
 import collections
@@ -55,7 +55,8 @@ def main(words: list[str]) -> int:
             folder = Path(scratch) / "run"
             found[train(folder, Path(scratch) / "data", threads, flags)] += 1
             shutil.rmtree(folder)
-            print(f"{number + 1} processes of {threads} threads, {len(found)} different results: {sorted(found.values())}", flush=True)
+            counts = ", ".join(f"{digest[:12]} {count} times" for digest, count in found.items())
+            print(f"{number + 1} processes of {threads} threads, {len(found)} different results: {counts}", flush=True)
     return int(len(found) > 1)
 
 
