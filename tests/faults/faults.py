@@ -74,8 +74,10 @@ def run(place: Path, *flags: str, **options) -> tuple[int, str]:
     return finish(start(place, *flags, **options))
 
 
-def kill_all(process: subprocess.Popen) -> bool:
-    """SIGKILL for the wrapper and its trainer, which has a group of its own. False if the command had ended before."""
+def kill_after(process: subprocess.Popen, seconds: float) -> bool:
+    """SIGKILL for the wrapper and its trainer, which has a group of its own. False if the command has ended before."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
     children = children_of(process.pid)
     ended = process.poll() is not None
     for group in (process.pid, *children):

@@ -20,7 +20,7 @@ from faults import (
     children_of,
     finish,
     inputs_kept,
-    kill_all,
+    kill_after,
     leftovers,
     logged_step,
     results,
@@ -64,9 +64,7 @@ def test_a_command_killed_again_and_again_ends_with_the_same_files(tmp_path, who
         killed = False
         while not killed:
             with inputs_kept(place):
-                process = start(place, *EVERY_STEP)
-                time.sleep(random.Random(f"{n} {number}").uniform(0.1, 1.1 * seconds))
-                killed = kill_all(process)
+                killed = kill_after(start(place, *EVERY_STEP), random.Random(f"{n} {number}").uniform(0.1, 1.1 * seconds))
             if not killed:
                 assert results(place) == expected and not leftovers(place)
                 number, before = number + 1, 0
@@ -93,9 +91,7 @@ def test_the_shipped_base_killed_again_and_again_ends_with_the_same_files(tmp_pa
         for n in times("the same on the shipped base, two threads", 0, 5):
             killed = False
             while not killed:
-                process = shipped(place)
-                time.sleep(random.Random(n).uniform(0.2, 0.9) * seconds)
-                killed = kill_all(process)
+                killed = kill_after(shipped(place), random.Random(n).uniform(0.2, 0.9) * seconds)
                 if not killed:
                     assert results(place) == results(whole)
                     shutil.rmtree(place)
