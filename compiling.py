@@ -46,7 +46,7 @@ def choose(
         began = "with compiled steps" if before else "without compiling"
         raise UsageError(f"the run began {began} and goes on so only: leave --compile out, or begin anew with --fresh.")
     settled = asked if before is None else before
-    if not (worth_it(tokens, precision) if settled is None else settled):
+    if not (worth_it(tokens, precision, task.rows.has_masks) if settled is None else settled):
         return model, False
     forward, failure = compiled(model, task, precision, team)
     if not failure:
@@ -58,10 +58,13 @@ def choose(
     return model, False
 
 
-def worth_it(tokens: int, precision: Precision) -> bool:
-    """Whether so many tokens win the time back, and there is what torch.compile needs: a C++ compiler, for CUDA Triton."""
+def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
+    """Whether so many tokens win the time back, and there is what torch.compile needs: a C++ compiler, for CUDA Triton.
+
+    `varied`: rows have many lengths. That this pays on a CPU has not been shown, so it is left to --compile.
+    """
     kind = precision.device.type
-    if tokens < PAYS.get((kind, precision.dtype), math.inf):
+    if (varied and kind == "cpu") or tokens < PAYS.get((kind, precision.dtype), math.inf):
         return False
     if kind == "cuda":
         return importlib.util.find_spec("triton") is not None

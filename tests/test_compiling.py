@@ -56,10 +56,11 @@ def test_compile_is_a_bare_flag_yes_no_or_auto(words, value):
 
 def test_a_short_run_is_not_compiled_and_a_long_one_is_where_there_is_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: name == "g++")
-    assert not compiling.worth_it(1000 * 8 * 256, CPU)
-    assert compiling.worth_it(100_000 * 8 * 256, CPU)
+    assert not compiling.worth_it(100 * 8 * 256, CPU, varied=False)
+    assert compiling.worth_it(100_000 * 8 * 256, CPU, varied=False)
+    assert not compiling.worth_it(100_000 * 8 * 256, CPU, varied=True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not compiling.worth_it(100_000 * 8 * 256, CPU)
+    assert not compiling.worth_it(100_000 * 8 * 256, CPU, varied=False)
 
 
 def test_what_was_settled_is_kept_and_the_run_goes_on_so(tmp_path, compiler, monkeypatch):

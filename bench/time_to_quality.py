@@ -1,0 +1,166 @@
+"""Wall time from a command to a model with a given held-out answer loss: the whole job against TRL's SFTTrainer.
+
+    pip install -e .[bench]
+    python -m bench.time_to_quality                          # in /tmp; about half an hour
+    python -m bench.time_to_quality --folder=/tmp/quality    # goes on with the runs that are not done there
+
+Both start from the shipped base and train on the same conversations; TRL gets the base as a Hugging Face folder, and each
+answer with all that was said before it. Every saved model of either is scored afterwards, by the same functions: its time is
+when it lay on the disk, for ours with what choice and export took at the end of the run added. A run that is done is a line
+of results.jsonl in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import base_text
+import config
+import conversations
+import encoding
+import export
+import train_arianna
+from bench import pairs
+from conversations import Conversation
+from tokenizer import Tokenizer
+from train_config import TrainConfig
+
+HERE = Path(__file__).resolve().parent.parent
+BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
+EPOCHS = 8
+RATES = ("3e-5", "1e-4", "3e-4")  # TRL's grid
+FREER = ["--learning_rate=1e-4", "--max_iters=300", "--loss_on=answers"]
+OURS = {
+    "1e-4, answers": FREER,
+    "1e-4, answers, bfloat16": [*FREER, "--dtype=bfloat16"],
+    "3e-4, answers": ["--learning_rate=3e-4", "--max_iters=200", "--loss_on=answers"],
+    "1e-4, answers, replay 1/2": [*FREER, "--replay=0.5"],
+    "3e-4, answers, replay 1/2": ["--learning_rate=3e-4", "--max_iters=300", "--loss_on=answers", "--replay=0.5"],
+}
+UNBLENDED = ["--blend=1", "--report=False", "--eval_interval=20", "--fresh"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the runs lie."""
+
+    folder: str = "/tmp/innerarianna_quality"  # for all that is made; the results stay there
+
+
+@dataclass(frozen=True)
+class Point:
+    """A saved model: seconds from the command until it was there, held-out answers and base texts in nats a token."""
+
+    seconds: float
+    answers: float
+    base_text: dict[str, float]
+
+
+def prepare(folder: Path) -> None:
+    """What both train on, and what all are scored on."""
+    place, tokenizer, base = folder / "place", Tokenizer(str(HERE / TOKENIZER)), export.open_model(HERE / BASE)
+    shutil.copytree(HERE / "data", place / "data", dirs_exist_ok=True)
+    (place / "out").mkdir(exist_ok=True)
+    shutil.copy(HERE / BASE, place / BASE)
+    halves = conversations.split(conversations.read(HERE / TALK).conversations)
+    context = base.args.max_seq_len
+    encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows")
+    encoding.write_prepared(base_text.files(base, tokenizer, folder / "base_text", str(HERE / PROSE), False), folder / "base_text")
+    export.keep_or_write(base, folder / "base_hf", "hf", tokenizer=tokenizer)
+    for split, half in zip(("train", "val"), halves, strict=True):
+        rows = [json.dumps(row) for c in half for row in prompts(encoding.plain_conversation(c, tokenizer)[0])]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+
+
+def prompts(conversation: Conversation) -> Iterator[dict[str, Any]]:
+    """Each answer, and all that was said before it."""
+    said = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    for question, answer in conversation.turns:
+        said = [*said, {"role": "user", "content": question}]
+        reply = {"role": "assistant", "content": answer}
+        yield {"prompt": said, "completion": [reply]}
+        said = [*said, reply]
+
+
+def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """By name: a run's command, and where its models lie."""
+    found = {}
+    for rate in RATES:
+        out = folder / f"trl{rate}"
+        words = [str(HERE / "bench/sft.py"), str(folder / "base_hf"), str(folder), str(out), rate, str(EPOCHS)]
+        found[f"SFTTrainer, {rate}"] = words, f"{out}/checkpoint-*/model.safetensors"
+    for number, (name, flags) in enumerate(OURS.items()):
+        out = folder / f"ours{number}"
+        found[f"ours, {name}"] = [str(HERE / "arianna_ft.py"), *UNBLENDED, f"--out_dir={out}", *flags], f"{out}/ft/ckpt_0*.pt"
+    return found
+
+
+def run(words: list[str], models: str, folder: Path) -> dict[str, Any]:
+    """Do a run; when it was over, in seconds from its start, and what each model that it saved is worth."""
+    started = time.time()
+    subprocess.run([sys.executable, *words], cwd=folder / "place", env=pairs.environment(False), stdout=sys.stderr, check=True)
+    seconds = time.time() - started
+    pattern = Path(models)
+    saved = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))), key=lambda path: path.stat().st_mtime)
+    ours = pattern.suffix == ".pt"
+    after = seconds + started - saved[-1].stat().st_mtime if ours else 0.0
+    points = [vars(score(path if ours else path.parent, folder, path.stat().st_mtime - started + after)) for path in saved]
+    return {"seconds": seconds, "points": points[1:] if ours else points}
+
+
+def score(model: Path, folder: Path, seconds: float) -> Point:
+    cfg = TrainConfig(base=BASE, data_dir=str(folder / "rows"), base_text_dir=str(folder / "base_text"))
+    found = train_arianna.score_point(cfg, export.open_model(model), 0, 1.0)
+    return Point(seconds, found.answer_loss, found.base_text)
+
+
+def all_runs(folder: Path) -> dict[str, list[Point]]:
+    """The models of every run, by its name; runs that lack are done."""
+    results = folder / "results.jsonl"
+    lines = map(json.loads, results.read_text().splitlines()) if results.exists() else []
+    found = {line["name"]: line for line in lines}
+    for name, (words, models) in commands(folder).items():
+        if name not in found:
+            found[name] = {"name": name, **run(words, models, folder)}
+            with open(results, "a") as file:
+                file.write(json.dumps(found[name]) + "\n")
+    return {name: [Point(**point) for point in found[name]["points"]] for name in commands(folder)}
+
+
+def described(point: Point, base: Point) -> dict[str, Any]:
+    rises = {name.removeprefix("val_"): round(loss - base.base_text[name], 3) for name, loss in point.base_text.items()}
+    return {"seconds": round(point.seconds, 1), "answer_loss": round(point.answers, 4), "forgetting": rises}
+
+
+def main(argv: list[str] | None = None) -> int:
+    folder = Path(config.parse(Config, argv, __doc__).folder).resolve()
+    prepare(folder)
+    base, found = score(HERE / BASE, folder, 0.0), all_runs(folder)
+    best = {name: min(points, key=lambda point: point.answers) for name, points in found.items()}
+    peer = min((name for name in best if name.startswith("SFT")), key=lambda name: best[name].answers)
+    for name, points in found.items():
+        pairs.tell("time to quality, best", run=name, **described(best[name], base))
+        reached = next((point for point in points if point.answers <= best[peer].answers), None)
+        if reached is not None and not name.startswith("SFT"):
+            ratio = round(best[peer].seconds / reached.seconds, 2)
+            pairs.tell(
+                "time to quality, reached",
+                run=name,
+                **described(reached, base),
+                peer=peer,
+                peer_best=described(best[peer], base),
+                ratio=ratio,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
