@@ -30,6 +30,8 @@ def seconds_to_first_step(place: Path, lines: dict[str, float]) -> float:
         lines[line.strip()[:60]] = round(time.monotonic() - started, 2)
         if FIRST_STEP.match(line):
             break
+    else:
+        sys.exit("the job ended before its first step")
     seconds = time.monotonic() - started
     child.kill()  # the trainer notices, and ends
     child.communicate()
