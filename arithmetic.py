@@ -54,7 +54,7 @@ def shape_of_onednn(x: Tensor, weight: Tensor) -> Tensor:
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T for x (..., C) and a weight (D, C), by what is fastest."""
     if X86 and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-        return Product.apply(x, weight)
+        return Product.apply(x, weight) if torch.is_grad_enabled() else onednn(x, weight)
     return F.linear(x, weight)
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arithmetic import product
+
 if TYPE_CHECKING:
     from model import Transformer
 
@@ -21,7 +23,7 @@ class Decoder:
         for layer, kv in zip(model.layers, cache, strict=True):
             a, f = layer.attention, layer.feed_forward
             wqkv = torch.cat((a.wq.weight * model.args.head_dim**-0.5, a.wk.weight, a.wv.weight))  # with the scores' factor
-            matrices = [w.t() for w in (wqkv, a.wo.weight, f.w1.weight, f.w3.weight, f.w2.weight)]
+            matrices = (wqkv, a.wo.weight, torch.cat((f.w1.weight, f.w3.weight)), f.w2.weight)
             self.layers.append((layer.attention_norm.weight, layer.ffn_norm.weight, *matrices, kv, *kv.flatten(1, 2)))
 
     def __call__(self, tokens: Tensor, position: int) -> Tensor:
@@ -30,16 +32,16 @@ class Decoder:
         H, K, D = a.n_heads, a.n_kv_heads, a.head_dim
         shape, eps, turn = (a.dim,), a.norm_eps, self.turns[position]
         x = F.embedding(tokens, self.model.tok_embeddings.weight)  # (B, C)
-        for attention_norm, ffn_norm, wqkv, wo, w1, w3, w2, kv, keys, values in self.layers:
-            heads = (F.rms_norm(x, shape, attention_norm, eps) @ wqkv).float().view(B, H + 2 * K, D // 2, 2)
+        for attention_norm, ffn_norm, wqkv, wo, w13, w2, kv, keys, values in self.layers:
+            heads = product(F.rms_norm(x, shape, attention_norm, eps), wqkv).float().view(B, H + 2 * K, D // 2, 2)
             torch.view_as_complex(heads[:, : H + K]).mul_(turn)  # queries and keys, in place
             kv[:, :, :, position] = heads[:, H:].view(B, 2, K, D).transpose(0, 1)
             q = heads[:, :H].reshape(B * K, H // K, D).to(x.dtype)
             scores = torch.bmm(q, keys[:, :T].transpose(1, 2))  # (B * K, H / K, T)
             out = torch.bmm(scores.softmax(-1), values[:, :T]).view(B, a.dim)
-            x = torch.addmm(x, out, wo)
-            h = F.rms_norm(x, shape, ffn_norm, eps)
-            x = torch.addmm(x, F.silu(h @ w1).mul_(h @ w3), w2)
+            x = x + product(out, wo)
+            gate, up = product(F.rms_norm(x, shape, ffn_norm, eps), w13).chunk(2, -1)
+            x = x + product(F.silu(gate).mul_(up), w2)
         return self.model.norm(x)
 
 
