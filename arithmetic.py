@@ -41,6 +41,11 @@ def onednn(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
+def packed(weight: Tensor, rows: int) -> Tensor:
+    """A weight (D, C) laid out once as `onednn` wants it for x with so many rows; nothing else can read it."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+
+
 @torch.library.custom_op("arianna::onednn", mutates_args=())
 def onednn_as_it_is(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from encoding import encode_text, read_text, split_paragraphs, text_files
 from model import Transformer
@@ -27,9 +26,8 @@ def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
     A text that ends (BOS or EOS) is followed by the next in the same row, as in the text the base was trained on.
     """
     prompts, new = [[BOS]] * rows, base.args.max_seq_len - 1
-    sampled = list(base.stream(prompts, new, temperature=1.0, top_k=0, seed=seed))
-    columns = [torch.full((rows,), BOS), *(t.cpu() for t in sampled)]
-    return torch.stack(columns, 1).flatten().numpy().astype("<u2")
+    sampled = base.stream(prompts, new, temperature=1.0, top_k=0, seed=seed)
+    return np.array([[BOS] * rows, *sampled], "<u2").T.flatten()
 
 
 def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None, replayed: bool) -> dict[str, bytes]:

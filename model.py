@@ -255,50 +255,52 @@ class Transformer(nn.Module):
         top_k: int = 300,
         top_p: float = 1.0,
         seed: int = 1337,
-    ) -> Iterator[Tensor]:
-        """Go on from prompts of any lengths: yields the tokens (B,) of one position after the other.
+        stop: Sequence[int] = (),
+    ) -> Iterator[list[int]]:
+        """Go on from prompts of any lengths: yields the tokens of one position after the other, one for each row.
 
         All rows stand at the same position; a row whose prompt is not yet over gets its own next token there, so
-        no row is padded. It starts behind the shortest prompt and ends at the context's end or after the longest
-        prompt and `max_new_tokens` more. temperature 0 takes the likeliest token.
+        no row is padded. A row ends behind a token of `stop` that it chose, or `max_new_tokens` behind its prompt; from then on
+        its token is -1, and it is computed no further once half of the rows have ended. It starts behind the shortest prompt and
+        ends with the last row or the context. temperature 0 takes the likeliest token.
         """
-        lengths = [len(p) for p in prompts]
-        if min(lengths) < 1 or max(lengths) >= self.args.max_seq_len:
+        lengths, most, device = [len(p) for p in prompts], self.args.max_seq_len, self.tok_embeddings.weight.device
+        first, ends = min(lengths), [min(length + max_new_tokens, most) for length in lengths]
+        if first < 1 or max(lengths) >= most:
             raise ValueError(
-                f"the prompts have {min(lengths)} to {max(lengths)} tokens; a prompt needs at least 1 "
-                f"and at most {self.args.max_seq_len - 1} in a context of {self.args.max_seq_len}"
+                f"the prompts have {first} to {max(lengths)} tokens; a prompt needs at least 1 "
+                f"and at most {most - 1} in a context of {most}"
             )
-        device = self.tok_embeddings.weight.device
-        first, width = min(lengths), min(max(lengths) + max_new_tokens, self.args.max_seq_len)
-        forced = torch.full((len(prompts), width), IGNORE, dtype=torch.long)
-        for row, prompt in zip(forced, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
-        forced = forced.to(device)
-        chances = torch.rand(width - first, len(prompts), generator=torch.Generator().manual_seed(seed)).to(device)
-        cache = self.new_cache(len(prompts), width)
-        x = self.hidden_states(forced[:, :first], cache)[:, -1]  # (B, C)
+        chances = torch.rand(max(ends) - first, len(prompts), generator=torch.Generator().manual_seed(seed)).to(device)
+        rows, going = list(range(len(prompts))), {row for row, end in enumerate(ends) if end > first}  # in the cache; of these
+        cache = self.new_cache(len(prompts), max(ends))
+        logits = self.output(self.hidden_states(torch.tensor([p[:first] for p in prompts], device=device), cache)[:, -1])  # (B, V)
         decode = Decoder(self, cache)
-        for position in range(first, width):
-            chosen = pick(self.output(x).float(), temperature, top_k, top_p, chances[position - first])
-            if position < max(lengths):
-                chosen = torch.where(forced[:, position] == IGNORE, chosen, forced[:, position])
-            yield chosen
-            if position + 1 < width:
-                x = decode(chosen, position)
+        for position in range(first, max(ends)):
+            picked = pick(logits.float(), temperature, top_k, top_p, chances[position - first]).tolist()
+            tokens = [IGNORE] * len(prompts)
+            for row, token in zip(rows, picked, strict=True):
+                in_prompt = position < lengths[row]
+                if row in going:
+                    tokens[row] = prompts[row][position] if in_prompt else token
+                    if position + 1 == ends[row] or (token in stop and not in_prompt):
+                        going.remove(row)
+            yield tokens
+            if not going:
+                return
+            if 2 * len(going) <= len(rows):
+                kept = torch.tensor([place for place, row in enumerate(rows) if row in going], device=device)
+                rows, cache, chances = [rows[place] for place in kept], cache[:, :, kept], chances[:, kept]
+                decode = Decoder(self, cache)
+            logits = decode(torch.tensor([max(tokens[row], 0) for row in rows], device=device), position)
 
     def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[int] = (1, 2), **sampling) -> list[list[int]]:
         """What the model adds to each prompt, without the stop token (BOS or EOS) that ended it."""
         added: list[list[int]] = [[] for _ in prompts]
-        ended = [False] * len(prompts)
-        for position, tokens in enumerate(self.stream(prompts, max_new_tokens, **sampling), min(map(len, prompts))):
-            for row, token in enumerate(tokens.tolist()):
-                if position < len(prompts[row]) or ended[row]:
-                    continue
-                ended[row] = token in stop or position >= len(prompts[row]) + max_new_tokens
-                if not ended[row]:
+        for position, tokens in enumerate(self.stream(prompts, max_new_tokens, stop=stop, **sampling), min(map(len, prompts))):
+            for row, token in enumerate(tokens):
+                if position >= len(prompts[row]) and token != IGNORE and token not in stop:
                     added[row].append(token)
-            if all(ended):
-                break
         return added
 
     def new_cache(self, rows: int, length: int) -> Tensor:

@@ -215,7 +215,7 @@ class Continuation:
 
     def __iter__(self) -> Iterator[str]:
         whole = shown = self.tokenizer.decode(self.ids)
-        for token in map(int, self.tokens):
+        for (token,) in self.tokens:
             if token in (BOS, EOS):
                 break
             self.ids.append(token)

@@ -281,19 +281,22 @@ def test_a_ratio_is_one_of_sums_with_an_interval_around_it():
 class Scripted(Transformer):
     """A model that says what it is told to, question by question, and then one word for ever."""
 
-    def __init__(self, tokenizer, says: dict[str, str], then: dict[str, int], context: int = 64):
+    def __init__(self, tokenizer, says: dict[str, str], then: dict[str, int], context: int = 64, end: int | None = None):
         super().__init__(dataclasses.replace(TINY, max_seq_len=context))
-        self.tokenizer, self.says, self.then, self.batches = tokenizer, says, then, []
+        self.tokenizer, self.says, self.then, self.end, self.batches = tokenizer, says, then, end, []
 
-    def stream(self, prompts, max_new_tokens, **sampling):
+    def stream(self, prompts, max_new_tokens, stop, **sampling):
         self.batches.append((prompts, sampling))
         lengths = [len(p) for p in prompts]
         lines = []
         for prompt in prompts:
             asked = re.match(r"Q: (.*)\nA:$", self.tokenizer.decode(prompt[1:]))[1]
             lines.append([*prompt, *self.tokenizer.encode(self.says[asked]), *[self.then[asked]] * 200])
+        going = dict.fromkeys(range(len(lines)), True)
         for position in range(min(lengths), min(max(lengths) + max_new_tokens, self.args.max_seq_len)):
-            yield torch.tensor([line[position] for line in lines])
+            tokens = [BOS if position == self.end else line[position] for line in lines]
+            yield [token if going[i] else -1 for i, token in enumerate(tokens)]
+            going = {i: going[i] and (position < lengths[i] or tokens[i] not in stop) for i in going}
 
 
 WORD = 300
@@ -331,9 +334,7 @@ def test_a_question_within_a_line_cuts_nothing(tokenizer):
 @pytest.mark.parametrize(("end", "stopped"), [(63, True), (64, False)])
 def test_the_bases_context_holds_for_a_model_with_a_longer_one(tokenizer, end, stopped):
     prompt = len(tokenizer.encode("Q: Why?\nA:", bos=True))
-    model = Scripted(tokenizer, {"Why?": "Because"}, {"Why?": WORD}, context=96)
-    stream = model.stream
-    model.stream = lambda *a, **k: (torch.where(torch.tensor(i + prompt == end), BOS, t) for i, t in enumerate(stream(*a, **k)))
+    model = Scripted(tokenizer, {"Why?": "Because"}, {"Why?": WORD}, context=96, end=end)
     (found,) = generate_answers(model, tokenizer, ["Why?"], samples_each=1, context=64)
     assert (found.stopped, found.tokens) == (stopped, end - prompt if stopped else 64 - prompt)
 
