@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def compiler(monkeypatch):
         return lambda *of: model(*of)
 
     compile.works, compile.asked = 99, asked
-    monkeypatch.setattr(torch, "compile", lambda model: lambda *of: compile(model)(*of))
+    monkeypatch.setattr(torch, "compile", lambda model, mode=None: lambda *of: compile(model)(*of))
     return compile
 
 
@@ -61,6 +62,13 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is_where_there_is_a_compiler
     assert not compiling.worth_it(100_000 * 8 * 256, CPU, varied=True)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not compiling.worth_it(100_000 * 8 * 256, CPU, varied=False)
+
+
+@pytest.mark.parametrize(("parts", "share", "mode"), [(1, 0.0, "reduce-overhead"), (2, 0.0, None), (1, 0.5, None)])
+def test_launches_are_recorded_only_where_a_step_has_one_backward_pass(parts, share, mode):
+    task = SimpleNamespace(parts=parts, share=share)
+    assert compiling.mode_for(task, Precision(torch.device("cuda"), torch.bfloat16)) == mode
+    assert compiling.mode_for(task, CPU) is None
 
 
 def test_what_was_settled_is_kept_and_the_run_goes_on_so(tmp_path, compiler, monkeypatch):
