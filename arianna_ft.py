@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import config
 import conversations
 import dashboards
+import presets
 import settings_file
 import supervise
 from files import remove_leftovers, write_atomic
@@ -46,11 +47,6 @@ LARGE = 64 << 20  # bytes of a file of conversations that is prepared part by pa
 PREFLIGHT_ROWS = 16  # scored of each side before the run
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
 NOT_KEPT = ("fresh", "dry_run", "data_dir", "base_text_dir")  # settings of one start, and folders that follow from out_dir
-ASKED_BY_THE_JOB = ["--init_from=resume", "--learning_rate=1e-5", "--max_iters=1000"]
-PRESETS = {  # what takes the place of that; docs/defaults.md has the measurements
-    "asked": [],
-    "best": ["--learning_rate=1e-4", "--max_iters=200", "--replay=0.5", "--eval_interval=25"],
-}
 TRAINER_HELP = """
 Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes its own, out/ft/config.toml.
 
@@ -226,11 +222,15 @@ def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
     """The trainer's settings: what the job asks for, then what the user gave."""
     folders = {"data_dir": pipeline.run / "data", "base_text_dir": pipeline.run / "base_text", "out_dir": pipeline.run}
     own = [f"--{name}={path}" for name, path in {**folders, "base": pipeline.base, "tokenizer": pipeline.tokenizer}.items()]
-    words = [*ASKED_BY_THE_JOB, *PRESETS[pipeline.preset], *rest, *own]
+    words = [*flags_of(presets.PRESETS[pipeline.preset]), *rest, *own]
     trainer, unknown = config.parse_known(TrainConfig, words, None, ALIASES, prog="arianna_ft.py")
     if unknown:
         config.refuse_unknown(unknown, [PipelineConfig, TrainConfig], ALIASES)
     return trainer
+
+
+def flags_of(settings: dict[str, object]) -> list[str]:
+    return ["--init_from=resume", *(f"--{name}={value}" for name, value in settings.items())]
 
 
 def refuse_overwriting(pipeline: PipelineConfig) -> None:
@@ -348,10 +348,11 @@ def train(job: Job) -> int:
     if finished:
         say(f"{pipeline.run} is trained: {job.progress.step} iterations")
         return 0
-    scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0)
+    notes = filter(None, [presets.note(dataclasses.asdict(job.trainer))])
+    scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0, notes)
     here = Path(__file__).parent
     launcher = [str(here / "supervise.py"), f"--nproc_per_node={job.pipeline.nproc}"] if job.pipeline.nproc > 1 else []
-    words = [*launcher, str(here / "train_arianna.py"), *ASKED_BY_THE_JOB, *config.to_flags(job.trainer)]
+    words = [*launcher, str(here / "train_arianna.py"), *flags_of(presets.PRESETS["asked"]), *config.to_flags(job.trainer)]
     code = supervise.run_child([sys.executable, *words])
     if code == KILLED:
         say("training was killed from outside, for want of memory perhaps; the same command goes on from here")

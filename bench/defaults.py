@@ -1,6 +1,7 @@
 """The defaults of a fine-tune, found by experiment on the shipped base and Arianna's conversations.
 
     python -m bench.defaults screen     # every recipe on one fold, 300 iterations
+    python -m bench.defaults short      # higher rates and fewer iterations, with replay, over three folds
     python -m bench.defaults finals     # the finalists over five folds and three seeds, in full
     python -m bench.defaults table      # docs/defaults.md from what there is so far
 
@@ -24,23 +25,27 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
+import torch
 
 import base_text
 import choose
 import conversations
 import encoding
 import export
+import presets
 import train_arianna
 from arianna_data import Rows
+from compute import pick_device
 from conversations import Conversation
 from files import sha256, write_atomic
+from model import ModelArgs
 from tokenizer import Tokenizer
 from train_config import TrainConfig
 
@@ -59,6 +64,9 @@ SCREEN: dict[str, dict[str, Any]] = {
     "no warm-up": {"warmup_ratio": 0.0},
     "warm-up 20%": {"warmup_ratio": 0.2},
     "no weight decay": {"weight_decay": 0.0},
+    "rate falls in a line": {"schedule": "line"},
+    "rate stays at its peak": {"schedule": "peak"},
+    "long conversations cut at 256 tokens": {"windows": "cut"},
     "replay 1/4": {"replay": 0.25},
     "replay 1/2": {"replay": 0.5},
     "replay 1/4, 1000 iterations": {"replay": 0.25, "max_iters": 1000, "eval_interval": 100},
@@ -70,9 +78,26 @@ SCREEN: dict[str, dict[str, Any]] = {
     "1e-4, replay 1/2": {"learning_rate": 1e-4, "replay": 0.5},
     "3e-4, answers alone, replay 1/2": {"learning_rate": 3e-4, "loss_on": "answers", "replay": 0.5},
 }
+SHORT: dict[str, dict[str, Any]] = {  # half of the rows replayed
+    f"{rate:.0e}, {iters} iterations, {rows} rows, {loss_on}".replace("e-0", "e-"): {
+        **{"learning_rate": rate, "max_iters": iters, "batch_size": rows, "loss_on": loss_on},
+        **{"replay": 0.5, "eval_interval": iters // 10},
+    }
+    for rate, iterations, sizes in [
+        *((rate, (50, 100, 200), (8, 16)) for rate in (1e-4, 2e-4, 4e-4)),
+        *[(4e-4, (50,), (32,)), (8e-4, (50, 100), (16,))],
+    ]
+    for iters in iterations
+    for rows in sizes
+    for loss_on in ("all", "answers")
+}
 FINALS: dict[str, dict[str, Any]] = {
-    "the default": {"max_iters": 1000, "eval_interval": 100},
-    "--preset=best": {"learning_rate": 1e-4, "max_iters": 200, "replay": 0.5, "eval_interval": 25},
+    presets.DEFAULT: {"max_iters": 1000, "eval_interval": 100},
+    presets.BEST: presets.PRESETS["best"],
+}
+SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the peak after a share of the steps behind the warm-up
+    "line": lambda done: 1 - done,
+    "peak": lambda done: 1.0,
 }
 
 
@@ -102,50 +127,85 @@ def fold_of(talk: Sequence[Conversation], fold: int) -> tuple[list[Conversation]
     return [c for c in talk if c not in held], [c for c in talk if c in held]
 
 
-def prepare(folder: Path, fold: int, library: str | None) -> None:
-    """The shards of a fold, and the base text: samples, prose and, where given, windows of the library."""
-    tokenizer, base = Tokenizer(TOKENIZER), export.open_model(BASE)
-    halves = fold_of(conversations.read(TALK).conversations, fold)
-    files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
-    encoding.write_prepared(files, folder / "data")
-    texts = base_text.files(base, tokenizer, folder / "base_text", PROSE, replayed=True)
-    if library is not None:
-        rows = Rows(library, "val", base.args.max_seq_len - 1, base.args.vocab_size)
-        chosen = np.linspace(0, len(rows) - 2, LIBRARY_WINDOWS).astype(int)  # the last one is shorter
-        windows = [np.append(x, y[-1]) for x, y, _ in map(rows.row, chosen)]
-        texts["val_library.bin"] = np.concatenate(windows).astype("<u2").tobytes()
-    encoding.write_prepared(texts, folder / "base_text")
+def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Prepared conversations, of which those for training end with their first row."""
+    tokens, mask = (np.frombuffer(files[f"train.{kind}"], dtype) for kind, dtype in (("bin", "<u2"), ("mask", np.uint8)))
+    starts = mask[(mask & encoding.ROW) > 0]
+    first = np.repeat((starts & encoding.CONTINUED) == 0, np.diff(np.append(np.flatnonzero(mask & encoding.ROW), len(mask))))
+    return files | {"train.bin": tokens[first].tobytes(), "train.mask": mask[first].tobytes()}
 
 
-def run(trial: Trial, folder: Path) -> dict[str, Any]:
+def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path]:
+    """The shards of a trial's fold, and of the base text: samples, prose and, where given, windows of the library. Made once."""
+    cut = trial.settings.get("windows") == "cut"
+    data, text = folder / f"fold {trial.fold}{', cut' * cut}", folder / f"base_text{', library' * bool(library)}"
+    with filelock.FileLock(folder / ".lock"):
+        tokenizer, base = Tokenizer(TOKENIZER), export.open_model(BASE)
+        if not data.exists():
+            halves = fold_of(conversations.read(TALK).conversations, trial.fold)
+            files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
+            encoding.write_prepared(first_rows(files) if cut else files, data)
+        if not text.exists():
+            texts = base_text.files(base, tokenizer, text, PROSE, replayed=True)
+            encoding.write_prepared(texts | (library_windows(library, base.args) if library else {}), text)
+    return data, text
+
+
+def library_windows(folder: str, args: ModelArgs) -> dict[str, bytes]:
+    """Some of the held-out library, evenly spread."""
+    rows = Rows(folder, "val", args.max_seq_len - 1, args.vocab_size)
+    chosen = np.linspace(0, len(rows) - 2, LIBRARY_WINDOWS).astype(int)  # the last one is shorter
+    windows = [np.append(x, y[-1]) for x, y, _ in map(rows.row, chosen)]
+    return {"val_library.bin": np.concatenate(windows).astype("<u2").tobytes()}
+
+
+def run(trial: Trial, prepared: tuple[Path, Path], run: Path) -> dict[str, Any]:
     """Train, and say what every evaluation said and what the guard made of the best one."""
-    run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
-    settings = {"learning_rate": 1e-5, "max_iters": 300, "eval_interval": 50, **FAST, **trial.settings, "seed": trial.seed}
-    folders = {"data_dir": folder / "data", "base_text_dir": folder / "base_text", "out_dir": run}
-    cfg = TrainConfig(base=BASE, **{name: str(path) for name, path in folders.items()}, **settings)
+    own = {name: value for name, value in trial.settings.items() if name not in ("schedule", "windows")}
+    settings = {"learning_rate": 1e-5, "max_iters": 300, "eval_interval": 50, **FAST, **own, "seed": trial.seed}
+    folders = dict(zip(("data_dir", "base_text_dir", "out_dir"), map(str, (*prepared, run)), strict=True))
+    cfg = TrainConfig(base=BASE, **folders, **settings)
     started = time.process_time()
-    if code := train_arianna.train(cfg).exit_code:
+    with scheduled(trial.settings.get("schedule")):
+        code = train_arianna.train(cfg).exit_code
+    if code:
         sys.exit(code)
     seconds, points = time.process_time() - started, choose.evaluations(run)
     used = choose.choose(points, BUDGET, None, lambda best, share: score_blend(cfg, best, share)).used
     evaluated = [[p.step, p.answer_loss, p.base_text] for p in points]
     chosen = [used.step, used.blend, used.answer_loss, used.base_text]
-    return {**vars(trial), "base": sha256(BASE), "processor_seconds": seconds, "points": evaluated, "used": chosen}
+    took = {"processor_seconds": seconds} if pick_device(cfg.device).type == "cpu" else {"device": torch.cuda.get_device_name()}
+    return {**vars(trial), "base": sha256(BASE), **took, "points": evaluated, "used": chosen}
+
+
+@contextlib.contextmanager
+def scheduled(name: str | None) -> Iterator[None]:
+    """Within, the trainer's rate falls by another schedule than its cosine."""
+    usual = train_arianna.learning_rate
+
+    def rate(cfg: TrainConfig, step: int) -> float:
+        done = (step - cfg.warmup) / (cfg.max_iters - cfg.warmup)
+        return usual(cfg, step) if name is None or done < 0 else cfg.peak * SCHEDULES[name](done)
+
+    train_arianna.learning_rate = rate
+    try:
+        yield
+    finally:
+        train_arianna.learning_rate = usual
 
 
 def score_blend(cfg: TrainConfig, best: choose.Point, share: float) -> choose.Point:
     tuned = export.open_model(Path(cfg.out_dir) / f"ckpt_{best.step:06d}.pt")
-    return train_arianna.score_point(cfg, choose.blended(export.open_model(BASE), tuned, share), best.step, share)
+    model = choose.blended(export.open_model(BASE), tuned, share).to(pick_device(cfg.device))
+    return train_arianna.score_point(cfg, model, best.step, share)
 
 
 def trials(what: str) -> Iterator[Trial]:
-    if what == "screen":
-        yield from (Trial(recipe, settings, 0, SEEDS[0]) for recipe, settings in SCREEN.items())
-    else:
-        for seed in SEEDS:
-            for fold in range(FOLDS):
-                yield from (Trial(recipe, settings, fold, seed) for recipe, settings in FINALS.items())
+    recipes, folds, seeds = {"screen": (SCREEN, 1, 1), "short": (SHORT, 3, 1), "finals": (FINALS, FOLDS, len(SEEDS))}[what]
+    for seed in SEEDS[:seeds]:
+        for fold in range(folds):
+            yield from (Trial(recipe, settings, fold, seed) for recipe, settings in recipes.items())
 
 
 def results() -> list[dict[str, Any]]:
@@ -166,8 +226,7 @@ def run_all(what: str, folder: Path, library: str | None) -> None:
 
 def take(trial: Trial, home: Path, library: str | None) -> None:
     print(f"\n{trial.recipe}: fold {trial.fold}, seed {trial.seed}", flush=True)
-    prepare(home, trial.fold, library)
-    found = run(trial, home)
+    found = run(trial, prepare(trial, home.parent, library), home / "run")
     with open(RESULTS, "a") as f:
         f.write(json.dumps(found) + "\n")
     shutil.rmtree(home / "run")
@@ -201,7 +260,7 @@ def row(lines: list[dict[str, Any]]) -> str:
     ]
     cells += [mean(guarded, "+.3f"), mean(kept, "+.3f"), mean([line["used"][1] for line in lines], ".0%")]
     minutes = [line["processor_seconds"] / 60 for line in lines if "processor_seconds" in line]
-    return f"| {' | '.join(cells)} | {mean(minutes, '.1f') if minutes else '?'} |"
+    return f"| {' | '.join(cells)} | {mean(minutes, '.1f') if minutes else ''} |"
 
 
 def mean(values: Sequence[float], form: str) -> str:
@@ -211,13 +270,15 @@ def mean(values: Sequence[float], form: str) -> str:
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Recipes with the runs that each has, best first by what the guard leaves."""
+    if not lines:
+        return "Not run yet."
     recipes: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         recipes.setdefault(line["recipe"], []).append(line)
     texts = sorted(rises(lines[0], lines[0]["points"][0][2]))
     forgot = [f"forgot: {t}" for t in texts]
     heads = ["recipe", "runs", "best at", "answers", *forgot, "answers within 0.10", "forgot", "blend", "core minutes"]
-    order = sorted(recipes.values(), key=lambda r: statistics.fmean(x["used"][2] for x in r))
+    order = sorted(recipes.values(), key=lambda runs: statistics.fmean(x["used"][2] - x["points"][0][1] for x in runs))
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
 
 
@@ -237,9 +298,8 @@ def relation(lines: list[dict[str, Any]]) -> str:
 def write_page() -> None:
     """Put the tables between the markers of the page; the words around them are written by hand."""
     lines, page = results(), PAGE.read_text()
-    screened = [line for line in lines if line["recipe"] in SCREEN]
-    finals = [line for line in lines if line["recipe"] in FINALS]
-    for name, text in (("screen", table(screened)), ("finals", table(finals) if finals else "Not run yet."), ("relation", relation(lines))):
+    texts = {what: table([line for line in lines if any(t.is_(line) for t in trials(what))]) for what in ("screen", "short", "finals")}
+    for name, text in (texts | {"relation": relation(lines)}).items():
         before, rest = page.split(f"<!-- {name} -->\n")
         page = f"{before}<!-- {name} -->\n{text}\n<!-- end -->" + rest.split("<!-- end -->", 1)[1]
     write_atomic(PAGE, page.encode())
@@ -247,7 +307,7 @@ def write_page() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("screen", "finals", "table"))
+    parser.add_argument("what", choices=("screen", "short", "finals", "table"))
     parser.add_argument("--library", help="a folder of token shards that the base was trained on; val*.bin is scored")
     parser.add_argument("--folder", default="out/defaults", help="where the runs are made")
     asked = parser.parse_args(argv)

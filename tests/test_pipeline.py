@@ -19,6 +19,7 @@ import checkpoint
 import config
 import export
 import parts
+import presets
 import scored_run
 import shards
 from files import sha256
@@ -176,7 +177,7 @@ def test_the_job_asks_for_the_settings_that_were_given(place):
 def test_a_preset_takes_the_place_of_what_is_asked_and_flags_win_over_it(place):
     pipeline = arianna_ft.PipelineConfig(base=str(place / "base.pt"), preset="best")
     cfg = arianna_ft.trainer_config(pipeline, ["--max_iters=9"])
-    assert (cfg.learning_rate, cfg.replay, cfg.max_iters) == (1e-4, 0.5, 9)
+    assert {name: getattr(cfg, name) for name in presets.PRESETS["best"]} == presets.PRESETS["best"] | {"max_iters": 9}
     assert run(place, "--preset=best").returncode == 0
     state = checkpoint.load(place / "out/ft/ckpt.pt")
     assert (state["run"]["config"]["replay"], state["iter_num"]) == (0.5, 6)
