@@ -37,15 +37,8 @@ HERE = Path(__file__).resolve().parent.parent
 BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
 EPOCHS = 8
 RATES = ("3e-5", "1e-4", "3e-4")  # TRL's grid
-SHORT = ["--learning_rate=1e-4", "--max_iters=60", "--loss_on=answers"]
-LONGER = ["--learning_rate=1e-4", "--max_iters=300", "--loss_on=answers"]
-OURS = {
-    "1e-4, answers, 60 iterations": SHORT,
-    "the same, bfloat16": [*SHORT, "--dtype=bfloat16"],
-    "1e-4, answers, 300 iterations": LONGER,
-    "the same, replay 1/2": [*LONGER, "--replay=0.5"],
-}
-UNBLENDED = ["--blend=1", "--report=False", "--eval_interval=20", "--fresh"]
+OURS = {"--preset=best": ["--preset=best"], "the same, bfloat16": ["--preset=best", "--dtype=bfloat16"]}
+UNBLENDED = ["--blend=1", "--report=False", "--fresh"]
 
 
 @dataclass(frozen=True)
