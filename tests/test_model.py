@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from conftest import build
 
 import arithmetic
+import decoding
 import model as model_module
 from arithmetic import causal_attention, head_loss, plain_head_loss, product
 from decoding import pick
@@ -320,6 +321,33 @@ def test_a_row_that_stopped_does_not_stop_the_others():
     ends = [row.index(stop) if stop in row else len(row) for row in expected]
     assert len(set(ends)) > 1
     assert greedy(model, PROMPTS, 12, stop=(stop,)) == [row[:end] for row, end in zip(expected, ends, strict=True)]
+
+
+def test_rows_that_ended_are_computed_no_further_and_the_others_draw_the_same_numbers(monkeypatch):
+    model, sampling, widths = lively(SMALL), {"temperature": 1.0, "top_k": 0, "seed": 5}, []
+    prompts = PROMPTS * 4
+    whole = model.generate(prompts, 12, stop=(), **sampling)
+    stop = tuple({row[n % 6] for n, row in enumerate(whole)})  # most end early
+    expected = [row[: min([row.index(t) for t in stop if t in row], default=len(row))] for row in whole]
+    decode = decoding.Decoder.__call__
+    monkeypatch.setattr(decoding.Decoder, "__call__", lambda self, tokens, at: widths.append(len(tokens)) or decode(self, tokens, at))
+    assert model.generate(prompts, 12, stop=stop, **sampling) == expected
+    assert widths[0] == 16 and widths[-1] <= 4 and widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("args", [SMALL, GROUPED])
+@pytest.mark.parametrize(("rows", "x86"), [(1, True), (3, True), (3, False)])
+def test_the_decoder_says_what_the_forward_pass_does_by_every_library(args, rows, x86, monkeypatch):
+    if x86 and rows > 1 and not decoding.X86:
+        pytest.skip("oneDNN is there on x86 only")
+    monkeypatch.setattr(decoding, "X86", x86)
+    model, tokens = lively(args), torch.randint(3, 64, (rows, 12), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        cache = model.new_cache(rows, 12)
+        model.hidden_states(tokens[:, :4], cache)
+        decode, expected = decoding.Decoder(model, cache), model(tokens)
+        for position in range(4, 12):
+            torch.testing.assert_close(decode(tokens[:, position], position), expected[:, position], rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_tokens_and_the_global_generator_is_left_alone():
