@@ -108,6 +108,7 @@ def test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence(tmp_path
     for n in times("hostile checkpoint", len(made), len(made)):
         name, said, seconds, kilobytes = told[n]
         assert name == made[n].name and said and "\n" not in said and len(said) < 500, told[n]
+        assert hostile.REASONS.get(made[n].stem, "") in said, told[n]
         assert seconds < 5, f"{name} took {seconds} s of processor time"
         assert kilobytes < 1_000_000, f"{kilobytes} KB of memory after {name}"
     assert len(told) >= 20 and not trap.exists()
