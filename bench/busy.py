@@ -1,4 +1,4 @@
-"""Training beside one other busy process (nice 19, on one core): its speed as a share of the quiet one.
+"""Training beside one other busy process (on one core, at nice 19 and at nice 0): its speed as a share of the quiet one.
 
     python -m bench.busy
 
@@ -19,16 +19,17 @@ from bench.step import ours, seconds_of
 from model import ModelArgs
 
 STEPS = 2  # a measurement
+NICE = (19, 0)  # of the other process
 
 
 @contextlib.contextmanager
-def other_process(at_work: bool) -> Iterator[None]:
-    """Somebody else's work on the first of our cores."""
-    if not at_work:
+def other_process(nice: int | None) -> Iterator[None]:
+    """Somebody else's work on the first of our cores; None: nobody's."""
+    if nice is None:
         yield
         return
     core = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{core}}}); os.nice(19 - os.nice(0)); exec('while True: pass')"
+    code = f"import os; os.sched_setaffinity(0, {{{core}}}); os.nice({nice} - os.nice(0)); exec('while True: pass')"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
             yield
@@ -43,23 +44,25 @@ def main() -> int:
         return pairs.serve(lambda _: sum(seconds_of(step, args) for _ in range(STEPS)))
     with pairs.workers("bench.busy", {"ours": True, "plain": False}) as found:
 
-        def beside(name: str, at_work: bool) -> float:
-            with other_process(at_work):
+        def beside(name: str, nice: int | None) -> float:
+            with other_process(nice):
                 return found[name].ask()
 
-        asked = {(name, busy): lambda name=name, busy=busy: beside(name, busy) for name in found for busy in (False, True)}
+        asked = {(name, nice): lambda name=name, nice=nice: beside(name, nice) for name in found for nice in (None, *NICE)}
         seconds = pairs.in_turn(asked)
     speeds = {key: round(STEPS * 8 * args.max_seq_len / statistics.median(s)) for key, s in seconds.items()}
-    shares = {name: pairs.ratio(seconds[name, False], seconds[name, True]) for name in found}
-    pairs.tell(
-        "busy",
-        share=shares["ours"],
-        tokens_per_second={"quiet": speeds["ours", False], "busy": speeds["ours", True]},
-        peer="the same step in a plain environment",
-        peer_share=shares["plain"],
-        peer_tokens_per_second={"quiet": speeds["plain", False], "busy": speeds["plain", True]},
-        pairs=pairs.PAIRS,
-    )
+    for nice in NICE:
+        shares = {name: pairs.ratio(seconds[name, None], seconds[name, nice]) for name in found}
+        pairs.tell(
+            f"busy, nice {nice}",
+            share=shares["ours"],
+            tokens_per_second={"quiet": speeds["ours", None], "busy": speeds["ours", nice]},
+            peer="the same step in a plain environment",
+            peer_share=shares["plain"],
+            peer_tokens_per_second={"quiet": speeds["plain", None], "busy": speeds["plain", nice]},
+            ratio=pairs.ratio(seconds["plain", nice], seconds["ours", nice]),
+            pairs=pairs.PAIRS,
+        )
     return 0
 
 
