@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from arithmetic import all_finite
 from files import write_atomic
 from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
 from room import check_file
@@ -126,7 +127,7 @@ def check_weights(weights: dict[str, Any], expected: dict[str, tuple[int, ...]],
             raise ValueError(f"{path}: {name} is {tuple(tensor.shape)}, but its model_args ask for {shape}.")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path}: {name} claims {tensor.numel():,} numbers, more than the file holds.")
-        if not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier checkpoint.")
 
 
@@ -142,7 +143,7 @@ def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, An
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
     if half:
         state = {k: v.half() for k, v in state.items()}
-        if not all(v.isfinite().all() for v in state.values()):
+        if not all(map(all_finite, state.values())):
             raise ValueError("the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in half.")
     if model.tied:
         state["output.weight"] = state["tok_embeddings.weight"]

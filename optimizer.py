@@ -6,6 +6,7 @@ from inspect import unwrap
 
 import torch
 
+from arithmetic import all_finite
 from model import Transformer
 from train_config import TrainConfig
 
@@ -35,6 +36,6 @@ def load_moments(optimizer: AdamW, moments: dict[int, dict[str, torch.Tensor]]) 
     groups, parameters = optimizer.state_dict()["param_groups"], [p for g in optimizer.param_groups for p in g["params"]]
     for i, parameter in enumerate(parameters if moments else []):
         for name, shape in {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": ()}.items():
-            if moments[i][name].shape != shape or not moments[i][name].isfinite().all():
+            if moments[i][name].shape != shape or not all_finite(moments[i][name]):
                 raise ValueError(f"{name} of parameter {i} is not {tuple(shape)} finite numbers")
     optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -41,6 +41,16 @@ def random_numbers(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("value", "finite"), [(1.0, True), (math.nan, False), (math.inf, False), (-math.inf, False)])
+def test_one_number_that_is_not_finite_is_noticed_anywhere(dtype, value, finite):
+    for place in (0, 500, 999):
+        x = random_numbers(1000).to(dtype)
+        x[place] = value
+        assert arithmetic.all_finite(x) is finite
+    assert arithmetic.all_finite(torch.zeros(0, dtype=dtype))
+
+
 # ---- shape ----
 
 

@@ -152,7 +152,7 @@ MUTATIONS = [
     Mutation(
         "moments fit the weights",
         "optimizer.py",
-        "            if moments[i][name].shape != shape or not moments[i][name].isfinite().all():",
+        "            if moments[i][name].shape != shape or not all_finite(moments[i][name]):",
         "            if False:",
         f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
     ),
