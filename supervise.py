@@ -187,7 +187,7 @@ def stoppable() -> Iterator[None]:
 def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
-    It gets a process group of its own, so that a Ctrl-C reaches it once, passed on from here, and ends when this process
+    It gets a process group of its own, so that a Ctrl-C reaches it once, passed on from here as SIGTERM, and ends when this process
     does if it looks after its parent (`watch_parent`). Raises Stopped if a signal came, to either, before the command could
     answer it, or when it was as good as done.
     """
@@ -197,12 +197,14 @@ def run_child(command: list[str]) -> int:
 
     def pass_on(number: int, frame: object) -> None:
         passed.append(number)
-        child.send_signal(number)
+        child.terminate()  # not SIGINT, to which a Python that is just starting answers with a traceback
 
     with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
         code = child.wait()
     if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):
         raise Stopped(passed[0] if passed else -code)
+    if passed and code == 128 + signal.SIGTERM:
+        return 128 + passed[0]
     return code if code >= 0 else 128 - code
 
 

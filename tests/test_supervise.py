@@ -136,6 +136,23 @@ def test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good
 
 
 @POSIX
+def test_a_child_that_is_only_starting_ends_without_a_traceback():
+    child = "print('ready', flush=True); import time; time.sleep(60)"  # as Python is before it has answers of its own
+    wrapper = f"""
+import supervise
+try:
+    supervise.run_child({script(child)!r})
+except supervise.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+    process = subprocess.Popen(script(wrapper), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == 130
+
+
+@POSIX
 def test_the_note_of_a_dead_holder_is_not_taken_for_the_living_ones(tmp_path):
     note = tmp_path / ".run.pid"
     note.write_text("process 99999999 (since 2026-01-01 00:00:00)")

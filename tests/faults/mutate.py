@@ -201,8 +201,8 @@ MUTATIONS = [
     Mutation(
         "a signal is passed on to the trainer",
         "supervise.py",
-        "        child.send_signal(number)\n",
-        "",
+        "child.terminate()  # not SIGINT",
+        "pass  #",
         "tests/test_supervise.py::test_a_signal_to_the_wrapper_reaches_its_child_once",
     ),
     Mutation(
