@@ -459,4 +459,4 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     supervise.restart_with_environment()
     supervise.speak_on()
-    config.run_main(main)
+    config.run_main(lambda argv: supervise.ended(main(argv)))

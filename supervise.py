@@ -184,6 +184,13 @@ def stoppable() -> Iterator[None]:
         yield
 
 
+def ended(code: int) -> int:
+    """The exit code of a job that has ended: no signal changes it while the interpreter takes its time to end as well."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
 def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 

@@ -184,6 +184,21 @@ except supervise.Stopped as stopped:
 
 
 @POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_job_has_ended_changes_nothing(number):
+    program = """
+import atexit, supervise, time
+atexit.register(time.sleep, 1)
+atexit.register(print, "ending", flush=True)
+sys.exit(supervise.ended(0))
+"""
+    process = subprocess.Popen(script(program), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"ending\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 0
+
+
+@POSIX
 def test_a_second_signal_outside_training_ends_at_once():
     program = """
 import supervise, time
