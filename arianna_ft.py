@@ -230,6 +230,7 @@ def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
 
 
 def flags_of(settings: dict[str, object]) -> list[str]:
+    """A recipe as the trainer's flags: a fine-tune, with these settings."""
     return ["--init_from=resume", *(f"--{name}={value}" for name, value in settings.items())]
 
 
@@ -348,7 +349,7 @@ def train(job: Job) -> int:
     if finished:
         say(f"{pipeline.run} is trained: {job.progress.step} iterations")
         return 0
-    notes = filter(None, [presets.note(dataclasses.asdict(job.trainer))])
+    notes = filter(None, [presets.note(dataclasses.asdict(job.trainer))])  # for the report
     scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0, notes)
     here = Path(__file__).parent
     launcher = [str(here / "supervise.py"), f"--nproc_per_node={job.pipeline.nproc}"] if job.pipeline.nproc > 1 else []
