@@ -316,4 +316,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    supervise.wait_for_word()
     config.run_main(main)

@@ -199,6 +199,13 @@ MUTATIONS = [
         "tests/test_supervise.py::test_a_child_ends_with_its_wrapper",
     ),
     Mutation(
+        "a trainer that waits ends with its wrapper",
+        "supervise.py",
+        "    if os.environ.pop(WAITS, None) and not sys.stdin.readline():",
+        "    if os.environ.pop(WAITS, None) and sys.stdin.readline() is None:",
+        "tests/test_supervise.py::test_a_process_started_ahead_of_time_ends_with_the_one_that_started_it",
+    ),
+    Mutation(
         "a signal is passed on to the trainer",
         "supervise.py",
         "child.terminate()  # not SIGINT",
