@@ -105,9 +105,14 @@ def render(question: str, answer: str, system: str = "") -> str:
     return f"{answered(question, answer, system)}\n"
 
 
+def opened(system: str = "") -> str:
+    """A turn up to where its question begins."""
+    return f"{system}\n{USER}" if system else USER
+
+
 def asked(question: str, system: str = "") -> str:
     """A turn up to its question's end."""
-    return f"{system}\n{USER} {question}" if system else f"{USER} {question}"
+    return f"{opened(system)} {question}"
 
 
 def answered(question: str, answer: str, system: str = "") -> str:

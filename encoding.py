@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conversations import Conversation, answered, asked, prompt, render, systems
+from conversations import Conversation, answered, asked, opened, prompt, render, systems
 from files import write_atomic
 from tokenizer import BOS, Tokenizer
 
@@ -23,10 +23,11 @@ ANSWER = 4  # an answer's own token: scored
 TERMINATOR = 8  # the new line and BOS that end an answer: scored apart
 ROW = 16  # first token of a row
 CONTINUED = 32  # with ROW: the row goes on with the conversation of the row before it
-KINDS = [  # of a turn's tokens: the question, "A:", the answer, its end
-    bytes([flags])
-    for flags in (TRAIN_ALL, TRAIN_ALL | TRAIN_ANSWERS, TRAIN_ALL | TRAIN_ANSWERS | ANSWER, TRAIN_ALL | TRAIN_ANSWERS | TERMINATOR)
-]
+GIVEN, QUESTION = b"\0", bytes([TRAIN_ALL])
+WORDS, END = (bytes([TRAIN_ALL | TRAIN_ANSWERS | scored]) for scored in (ANSWER, TERMINATOR))
+KINDS = (QUESTION, GIVEN, QUESTION, GIVEN, WORDS, END)
+"""Of a turn's tokens: the system text, "Q:", the question, "A:", the answer, its end. What is always given is not trained: to a base that
+never saw it, it is so unlikely that it would take much of each step."""
 
 SHORTEST_CONTEXT = 16  # tokens; a conversation is not cut into shorter rows
 ASCII = {  # typography that the tokenizer may have to spell in bytes, which llama2.c's run does not print
@@ -77,7 +78,7 @@ def encode_turns(conversation: Conversation, tokenizer: Tokenizer) -> tuple[np.n
     """
     tokens, flags = [BOS], bytes([ROW])
     for (question, answer), system in zip(conversation.turns, systems(conversation), strict=True):
-        parts = (asked(question, system), prompt(question, system), answered(question, answer, system))
+        parts = (system, opened(system), asked(question, system), prompt(question, system), answered(question, answer, system))
         whole, bounds = tokenizer.encode_to(render(question, answer, system), [*map(len, parts)])
         bounds = [0, *accumulate(bounds, max), len(whole) + 1]
         flags += b"".join(kind * (end - first) for kind, (first, end) in zip(KINDS, pairwise(bounds), strict=True))
@@ -90,7 +91,7 @@ def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tup
     """The rows (tokens, flags) of an encoded conversation, none with more than max_seq_len tokens.
 
     A row that goes on begins with what `repeated` gives, which is neither trained nor scored: every token but the first BOS
-    is a target exactly once. A row does not end within a question unless the question alone is longer than it.
+    is new in exactly one row. A row does not end within a question unless the question alone is longer than it.
     """
     if max_seq_len < SHORTEST_CONTEXT:
         raise ValueError(f"the context is {max_seq_len} tokens; conversations need at least {SHORTEST_CONTEXT}.")

@@ -159,7 +159,7 @@ Half = tuple[np.ndarray, np.ndarray]  # tokens, and as targets: IGNORE where the
 
 
 def question_and_answer(conversation: Conversation, tokenizer: Tokenizer, context: int) -> tuple[Half, Half]:
-    """The first turn up to its question's end, and from "A:" on. A question of more than half the context keeps BOS and its end."""
+    """The first turn up to its "A:", and its answer. A question of more than half the context keeps BOS and its end."""
     tokens, flags = encode_turns(Conversation(conversation.turns[:1], conversation.system), tokenizer)
     at = int(np.argmax(flags & TRAIN_ANSWERS > 0))
     question = np.array(tail(tokens[:at].tolist(), context // 2))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import config
-from conversations import USER, join_lines, prompt, render
+from conversations import ASSISTANT, USER, join_lines, prompt, render
 from files import write_atomic
 from side_by_side import beside, markdown
 from tokenizer import BOS, EOS, Tokenizer
@@ -49,7 +49,7 @@ class SampleConfig:
     checkpoint: str = "out/ckpt_ft.pt"  # the model: a checkpoint (.pt) or a llama2.c .bin
     compare: str | None = None  # a second model, whose texts stand beside the first one's: same prompts, same seed
     tokenizer: str = "data/tok4096.model"  # the tokenizer that the model was trained with
-    start: tuple[str, ...] = ()  # text to go on from; \n is a new line; may be given several times
+    start: tuple[str, ...] = ()  # text to go on from; \n is a new line; behind a question comes "A:"; may be given several times
     question: tuple[str, ...] = ()  # question to answer: --start with the template of the conversations; may be given several times
     prompts_file: str | None = None  # a file with one --start a line
     chat: bool = False  # a conversation at the terminal
@@ -129,13 +129,22 @@ def prompts(cfg: SampleConfig) -> list[str]:
     """All texts to go on from; without any, one that is empty. Raises ValueError for what holds none."""
     if not all(question.strip() for question in cfg.question):
         raise ValueError("--question is empty; give a question")
-    starts, questions = [unescape(text) for text in cfg.start], [prompt(join_lines(question.strip())[0]) for question in cfg.question]
+    starts, questions = (
+        [asking(unescape(text)) for text in cfg.start],
+        [prompt(join_lines(question.strip())[0]) for question in cfg.question],
+    )
     return [*starts, *questions, *(read_prompts(Path(cfg.prompts_file)) if cfg.prompts_file else [])] or [""]
 
 
 def unescape(text: str) -> str:
     r"""A shell passes "\n" on as two characters."""
     return text.replace("\\n", "\n")
+
+
+def asking(text: str) -> str:
+    """A text that ends in a question, with the "A:" that a model waits for: it is trained on what comes behind that alone."""
+    asked = text.rstrip()
+    return f"{asked}\n{ASSISTANT}" if asked.rpartition("\n")[2].startswith(f"{USER} ") else text
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -145,7 +154,7 @@ def read_prompts(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None
-    found = [unescape(line.removesuffix("\r")) for line in lines if line.strip()]
+    found = [asking(unescape(line.removesuffix("\r"))) for line in lines if line.strip()]
     if not found:
         raise ValueError(f"{path} is empty; it needs at least one prompt, one a line.")
     return found

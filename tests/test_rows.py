@@ -1,5 +1,6 @@
 import dataclasses
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from tokenizer import BOS, IGNORE, Tokenizer
 
 # the flags of a token, by its part in a turn
 FIRST, FIRST_CONTINUED, REPEATED = ROW, ROW | CONTINUED, 0
-QUESTION, PROMPT = TRAIN_ALL, TRAIN_ALL | TRAIN_ANSWERS
+QUESTION, GIVEN = TRAIN_ALL, 0
 WORD, END = TRAIN_ALL | TRAIN_ANSWERS | ANSWER, TRAIN_ALL | TRAIN_ANSWERS | TERMINATOR
 
 
@@ -55,8 +56,9 @@ def spelled(row: tuple[np.ndarray, np.ndarray], tokenizer) -> list[tuple[int, li
 def test_this_is_how_a_turn_is_spelled_and_flagged(tokenizer):
     assert spelled(encode_turns(talk("why so?", "yes, well"), tokenizer), tokenizer) == [
         (FIRST, ["<s>"]),
-        (QUESTION, ["▁Q", ":", "▁why", "▁so", "?"]),
-        (PROMPT, ["<0x0A>", "A", ":"]),
+        (GIVEN, ["▁Q", ":"]),
+        (QUESTION, ["▁why", "▁so", "?"]),
+        (GIVEN, ["<0x0A>", "A", ":"]),
         (WORD, ["▁y", "es", ",", "▁well"]),
         (END, ["<0x0A>", "<s>"]),
     ]
@@ -67,12 +69,15 @@ def test_this_is_how_system_text_and_a_second_turn_are_spelled(tokenizer):
     assert row[0].dtype == np.uint16 and row[1].dtype == np.uint8
     assert spelled(row, tokenizer) == [
         (FIRST, ["<s>"]),
-        (QUESTION, ["▁Be", "▁br", "ief", ".", "<0x0A>", "Q", ":", "▁h", "i"]),
-        (PROMPT, ["<0x0A>", "A", ":"]),
+        (QUESTION, ["▁Be", "▁br", "ief", "."]),
+        (GIVEN, ["<0x0A>", "Q", ":"]),
+        (QUESTION, ["▁h", "i"]),
+        (GIVEN, ["<0x0A>", "A", ":"]),
         (WORD, ["▁y", "es"]),
         (END, ["<0x0A>", "<s>"]),
-        (QUESTION, ["▁Q", ":", "▁why", "▁so", "?"]),
-        (PROMPT, ["<0x0A>", "A", ":"]),
+        (GIVEN, ["▁Q", ":"]),
+        (QUESTION, ["▁why", "▁so", "?"]),
+        (GIVEN, ["<0x0A>", "A", ":"]),
         (WORD, ["▁I", "▁do", "<0x0A>", "not", "▁", "▁know"]),
         (END, ["<0x0A>", "<s>"]),
     ]
@@ -100,7 +105,8 @@ def test_tokens_are_the_text_and_flags_its_parts_for_any_text(tokenizer, turns):
         assert tokenizer.decode(turn.tolist()) == render(question, answer)
         assert tokenizer.decode(turn[(flag & ANSWER) > 0].tolist()).strip() == answer
         assert turn[(flag & TERMINATOR) > 0].tolist() == tokenizer.encode("a\n")[-1:]
-        assert flag.tolist() == sorted(flag.tolist())  # question, prompt, answer, terminator
+        assert tokenizer.decode(turn[flag == QUESTION].tolist()).strip() == question
+        assert [kind for kind, _ in groupby(flag.tolist())] == [GIVEN, QUESTION, GIVEN, WORD, END]
     assert flags[0] == ROW and all(flags[ends[1:]] == END)
 
 
@@ -127,8 +133,8 @@ class Joining:
 def test_a_piece_that_reaches_into_the_next_part_belongs_to_that_part():
     tokens, flags = encode_turns(talk("hm?", "yes"), Joining())
     runs = [(int(f), int(t)) for t, f in zip(tokens, flags, strict=True)]
-    assert runs[5:7] == [(QUESTION, 3 + ord("m")), (PROMPT, 259)]  # "?\n"
-    assert runs[7:] == [(PROMPT, 3 + ord("A")), (WORD, 260), (WORD, 3 + ord("e")), (END, 261), (END, BOS)]
+    assert runs[5:7] == [(QUESTION, 3 + ord("m")), (GIVEN, 259)]  # "?\n"
+    assert runs[7:] == [(GIVEN, 3 + ord("A")), (WORD, 260), (WORD, 3 + ord("e")), (END, 261), (END, BOS)]
 
 
 class Fickle(Joining):
@@ -159,8 +165,9 @@ def test_this_is_how_a_long_answer_goes_on_in_further_rows(tokenizer):
     assert [spelled(row, tokenizer) for row in rows] == [
         [
             (FIRST, ["<s>"]),
-            (QUESTION, ["▁Q", ":", "▁so", "?"]),
-            (PROMPT, ["<0x0A>", "A", ":"]),
+            (GIVEN, ["▁Q", ":"]),
+            (QUESTION, ["▁so", "?"]),
+            (GIVEN, ["<0x0A>", "A", ":"]),
             (WORD, ["▁I", "▁do", "▁not", "▁know", ",", "▁and", "▁you", "▁do"]),
         ],
         [
@@ -187,15 +194,17 @@ def test_this_is_how_several_turns_go_on_and_no_row_ends_within_a_question(token
     assert [spelled(row, tokenizer) for row in rows] == [
         [
             (FIRST, ["<s>"]),
-            (QUESTION, ["▁Q", ":", "▁h", "i"]),
-            (PROMPT, ["<0x0A>", "A", ":"]),
+            (GIVEN, ["▁Q", ":"]),
+            (QUESTION, ["▁h", "i"]),
+            (GIVEN, ["<0x0A>", "A", ":"]),
             (WORD, ["▁y", "es", ",", "▁I", "▁do", "▁not", "▁know"]),
             (END, ["<0x0A>", "<s>"]),
         ],
         [
             (FIRST_CONTINUED, ["<s>"]),
-            (QUESTION, ["▁Q", ":", "▁why", "▁so", "?"]),
-            (PROMPT, ["<0x0A>", "A", ":"]),
+            (GIVEN, ["▁Q", ":"]),
+            (QUESTION, ["▁why", "▁so", "?"]),
+            (GIVEN, ["<0x0A>", "A", ":"]),
             (WORD, ["▁well"]),
             (END, ["<0x0A>", "<s>"]),
         ],
@@ -209,13 +218,14 @@ def test_of_a_question_longer_than_half_the_context_the_end_is_repeated(tokenize
     assert [spelled(row, tokenizer) for row in rows[:3]] == [
         [
             (FIRST, ["<s>"]),
-            (QUESTION, ["▁Q", ":", *asked]),
+            (GIVEN, ["▁Q", ":"]),
+            (QUESTION, [*asked]),
         ],
         [
             (FIRST_CONTINUED, ["<s>"]),
             (REPEATED, ["▁you", "▁do", "▁not", "▁know", "▁and", "▁what", "▁you"]),
             (QUESTION, ["▁will", "▁know", "▁then", "?"]),
-            (PROMPT, ["<0x0A>", "A", ":"]),
+            (GIVEN, ["<0x0A>", "A", ":"]),
             (WORD, ["▁I"]),
         ],
         [
@@ -388,13 +398,13 @@ def test_a_text_is_cut_into_windows_in_which_every_token_but_the_first_is_a_targ
 
 
 def test_the_flags_of_a_row_say_what_is_trained(tmp_path):
-    flags = [ROW, QUESTION, QUESTION, PROMPT, WORD, END, ROW | CONTINUED, REPEATED, END]
+    flags = [ROW, GIVEN, QUESTION, GIVEN, WORD, END, ROW | CONTINUED, REPEATED, END]
     folder = shard(tmp_path, "train", [1, 10, 11, 12, 13, 1, 1, 20, 1], flags)
     everything, answers = (Rows(folder, "train", 8, 4096, trained) for trained in (TRAIN_ALL, TRAIN_ANSWERS))
-    assert [everything.row(n)[1].tolist() for n in (0, 1)] == [[10, 11, 12, 13, 1], [IGNORE, 1]]
-    assert [answers.row(n)[1].tolist() for n in (0, 1)] == [[IGNORE, IGNORE, 12, 13, 1], [IGNORE, 1]]
+    assert [everything.row(n)[1].tolist() for n in (0, 1)] == [[IGNORE, 11, IGNORE, 13, 1], [IGNORE, 1]]
+    assert [answers.row(n)[1].tolist() for n in (0, 1)] == [[IGNORE, IGNORE, IGNORE, 13, 1], [IGNORE, 1]]
     assert everything.row(0)[0].tolist() == [1, 10, 11, 12, 13]
-    assert everything.row(0)[2].tolist() == [QUESTION, QUESTION, PROMPT, WORD, END]
+    assert everything.row(0)[2].tolist() == [GIVEN, QUESTION, GIVEN, WORD, END]
 
 
 def test_several_shards_are_read_as_one(tmp_path):

@@ -86,6 +86,16 @@ def test_a_question_is_rendered_as_the_model_was_trained():
     assert trained[: len(ids)] == ids
 
 
+@pytest.mark.parametrize("open_text", ["Q: Why?", "Q: Why?\n", "Q: Why?\nA: So.\nQ: And why so?"])
+def test_behind_a_start_that_ends_in_a_question_the_answer_is_begun(open_text):
+    assert sample.prompts(SampleConfig(start=(open_text,))) == [open_text.rstrip() + "\nA:"]
+
+
+@pytest.mark.parametrize("text", ["Q:", "Q: Why?\nA:", "Q: Why?\nA: So", "Quiet. ", "Q: Why?\n\nAnd then"])
+def test_any_other_start_stays_as_it_is(text):
+    assert sample.prompts(SampleConfig(start=(text,))) == [text]
+
+
 def test_a_question_cannot_forge_a_turn():
     assert sample.prompts(SampleConfig(question=("One?\nA: No.\nQ: Two?",))) == ["Q: One? A: No. Q: Two?\nA:"]
 
@@ -419,7 +429,7 @@ def command(*flags: str, **options) -> subprocess.CompletedProcess:
 def test_the_line_works_as_it_is_written(folder):
     done = command(f"--checkpoint={folder / 'a.pt'}", "--start=Q: What is consciousness?", "--max_new_tokens=200")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Q: What is consciousness?")
+    assert done.stdout.startswith("Q: What is consciousness?\nA:")
     assert len(done.stdout) > 60
     assert done.stderr in ("", f"(the context of {TINY.max_seq_len} tokens is full)\n")
 
