@@ -304,29 +304,30 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 def plan(job: Job, folder: Path) -> str:
     """Score the base, time a step on a copy of it: what will run, on what, for how long, and how much disk."""
     import compute
+    import export
     import room
     import train_arianna
 
     cfg = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
-    base = about_base(cfg)
-    seconds, task = train_arianna.time_steps(cfg)
+    same = cfg.max_seq_len in (None, job.base.args.max_seq_len)
+    base = job.base if same else export.open_model(cfg.base, cfg.max_seq_len)  # in the context that is trained: its rows are longer
+    told = about_base(cfg, base)
+    seconds, task = train_arianna.time_steps(cfg, base)
     parameters = sum(p.numel() for p in job.base.parameters())
     disk = room.bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + 2 * 4 * parameters  # the run and its result
     return (
-        f"{base}\n{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
+        f"{told}\n{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
         f"on {compute.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes "
         f"and {room.megabytes(disk)} in {job.pipeline.out_dir}"
     )
 
 
-def about_base(cfg: TrainConfig) -> str:
+def about_base(cfg: TrainConfig, base: Transformer) -> str:
     """The base's size and its loss on held-out answers, with a word if it looks memorised."""
     import evaluate
-    import export
     import verdict
     from arianna_data import Rows
 
-    base = export.open_model(cfg.base, cfg.max_seq_len)  # in the context that is trained: rows are longer with --max_seq_len
     rows = (Rows(cfg.data_dir, split, base.args.max_seq_len, base.args.vocab_size) for split in ("val", "train"))
     held_out, trained = (evaluate.answer_loss(base, r, PREFLIGHT_ROWS).loss for r in rows)
     size = f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} million parameters"

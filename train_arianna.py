@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before torch is imported: allocator and threads re
     supervise.end_quietly()
 
 import contextlib
+import copy
 import math
 import os
 import sys
@@ -36,7 +37,6 @@ import compiling
 import config
 import dashboards
 import evaluate
-import export
 import room
 import settings_file
 import supervise
@@ -119,10 +119,11 @@ def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -
     return choose.Point(step, share, evaluate.answer_loss(model, held_out_rows(cfg, model.args), cfg.eval_rows).loss, base_text)
 
 
-def time_steps(cfg: TrainConfig) -> tuple[float, Task]:
-    """Seconds of a usual training step from the base, by the first one and its tokens, and the task whose rows it took. Keeps nothing."""
+def time_steps(cfg: TrainConfig, base: Transformer) -> tuple[float, Task]:
+    """Seconds of a usual training step from the base, by the first one and its tokens, and the task whose rows it took. Keeps nothing
+    and leaves the base as it is."""
     precision, alone = pick_precision(cfg.device, cfg.dtype), Team.alone()
-    model = export.open_model(cfg.base, cfg.max_seq_len).to(precision.device)
+    model = copy.deepcopy(base).to(precision.device)
     state = State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, precision.device))
     task = make_task(cfg, model.args, state.teacher)
     batches = [task.batch(step) for step in range(POOL)]
@@ -149,12 +150,12 @@ class Window:
 class Run:
     """A run in its folder: what `train` does between two steps."""
 
-    def __init__(self, cfg: TrainConfig, log: Log, team: Team):
+    def __init__(self, cfg: TrainConfig, log: Log, team: Team, model: Transformer | None):
         self.cfg, self.log, self.team, self.folder = cfg, log, team, Path(cfg.out_dir)
         self.precision = pick_precision(team.device, cfg.dtype)
         self.device = self.precision.device
         self.inputs = hash_inputs(cfg.base, {"data": cfg.data_dir, "base_text": cfg.base_text_dir})
-        self.state = start_or_continue(cfg, self.inputs, self.device)
+        self.state = start_or_continue(cfg, self.inputs, self.device, model)
         args = self.state.model.args
         self.tokenizer = Tokenizer(cfg.tokenizer) if cfg.tokenizer else None
         if self.tokenizer:
@@ -267,8 +268,8 @@ def train(cfg: TrainConfig) -> Result:
     if cfg.batch_size % team.size:
         raise Refused(f"batch_size is {cfg.batch_size}, which {team.size} processes cannot share evenly; give a multiple")
     steady_threads()
+    model = new_model(cfg)
     if team.leads:
-        model = new_model(cfg)
         if model is not None:
             room.check_run(cfg, model, team.size)
         if cfg.fresh:
@@ -279,7 +280,7 @@ def train(cfg: TrainConfig) -> Result:
         team.wait()
         log = Log(folder, speaks=team.leads)
         try:
-            return do(Run(cfg, log, team), stop)
+            return do(Run(cfg, log, team, model), stop)
         finally:
             log.close()
             team.leave()

@@ -67,8 +67,8 @@ def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
     return Progress(state.step, state.finished(cfg))
 
 
-def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.device) -> State:
-    """The state to go on from: see the table in the README, "Starting and continuing"."""
+def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.device, model: Transformer | None) -> State:
+    """The state to go on from, or that of a new run of the model: see the table in the README, "Starting and continuing"."""
     folder = Path(cfg.out_dir)
     found = latest_state(folder, set_damaged_aside=True)
     if found is not None and "run" in found:
@@ -76,7 +76,6 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
         return restore(found, cfg, folder, device)
     if cfg.init_from == "scratch" and found is not None:
         raise Refused(f"{folder} holds a checkpoint of another program; give another --out_dir.")
-    model = new_model(cfg)
     if model is not None:
         model.to(device)
         return State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, device))
