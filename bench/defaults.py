@@ -55,6 +55,7 @@ FOLDS, SEEDS, BUDGET = 5, (1337, 1338, 1339), 0.10
 LIBRARY_WINDOWS = 48  # of the held-out library, evenly spread
 FAST = {"dtype": "bfloat16"}  # half as fast again; what it changes, the first two recipes show
 
+BEFORE = {"template": "trained"}  # "Q:" and "A:" were trained as well, as all recipes but the finals still do
 SCREEN: dict[str, dict[str, Any]] = {
     "as asked: 1e-5": {},
     "the same in float32": {"dtype": "float32"},
@@ -95,6 +96,7 @@ FINALS: dict[str, dict[str, Any]] = {
     presets.DEFAULT: {"max_iters": 1000, "eval_interval": 100},
     presets.BEST: presets.PRESETS["best"],
 }
+FINALS |= {f"{name}, Q: and A: trained": settings | BEFORE for name, settings in FINALS.items()}
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the peak after a share of the steps behind the warm-up
     "line": lambda done: 1 - done,
     "peak": lambda done: 1.0,
@@ -137,18 +139,31 @@ def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
 
 def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path]:
     """The shards of a trial's fold, and of the base text: samples, prose and, where given, windows of the library. Made once."""
-    cut = trial.settings.get("windows") == "cut"
-    data, text = folder / f"fold {trial.fold}{', cut' * cut}", folder / f"base_text{', library' * bool(library)}"
+    cut, whole = trial.settings.get("windows") == "cut", "template" in trial.settings
+    data, text = folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}", folder / f"base_text{', library' * bool(library)}"
     with filelock.FileLock(folder / ".lock"):
         tokenizer, base = Tokenizer(TOKENIZER), export.open_model(BASE)
         if not data.exists():
             halves = fold_of(conversations.read(TALK).conversations, trial.fold)
-            files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
+            with template_trained() if whole else contextlib.nullcontext():
+                files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
             encoding.write_prepared(first_rows(files) if cut else files, data)
         if not text.exists():
             texts = base_text.files(base, tokenizer, text, PROSE, replayed=True)
             encoding.write_prepared(texts | (library_windows(library, base.args) if library else {}), text)
     return data, text
+
+
+@contextlib.contextmanager
+def template_trained() -> Iterator[None]:
+    """Within, "Q:" is flagged as the question behind it, and "A:" as an answer that is not scored."""
+    usual = encoding.KINDS
+    system, _, question, _, *answer = usual
+    encoding.KINDS = (system, question, question, bytes([encoding.TRAIN_ALL | encoding.TRAIN_ANSWERS]), *answer)
+    try:
+        yield
+    finally:
+        encoding.KINDS = usual
 
 
 def library_windows(folder: str, args: ModelArgs) -> dict[str, bytes]:
@@ -162,7 +177,7 @@ def library_windows(folder: str, args: ModelArgs) -> dict[str, bytes]:
 def run(trial: Trial, prepared: tuple[Path, Path], run: Path) -> dict[str, Any]:
     """Train, and say what every evaluation said and what the guard made of the best one."""
     shutil.rmtree(run, ignore_errors=True)
-    own = {name: value for name, value in trial.settings.items() if name not in ("schedule", "windows")}
+    own = {name: value for name, value in trial.settings.items() if name not in ("schedule", "windows", "template")}
     settings = {"learning_rate": 1e-5, "max_iters": 300, "eval_interval": 50, **FAST, **own, "seed": trial.seed}
     folders = dict(zip(("data_dir", "base_text_dir", "out_dir"), map(str, (*prepared, run)), strict=True))
     cfg = TrainConfig(base=BASE, **folders, **settings)
@@ -201,8 +216,12 @@ def score_blend(cfg: TrainConfig, best: choose.Point, share: float) -> choose.Po
     return train_arianna.score_point(cfg, model, best.step, share)
 
 
+def before(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: settings | BEFORE for name, settings in recipes.items()}
+
+
 def trials(what: str) -> Iterator[Trial]:
-    recipes, folds, seeds = {"screen": (SCREEN, 1, 1), "short": (SHORT, 3, 1), "finals": (FINALS, FOLDS, len(SEEDS))}[what]
+    recipes, folds, seeds = {"screen": (before(SCREEN), 1, 1), "short": (before(SHORT), 3, 1), "finals": (FINALS, FOLDS, len(SEEDS))}[what]
     for seed in SEEDS[:seeds]:
         for fold in range(folds):
             yield from (Trial(recipe, settings, fold, seed) for recipe, settings in recipes.items())

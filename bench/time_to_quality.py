@@ -37,7 +37,12 @@ HERE = Path(__file__).resolve().parent.parent
 BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
 EPOCHS = 8
 RATES = ("3e-5", "1e-4", "3e-4")  # TRL's grid
-OURS = {"--preset=best": ["--preset=best"], "the same, bfloat16": ["--preset=best", "--dtype=bfloat16"]}
+FORMATS = {"": [], ", bfloat16": ["--dtype=bfloat16"]}
+QUICK = ["--learning_rate=2e-4", "--max_iters=44", "--loss_on=answers", "--eval_interval=22"]
+OURS = {
+    **{f"--preset=best{told}": ["--preset=best", *flags] for told, flags in FORMATS.items()},
+    **{f"44 iterations at 2e-4, answers{told}": [*QUICK, *flags] for told, flags in FORMATS.items()},
+}
 UNBLENDED = ["--blend=1", "--report=False", "--fresh"]
 
 

@@ -45,7 +45,8 @@ def test_without_measurements_nothing_is_said(tmp_path, monkeypatch):
 
 def test_the_runs_that_are_shipped_tell_of_both_recipes_as_they_are_now():
     lines = [json.loads(text) for text in presets.MEASURED.read_text().splitlines()]
-    runs = [x for x in lines if x["recipe"] == presets.BEST]
-    assert len(runs) == 15 and all(x["settings"] == presets.PRESETS["best"] for x in runs)
-    assert len([x for x in lines if x["recipe"] == presets.DEFAULT]) == 15
+    asked = {name: value for name, value in presets.PRESETS["asked"].items() if name != "learning_rate"} | {"eval_interval": 100}
+    for recipe, settings in {presets.BEST: presets.PRESETS["best"], presets.DEFAULT: asked}.items():
+        runs = [x for x in lines if x["recipe"] == recipe]
+        assert {x["fold"] for x in runs} == set(range(5)) and all(x["settings"] == settings for x in runs), recipe
     assert presets.note(USUAL)
