@@ -232,6 +232,7 @@ def trainer_ahead(
 
 
 def trainer_command(pipeline: PipelineConfig, trainer: TrainConfig) -> list[str]:
+    """train_arianna.py with all its settings, through torchrun where there are several processes."""
     here = Path(__file__).parent
     launcher = [str(here / "supervise.py"), f"--nproc_per_node={pipeline.nproc}"] if pipeline.nproc > 1 else []
     flags = [*flags_of(presets.PRESETS["asked"]), *config.to_flags(trainer)]

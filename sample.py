@@ -129,10 +129,8 @@ def prompts(cfg: SampleConfig) -> list[str]:
     """All texts to go on from; without any, one that is empty. Raises ValueError for what holds none."""
     if not all(question.strip() for question in cfg.question):
         raise ValueError("--question is empty; give a question")
-    starts, questions = (
-        [asking(unescape(text)) for text in cfg.start],
-        [prompt(join_lines(question.strip())[0]) for question in cfg.question],
-    )
+    starts = [asking(unescape(text)) for text in cfg.start]
+    questions = [prompt(join_lines(question.strip())[0]) for question in cfg.question]
     return [*starts, *questions, *(read_prompts(Path(cfg.prompts_file)) if cfg.prompts_file else [])] or [""]
 
 
