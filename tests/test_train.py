@@ -125,6 +125,13 @@ def test_gradients_of_one_by_eight_and_eight_by_one_are_equal():
     assert (whole - parts).norm() / whole.norm() < 1e-6
 
 
+def test_timing_a_step_leaves_the_base_as_it_is(tmp_path, base):
+    model = export.open_model(base)
+    seconds, task = train_arianna.time_steps(settings_for(tmp_path, base, learning_rate=1.0), model)
+    assert seconds > 0 and len(task.rows) > 0
+    assert equal(model.state_dict(), export.open_model(base).state_dict())
+
+
 def test_a_loss_that_is_not_finite_changes_nothing():
     model = build()
     cfg = TrainConfig(learning_rate=1e-3)
