@@ -23,9 +23,12 @@ class TrainConfig:
     loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
     base_text_dir: str | None = None  # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
     replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
-    learning_rate: float | None = None  # peak; by default 5e-4 from scratch, 1e-5 from a base
+    learning_rate: float | None = None  # peak; by default 2e-3 from scratch, 1e-5 from a base
+    schedule: Literal["auto", "cosine", "wsd"] = "auto"  # of the rate; wsd: stays, then falls; auto: wsd from scratch, else cosine
+    decay_ratio: float = 0.5  # wsd: share of max_iters in which the rate falls in a straight line
     warmup_ratio: float = 0.05  # share of max_iters
     warmup_iters: int | None = None  # the same in steps, instead of the share
+    optimizer: Literal["auto", "adamw", "muon"] = "auto"  # muon: for the layers' matrices; auto: muon from scratch, else adamw
     weight_decay: float = 0.1  # on matrices only, as llama2.c does
     beta1: float = 0.9  # AdamW
     beta2: float = 0.95  # AdamW
@@ -63,6 +66,8 @@ class TrainConfig:
         for name, top in (("warmup_ratio", 1.0), ("beta1", 1.0), ("beta2", 1.0), ("replay", 0.9), ("weight_decay", 10.0)):
             if not 0 <= getattr(self, name) < top:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
+        if not 0 <= self.decay_ratio <= 1:
+            raise ValueError(f"decay_ratio is {self.decay_ratio}; it must be from 0 to 1")
         if self.warmup_iters is not None and not 0 <= self.warmup_iters < self.max_iters:
             raise ValueError(
                 f"warmup_iters is {self.warmup_iters}, but the run has max_iters {self.max_iters}: "
@@ -78,7 +83,15 @@ class TrainConfig:
 
     @property
     def peak(self) -> float:
-        return self.learning_rate or (5e-4 if self.init_from == "scratch" else 1e-5)
+        return self.learning_rate or (2e-3 if self.init_from == "scratch" else 1e-5)
+
+    @property
+    def optimizer_name(self) -> str:
+        return ("muon" if self.init_from == "scratch" else "adamw") if self.optimizer == "auto" else self.optimizer
+
+    @property
+    def schedule_name(self) -> str:
+        return ("wsd" if self.init_from == "scratch" else "cosine") if self.schedule == "auto" else self.schedule
 
 
 FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device", "compile"}
@@ -87,7 +100,11 @@ FREE |= {"tensorboard", "wandb"}
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
-    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016). Never 0; peaks once."""
+    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016), or a peak that stays and
+    falls in a straight line at the end (warmup-stable-decay; Hu et al. 2024, arXiv 2404.06395). Never 0."""
     if step < cfg.warmup:
         return cfg.peak * (step + 1) / (cfg.warmup + 1)
-    return cfg.peak * 0.5 * (1 + math.cos(math.pi * (step - cfg.warmup) / (cfg.max_iters - cfg.warmup)))
+    if cfg.schedule_name == "cosine":
+        return cfg.peak * 0.5 * (1 + math.cos(math.pi * (step - cfg.warmup) / (cfg.max_iters - cfg.warmup)))
+    decay = min(round(cfg.decay_ratio * cfg.max_iters), cfg.max_iters - cfg.warmup)
+    return cfg.peak * min(1.0, (cfg.max_iters - step) / max(decay, 1))

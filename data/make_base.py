@@ -1,0 +1,314 @@
+"""Make the shipped base from open text: clean and sample the sources, train the tokenizer, write shards, train in two stages.
+
+    python data/make_base.py --sources=FOLDER --out=data/base            # everything; the same command goes on after a stop
+    python data/make_base.py --sources=FOLDER --out=data/base --prepare  # the tokenizer and the shards only
+
+FOLDER and its subfolders hold the files that data/sources.tsv names (with licences and SHA-256). That table is also the mix:
+how often each file is read in the broad stage, where the rate stays, and in the close stage, where it falls (0.2: a fifth
+of its documents; 3: three times).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import config  # noqa: E402
+from conversations import Conversation, corpus_text  # noqa: E402
+from encoding import ASCII, encode_text, encode_turns  # noqa: E402
+from files import sha256, write_atomic  # noqa: E402
+from tokenizer import Tokenizer, train  # noqa: E402
+
+STAGES = ("broad", "close")
+PIECE_WORDS = 170  # of a talk: longer ones are cut, so that a piece fits a context of 256 tokens
+TURN_WORDS = 80  # a talk with a longer turn is left out there
+CHUNK_WORDS = 300  # of prose: paragraphs are joined up to so many
+SAME_ANSWER = 8  # conversations of one turn that may share an answer: some fixed answers stand behind hundreds of questions
+HELD_OUT = 0.01  # of the documents, by hash
+SCORED = 65_536  # tokens of each kind at most that are scored
+TOPICAL = 0.05  # share of names and of words about films, sport and bands above which a talk is trivia
+KEPT_TRIVIA = 0.4  # of such talks
+TRIVIA = re.compile(
+    r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|lyrics|concerts?|rapper|"
+    r"football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|coach|league|playoffs?|super bowl|marvel|disney|"
+    r"episodes?|netflix|superhero\w*|comics?)\b",
+    re.IGNORECASE,
+)
+NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
+WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+COMMON = frozenset("the a and to i you it is of in that was he she they we my on for with so be do have not but me what are".split())
+ENGLISH = 0.15  # share of the commonest words in any English text of twenty words or more
+LINKS = re.compile(r"https?:|www\.|@\w|[<>{}|\\^_~#*]|\d{5}")
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """What `make_base.py` takes."""
+
+    sources: str = "data/sources"  # folder with the files that sources.tsv names, in any subfolders
+    out: str = "data/base"  # folder for what is made: text, tokenizer, shards, runs
+    mix: str = str(ROOT / "data/sources.tsv")  # the table of sources
+    prepare: bool = False  # stop before the training
+    vocab_size: int = 4096  # tokens of the tokenizer
+    broad_iters: int = 5000  # steps of the broad stage
+    close_iters: int = 1500  # steps of the close stage
+    batch_size: int = 32  # rows of 256 tokens a step
+    learning_rate: float = 2e-3  # peak; Muon's matrices take ten times as much
+    seed: int = 1337  # of the order of documents
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of the table of sources."""
+
+    path: Path
+    kind: str  # dialogue, prose, book or voice
+    times: dict[str, float]  # how often it is read, by stage
+    sha256: str
+
+
+# ---- the table ----
+
+
+def read_table(cfg: BaseConfig) -> list[Source]:
+    """The sources, each found and unchanged. Raises UsageError for the first that is not."""
+    folders = [Path(cfg.sources), ROOT / "data"]
+    where = {p.name: p for folder in folders for p in folder.rglob("*") if p.is_file() and Path(cfg.out) not in p.parents}
+    sources = []
+    with open(cfg.mix, encoding="utf-8", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file, delimiter="\t"), 2):
+            name, place = row["file"], f"{cfg.mix}:{number}"
+            if not (row["licence"] or "").strip():
+                raise config.UsageError(f"{place}: {name} has no licence; name it, or leave the source out.")
+            if name not in where:
+                raise config.UsageError(f"{place}: {name} is not in {cfg.sources}; put it there (SHA-256 {row['sha256']}).")
+            if row["sha256"] and (found := sha256(where[name])) != row["sha256"]:
+                raise config.UsageError(f"{place}: {where[name]} has the SHA-256 {found}, expected {row['sha256']}.")
+            sources.append(Source(where[name], row["kind"], {stage: share(row, stage, place) for stage in STAGES}, row["sha256"]))
+    for stage in STAGES:
+        if not any(s.times[stage] for s in sources):
+            raise config.UsageError(f"{cfg.mix}: the {stage} stage reads nothing; give a source a share above 0.")
+    return sources
+
+
+def share(row: dict[str, str], stage: str, place: str) -> float:
+    try:
+        value = float(row[stage])
+    except (TypeError, ValueError):
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise config.UsageError(f"{place}: {stage} of {row['file']} is {row[stage]!r}; it must be a number from 0 to 100.")
+    return value
+
+
+# ---- cleaning ----
+
+
+def plain(text: str) -> str:
+    """Quotes and dashes as ASCII, white space as single spaces."""
+    return " ".join(text.translate(str.maketrans(ASCII)).split())
+
+
+def is_english(text: str) -> bool:
+    """Few letters beyond ASCII, and the commonest words among any twenty or more."""
+    words = WORD.findall(text.lower())
+    foreign = sum(not c.isascii() for c in text)
+    return foreign <= 0.01 * len(text) and (len(words) < 20 or sum(w in COMMON for w in words) >= ENGLISH * len(words))
+
+
+def is_trivia(text: str) -> bool:
+    """Much about films, sport and bands, or full of names."""
+    return len(NAME.findall(text)) + len(TRIVIA.findall(text)) > TOPICAL * len(text.split())
+
+
+def draw(text: str) -> float:
+    """A number from 0 to 1 by the text's SHA-256: the same for the same text, wherever it stands."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def clean_talks(path: Path) -> Iterator[Conversation]:
+    """The talks of a file in pieces of at most PIECE_WORDS."""
+    answers: Counter[str] = Counter()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        texts = [plain(m["content"]) for m in json.loads(line)]
+        turns = list(zip(texts[::2], texts[1::2], strict=False))
+        for piece in pieces(turns):
+            whole = " ".join(text for turn in piece for text in turn)
+            if LINKS.search(whole) or not is_english(whole) or (is_trivia(whole) and draw(whole) > KEPT_TRIVIA):
+                continue
+            answers[piece[0][1]] += len(piece) == 1
+            if answers[piece[0][1]] <= SAME_ANSWER:
+                yield Conversation(tuple(piece))
+
+
+def pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Runs of turns of at most PIECE_WORDS; a turn with an empty or a long side ends a run and is left out."""
+    piece: list[tuple[str, str]] = []
+    size = 0
+    for turn in turns:
+        words = [len(text.split()) for text in turn]
+        fits = 0 < min(words) and max(words) <= TURN_WORDS
+        if piece and (not fits or size + sum(words) > PIECE_WORDS):
+            yield piece
+            piece, size = [], 0
+        if fits:
+            piece, size = [*piece, turn], size + sum(words)
+    if piece:
+        yield piece
+
+
+def clean_prose(path: Path) -> Iterator[str]:
+    """The paragraphs of a text, a line each, joined up to CHUNK_WORDS."""
+    chunk: list[str] = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        paragraph = plain(line)
+        if LINKS.search(paragraph) or not is_english(paragraph):
+            continue
+        if sum(len(p.split()) for p in chunk) + len(paragraph.split()) > CHUNK_WORDS and chunk:
+            yield "\n\n".join(chunk)
+            chunk = []
+        chunk += [paragraph] if paragraph else []
+    if chunk:
+        yield "\n\n".join(chunk)
+
+
+def read_voice(path: Path) -> Iterator[Conversation | str]:
+    """Arianna's own talks whole, and her prose by pieces: two empty lines part them."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        yield from (piece.strip() for piece in re.split(r"\n{3,}", text) if piece.strip())
+        return
+    for line in text.splitlines():
+        texts = [m["content"] for m in json.loads(line)]
+        yield Conversation(tuple(zip(texts[::2], texts[1::2], strict=True)))
+
+
+def documents(source: Source) -> Iterator[Conversation | str]:
+    if source.kind == "voice":
+        return read_voice(source.path)
+    return clean_talks(source.path) if source.kind == "dialogue" else clean_prose(source.path)
+
+
+def text_of(document: Conversation | str) -> str:
+    return document if isinstance(document, str) else corpus_text([document])
+
+
+# ---- tokenizer and shards ----
+
+
+def train_tokenizer(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source]) -> Tokenizer:
+    """A tokenizer of the broad stage's text, without the marks of the template."""
+    out = Path(cfg.out)
+    text = out / "tokenizer.txt"
+    lines: list[str] = []
+    for source in sources:
+        for document in cleaned[source.path]:
+            if draw(text_of(document)) < min(source.times["broad"], 1.0):
+                lines += document.split("\n\n") if isinstance(document, str) else [t for turn in document.turns for t in turn]
+    write_atomic(text, "\n".join(lines).encode())
+    tokenizer = train([text], out / "tok4096.model", cfg.vocab_size, threads=2)
+    write_atomic(out / "tok4096.bin", tokenizer.to_bin())
+    return tokenizer
+
+
+def encode(document: Conversation | str, tokenizer: Tokenizer) -> np.ndarray:
+    return encode_text(document, tokenizer) if isinstance(document, str) else encode_turns(document, tokenizer)[0]
+
+
+def repeats(document: Conversation | str, times: float) -> int:
+    """How often a document is read: the whole part of `times`, and once more for a share of the documents."""
+    return int(times) + (draw("again " + text_of(document)) < times % 1)
+
+
+def write_shards(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source], tokenizer: Tokenizer) -> None:
+    """For each stage a folder with train.bin, all its documents in one shuffled order, and val.bin; and a folder "scored" with
+    what is held out, a file a kind."""
+    held: dict[str, list[np.ndarray]] = defaultdict(list)
+    streams: dict[str, list[np.ndarray]] = {stage: [] for stage in STAGES}
+    for source in sources:
+        kept = Counter()
+        for document in cleaned[source.path]:
+            tokens = encode(document, tokenizer)
+            if draw(text_of(document)) < HELD_OUT:
+                held[source.kind].append(tokens)
+                continue
+            for stage in STAGES:
+                count = repeats(document, source.times[stage])
+                kept[stage] += count * len(tokens)
+                streams[stage] += [tokens] * count
+        print(f"{source.path.name}: " + ", ".join(f"{kept[stage]:,} tokens {stage}" for stage in STAGES), flush=True)
+    out = Path(cfg.out)
+    scored = {kind: np.concatenate(tokens)[:SCORED] for kind, tokens in held.items()}
+    for stage, stream in streams.items():
+        order = np.random.default_rng(cfg.seed).permutation(len(stream))
+        put(out / stage / "train.bin", np.concatenate([stream[i] for i in order]))
+        kinds = {source.kind for source in sources if source.times[stage]}
+        put(out / stage / "val.bin", np.concatenate([t[: SCORED // 4] for kind, t in scored.items() if kind in kinds]))
+    for kind, tokens in scored.items():
+        put(out / "scored" / f"val_{kind}.bin", tokens)
+
+
+def put(path: Path, tokens: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, tokens.astype("<u2").tobytes())
+
+
+def prepare(cfg: BaseConfig) -> None:
+    """Tokenizer and shards, unless they were made from these sources already."""
+    sources, note = read_table(cfg), Path(cfg.out) / "prepared.json"
+    made_of = {"mix": sha256(cfg.mix), "script": sha256(__file__), "seed": cfg.seed} | {s.path.name: sha256(s.path) for s in sources}
+    if note.is_file() and json.loads(note.read_text()) == made_of:
+        return
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    cleaned = {source.path: list(documents(source)) for source in sources}
+    write_shards(cfg, cleaned, sources, train_tokenizer(cfg, cleaned, sources))
+    write_atomic(note, json.dumps(made_of).encode())
+
+
+# ---- training ----
+
+
+def run(flags: Iterable[str]) -> None:
+    command = [sys.executable, str(ROOT / "train_arianna.py"), *flags]
+    print(" ".join(command), flush=True)
+    if code := subprocess.run(command).returncode:
+        sys.exit(code)
+
+
+def train_stages(cfg: BaseConfig) -> Path:
+    """The broad stage with a rate that stays, then the close stage in which it falls to 0; returns the last checkpoint."""
+    out = Path(cfg.out)
+    common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}", f"--base_text_dir={out / 'scored'}"]
+    common += ["--optimizer=muon", "--schedule=wsd", "--eval_rows=128", f"--tokenizer={out / 'tok4096.model'}", "--dtype=bfloat16", "--compile"]
+    broad, close = (out / f"run_{stage}" for stage in STAGES)
+    run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}", f"--max_iters={cfg.broad_iters}",
+         "--warmup_iters=100", "--decay_ratio=0", "--eval_interval=250"])  # fmt: skip
+    run([*common, f"--base={broad / 'ckpt.pt'}", f"--data_dir={out / 'close'}", f"--out_dir={close}", f"--max_iters={cfg.close_iters}",
+         "--warmup_iters=20", "--decay_ratio=1", "--eval_interval=250"])  # fmt: skip
+    return close / f"ckpt_{cfg.close_iters:06d}.pt"
+
+
+def main(argv: list[str] | None = None) -> int:
+    cfg = config.parse(BaseConfig, argv, __doc__)
+    prepare(cfg)
+    if not cfg.prepare:
+        print(f"the base is {train_stages(cfg)}; ship it with")
+        print("  python export.py out/ckpt_v1_base.pt --format=checkpoint --half --checkpoint=...")
+    return 0
+
+
+if __name__ == "__main__":
+    config.run_main(main)
