@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import config
-import parts
-import shards
-from encoding import ANSWER, ROW, TRAIN_ALL, text_files
-from files import write_atomic
+from arianna.corpus import parallel, shards
+from arianna.corpus.encoding import ANSWER, ROW, TRAIN_ALL, text_files
+from arianna.system import config
+from arianna.system.files import write_atomic
 from tokenizer import IGNORE, train
 
 if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for it
@@ -38,7 +37,7 @@ class Rows:
     """The rows of one split, memory-mapped. Raises ValueError for files that cannot be token shards."""
 
     def __init__(self, folder: str | Path, split: str, max_seq_len: int, vocab_size: int, trained: int = TRAIN_ALL):
-        parts.check_complete(Path(folder))
+        parallel.check_complete(Path(folder))
         self.files = sorted(Path(folder).glob(f"{split}*.bin"))
         if not self.files:
             raise ValueError(f"{folder} has no {split}*.bin; prepare it with `python arianna_data.py pretokenize`.")
@@ -105,13 +104,13 @@ def shuffled(n: int, start: int, count: int, seed: int) -> np.ndarray:
     In each epoch every row comes once. Up to WINDOW rows, the order is a fresh shuffle of all; of more, window follows window
     as the rows lie, each shuffled.
     """
-    parts = [np.empty(0, np.int64)]
+    pieces = [np.empty(0, np.int64)]
     while count:
         epoch, at = divmod(start, n)
         part = window_order(n, epoch, at // WINDOW, seed)[at % WINDOW :][:count]
-        parts.append(part)
+        pieces.append(part)
         start, count = start + len(part), count - len(part)
-    return np.concatenate(parts)
+    return np.concatenate(pieces)
 
 
 @lru_cache(maxsize=4)

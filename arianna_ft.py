@@ -22,22 +22,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import config
-import conversations
-import dashboards
-import presets
-import settings_file
-import supervise
-from files import remove_leftovers, write_atomic
-from train_config import TrainConfig
+from arianna.corpus import conversations
+from arianna.system import config, processes, settings_file
+from arianna.system.files import remove_leftovers, write_atomic
+from arianna.training import dashboards, presets
+from arianna.training.settings import TrainConfig
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
-    import encoding
-    import shards
-    from choose import Choice, Point
+    from arianna.corpus import encoding, shards
+    from arianna.scoring.choose import Choice, Point
+    from arianna.training.state import Progress
     from model import Transformer
     from tokenizer import Tokenizer
-    from training_state import Progress
 
 CORPUS = Path("data/ft_corpus.txt")
 KILLED = 128 + 9  # exit code after SIGKILL
@@ -76,15 +72,12 @@ class PipelineConfig:
     blend: float | None = None  # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
     preset: Literal["asked", "best"] = "asked"  # best: what docs/defaults.md found best; flags given beside it win over it
     fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
-    nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
     report: bool = True  # score base and result by what they write, and make the morning report (a minute or two)
     dry_run: bool = False  # check everything, time a step, write nothing
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_forgetting < math.inf:
             raise ValueError(f"max_forgetting is {self.max_forgetting}; it must be a number of at least 0")
-        if self.nproc < 1:
-            raise ValueError(f"nproc is {self.nproc}; it must be at least 1")
         if self.blend is not None and not 0 <= self.blend <= 1:
             raise ValueError(f"blend is {self.blend}; it must be from 0 (the base) to 1 (the tuned model)")
 
@@ -122,9 +115,9 @@ class Job:
 def main(argv: list[str] | None = None) -> int:
     """The whole job; a signal ends it with 128 + its number. Whatever is half done then is not there, and made again."""
     try:
-        with supervise.stoppable():
+        with processes.stoppable():
             return whole_job(argv)
-    except supervise.Stopped as stopped:
+    except processes.Stopped as stopped:
         say("stopped; the same command goes on from here")
         return stopped.exit_code
 
@@ -141,7 +134,7 @@ def whole_job(argv: list[str] | None) -> int:
             job = preflight(pipeline, trainer, found)
             if pipeline.dry_run:
                 return dry_run(job)
-            with supervise.lock(Path(pipeline.out_dir), "arianna_ft"):
+            with processes.lock(Path(pipeline.out_dir), "arianna_ft"):
                 for folder in (CORPUS.parent, Path(pipeline.out_dir), *(pipeline.run / name for name in ("", "data", "base_text"))):
                     remove_leftovers(folder, shared=True)
                 prepare(job, found)
@@ -158,7 +151,7 @@ def read_conversations(pipeline: PipelineConfig) -> conversations.Found | shards
     """All conversations, or what there is to know of a file that is too large for memory."""
     try:
         if Path(pipeline.conversations).is_file() and Path(pipeline.conversations).stat().st_size > LARGE:
-            import shards
+            from arianna.corpus import shards
 
             return shards.recall(pipeline.conversations, pipeline.run / "data") or shards.examine(pipeline.conversations, say)
         return conversations.read(pipeline.conversations)
@@ -170,13 +163,12 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     """Read every input, say what was found, and refuse what cannot work before anything is written."""
     small = isinstance(found, conversations.Found)
     halves = conversations.split(found.conversations) if small else ()
-    import base_text
-    import encoding
-    import export
-    import room
-    import shards
-    import training_state
-    from files import sha256
+    from arianna import export
+    from arianna.corpus import encoding, shards
+    from arianna.scoring import base_text
+    from arianna.system import resources
+    from arianna.system.files import sha256
+    from arianna.training import state
     from tokenizer import Tokenizer
 
     refuse_overwriting(pipeline)
@@ -196,20 +188,20 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     if pipeline.fresh or not (pipeline.run / "ckpt.pt").exists():  # else the trainer looks when it goes on
         size = sum(map(len, folders["data"].values())) if small else Path(pipeline.conversations).stat().st_size  # a little less
         results = 2 * 4 * sum(p.numel() for p in base.parameters())
-        room.check_run(replace(trainer, fresh=True), base, pipeline.nproc, results + size)
+        resources.check_run(replace(trainer, fresh=True), base, trainer.nproc, results + size)
     if not pipeline.dry_run:
         old = Path("nowhere") if pipeline.fresh else pipeline.run / "base_text"
         folders["base_text"] = base_text.files(base, tokenizer, old, pipeline.known_text, trainer.replay > 0)
     files = {f"{folder}/{name}": content for folder, named in folders.items() for name, content in named.items()}
     inputs = {"base": sha256(pipeline.base)} | {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     inputs |= hashes(large, pipeline.run) if large and not pipeline.fresh else {}
-    progress = None if pipeline.fresh or pipeline.dry_run else training_state.check_folder(trainer, inputs)
+    progress = None if pipeline.fresh or pipeline.dry_run else state.check_folder(trainer, inputs)
     return Job(pipeline, trainer, base, tokenizer, large, files, progress)
 
 
 def hashes(large: shards.Plan, run: Path) -> dict[str, str]:
     """Those of shards that are made already. Raises UsageError if a run was started on others."""
-    import run_folder
+    from arianna.training import run_folder
 
     if large.is_made(run / "data"):
         return run_folder.hash_inputs(None, {"data": str(run / "data")})
@@ -226,17 +218,16 @@ def trainer_ahead(
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes] | None]:
     """The trainer of a new run, which imports torch while this process does, and then waits; not where it would wait for long."""
     new = pipeline.fresh or not (pipeline.run / "ckpt.pt").exists()
-    if new and isinstance(found, conversations.Found) and pipeline.nproc == 1 and not pipeline.dry_run:
-        return supervise.ahead(trainer_command(pipeline, trainer))
+    if new and isinstance(found, conversations.Found) and trainer.nproc == 1 and not pipeline.dry_run:
+        return processes.ahead(trainer_command(pipeline, trainer))
     return contextlib.nullcontext()
 
 
 def trainer_command(pipeline: PipelineConfig, trainer: TrainConfig) -> list[str]:
     """train_arianna.py with all its settings, through torchrun where there are several processes."""
     here = Path(__file__).parent
-    launcher = [str(here / "supervise.py"), f"--nproc_per_node={pipeline.nproc}"] if pipeline.nproc > 1 else []
     flags = [*flags_of(presets.PRESETS["asked"]), *config.to_flags(trainer)]
-    return [sys.executable, *launcher, str(here / "train_arianna.py"), *flags]
+    return [sys.executable, str(here / "train_arianna.py"), *flags]
 
 
 def trainer_config(pipeline: PipelineConfig, rest: list[str]) -> TrainConfig:
@@ -304,10 +295,10 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 
 def plan(job: Job, folder: Path) -> str:
     """Score the base, time a step on a copy of it: what will run, on what, for how long, and how much disk."""
-    import compute
-    import export
-    import room
     import train_arianna
+    from arianna import export
+    from arianna.system import resources
+    from arianna.training import devices
 
     cfg = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
     same = cfg.max_seq_len in (None, job.base.args.max_seq_len)
@@ -315,18 +306,18 @@ def plan(job: Job, folder: Path) -> str:
     told = about_base(cfg, base)
     seconds, task = train_arianna.time_steps(cfg, base)
     parameters = sum(p.numel() for p in job.base.parameters())
-    disk = room.bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + 2 * 4 * parameters  # the run and its result
+    disk = resources.bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + 2 * 4 * parameters  # the run and its result
     return (
         f"{told}\n{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
-        f"on {compute.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes "
-        f"and {room.megabytes(disk)} in {job.pipeline.out_dir}"
+        f"on {devices.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes "
+        f"and {resources.megabytes(disk)} in {job.pipeline.out_dir}"
     )
 
 
 def about_base(cfg: TrainConfig, base: Transformer) -> str:
     """The base's size and its loss on held-out answers, with a word if it looks memorised."""
-    import evaluate
-    import verdict
+    from arianna import evaluate
+    from arianna.reporting import verdict
     from arianna_data import Rows
 
     rows = (Rows(cfg.data_dir, split, base.args.max_seq_len, base.args.vocab_size) for split in ("val", "train"))
@@ -338,14 +329,14 @@ def about_base(cfg: TrainConfig, base: Transformer) -> str:
 
 def prepare(job: Job, found: conversations.Found) -> None:
     """Write the readable corpus and the token shards; the trainer's folder begins anew with --fresh."""
-    import parts
-    import run_folder
+    from arianna.corpus import parallel
+    from arianna.training import run_folder
 
     if job.pipeline.fresh:
         run_folder.set_aside(job.pipeline.run)
     settings = settings_file.text_of(job.pipeline, job.trainer, without=NOT_KEPT).encode()
     if not job.large and job.progress is None:
-        parts.clear(job.pipeline.run / "data")  # another preparation's
+        parallel.clear(job.pipeline.run / "data")  # another preparation's
     write_files(job.files | {settings_file.NAME: settings}, job.pipeline.run)
     if job.large:
         describe(job.pipeline, found, job.large.make(job.pipeline.run / "data", say), job.large.contexts[0])
@@ -364,7 +355,7 @@ def write_corpus(found: conversations.Found) -> None:
 
 def train(job: Job, process: subprocess.Popen[bytes] | None) -> int:
     """Let train_arianna.py do the steps in a process of its own, the one that waits if there is one; returns its exit code."""
-    import scored_run
+    from arianna.reporting import scored_run
 
     pipeline, finished = job.pipeline, job.progress is not None and job.progress.finished
     files = (pipeline.conversations, pipeline.base, pipeline.tokenizer, str(pipeline.checkpoint), str(pipeline.binary), pipeline.known_text)
@@ -373,7 +364,7 @@ def train(job: Job, process: subprocess.Popen[bytes] | None) -> int:
         return 0
     notes = filter(None, [presets.note(dataclasses.asdict(job.trainer))])  # for the report
     scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0, notes)
-    code = supervise.run_child(trainer_command(pipeline, job.trainer), process)
+    code = processes.run_child(trainer_command(pipeline, job.trainer), process)
     if code == KILLED:
         say("training was killed from outside, for want of memory perhaps; the same command goes on from here")
     return code
@@ -381,7 +372,7 @@ def train(job: Job, process: subprocess.Popen[bytes] | None) -> int:
 
 def finish(job: Job) -> int:
     """Choose, blend, export, verify, report."""
-    import export
+    from arianna import export
 
     choice, model = choose_model(job)
     export.keep_or_write(model, job.pipeline.checkpoint, "checkpoint")
@@ -397,7 +388,7 @@ def finish(job: Job) -> int:
 
 def morning_report(run: Path, choice: Choice) -> str:
     """The verdict of the report, which is made unless it is there and of this choice."""
-    import report
+    from arianna import report
 
     try:
         facts = json.loads((run / "report.json").read_bytes())
@@ -412,8 +403,8 @@ def morning_report(run: Path, choice: Choice) -> str:
 
 def choose_model(job: Job) -> tuple[Choice, Transformer]:
     """The run's result. Blends are scored only where the best checkpoint forgets too much, and once."""
-    import choose
-    import export
+    from arianna import export
+    from arianna.scoring import choose
 
     run, settings = job.pipeline.run, {"max_forgetting": job.pipeline.max_forgetting, "blend": job.pipeline.blend}
     points = choose.evaluations(run)
@@ -429,8 +420,8 @@ def choose_model(job: Job) -> tuple[Choice, Transformer]:
 
 def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, share: float) -> Point:
     """What a checkpoint's evaluation would have said of a blend."""
-    import choose
     import train_arianna
+    from arianna.scoring import choose
 
     blend = train_arianna.score_point(job.trainer, choose.blended(base, tuned, share), point.step, share)
     texts = ", ".join(f"{loss:.4f}" for loss in blend.base_text.values())
@@ -477,6 +468,6 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    supervise.restart_with_environment()
-    supervise.speak_on()
-    config.run_main(lambda argv: supervise.ended(main(argv)))
+    processes.restart_with_environment()
+    processes.speak_on()
+    config.run_main(lambda argv: processes.ended(main(argv)))

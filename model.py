@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arithmetic import Teacher, causal_attention, head_loss, product, rms_norm
-from decoding import Decoder, pick
+from arianna.generate import Decoder, pick
+from arianna.ops import Teacher, causal_attention, head_loss, product, rms_norm
 from tokenizer import IGNORE
 
 NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA

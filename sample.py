@@ -11,9 +11,9 @@ Text ends where the model says so (BOS or EOS), after --max_new_tokens, or where
 from __future__ import annotations
 
 if __name__ == "__main__":  # before torch is imported: threads read at the start how long to wait for each other
-    import supervise
+    from arianna.system import processes
 
-    supervise.restart_with_environment()
+    processes.restart_with_environment()
 
 import contextlib
 import math
@@ -27,10 +27,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import config
-from conversations import ASSISTANT, USER, join_lines, prompt, render
-from files import write_atomic
-from side_by_side import beside, markdown
+from arianna.corpus.conversations import ASSISTANT, USER, join_lines, prompt, render
+from arianna.side_by_side import beside, markdown
+from arianna.system import config
+from arianna.system.files import write_atomic
 from tokenizer import BOS, EOS, Tokenizer
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
@@ -179,15 +179,15 @@ def check_files(cfg: SampleConfig) -> None:
 def open_model(name: str, tokenizer: Tokenizer, cfg: SampleConfig) -> Transformer:
     import torch
 
-    import compute
-    import export
+    from arianna import export
+    from arianna.training import devices
 
     model = export.open_model(name)
     tokenizer.check_fits(model.args.vocab_size, name)
-    compute.steady_threads()
+    devices.steady_threads()
     for p in model.parameters():
         p.data = p.data.to(getattr(torch, cfg.dtype))  # not model.to: the angles of the positions stay exact
-    return model.to(compute.pick_device(cfg.device)).eval()
+    return model.to(devices.pick_device(cfg.device)).eval()
 
 
 def check_room(texts: Sequence[str], encoded: Sequence[list[int]], name: str, model: Transformer) -> None:

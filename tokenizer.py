@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from files import write_atomic
+from arianna.system.files import write_atomic
 
 UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
 IGNORE = -1  # in place of a token: a target that is not predicted, as in llama2.c

@@ -11,11 +11,11 @@ Stop it at any time; the same command carries on.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before torch is imported: allocator and threads read their settings at the start
-    import supervise
+    from arianna.system import processes
 
-    supervise.restart_with_environment()
-    supervise.speak_on()
-    supervise.end_quietly()
+    processes.restart_with_environment()
+    processes.speak_on()
+    processes.end_quietly()
 
 import contextlib
 import copy
@@ -30,27 +30,22 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-import answers
-import checkpoint
-import choose
-import compiling
-import config
-import dashboards
-import evaluate
-import room
-import settings_file
-import supervise
+from arianna import evaluate
+from arianna.corpus.encoding import TRAIN_ALL, TRAIN_ANSWERS
+from arianna.formats import checkpoint
+from arianna.scoring import answers, choose
+from arianna.system import config, processes, resources, settings_file
+from arianna.system.files import remove_leftovers
+from arianna.training import compilation, dashboards
+from arianna.training.devices import Precision, Team, pick_precision, steady_threads
+from arianna.training.optimizer import make_optimizer
+from arianna.training.run_folder import Log, Refused, hash_inputs, keep_settings, save_state, set_aside
+from arianna.training.settings import TrainConfig, learning_rate
+from arianna.training.state import State, make_teacher, new_model, start_or_continue
+from arianna.training.watchdog import Watch
 from arianna_data import POOL, Batch, Rows, Task
-from compute import Precision, Team, pick_precision, steady_threads
-from encoding import TRAIN_ALL, TRAIN_ANSWERS
-from files import remove_leftovers
 from model import ModelArgs, Transformer
-from optimizer import make_optimizer
-from run_folder import Log, Refused, hash_inputs, keep_settings, save_state, set_aside
-from stalls import Watch
 from tokenizer import Tokenizer
-from train_config import TrainConfig, learning_rate
-from training_state import State, make_teacher, new_model, start_or_continue
 
 
 def number(value: float) -> float | None:
@@ -177,7 +172,7 @@ class Run:
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
         if state.threads not in (None, threads := torch.get_num_threads()):
             self.log.say(f"computed with {state.threads} threads so far, now with {threads}: sums will differ in their last digits")
-        if added := os.environ.get(supervise.STARTED):
+        if added := os.environ.get(processes.STARTED):
             self.log.say(f"set in the environment: {added}")
 
     def forward(self) -> Callable:
@@ -185,7 +180,7 @@ class Run:
         cfg, state, size = self.cfg, self.state, self.cfg.batch_size * self.cfg.gradient_accumulation_steps
         tokens = cfg.max_iters * size * int(self.task.rows.lengths.mean())
         settings = (cfg.compile, state.compiled, tokens)
-        forward, state.compiled = compiling.choose(state.model, *settings, self.task, self.precision, self.team, self.log.say)
+        forward, state.compiled = compilation.choose(state.model, *settings, self.task, self.precision, self.team, self.log.say)
         return forward
 
     def evaluate(self, train_loss: float) -> None:
@@ -217,7 +212,7 @@ class Run:
         save_state(self.folder, self.state.pack(self.cfg, self.inputs))
         self.saved_at = time.monotonic()
 
-    def loop(self, stop: supervise.Stop) -> None:
+    def loop(self, stop: processes.Stop) -> None:
         """Steps, lines, evaluations and saves until max_iters or a signal."""
         cfg, state, forward = self.cfg, self.state, self.forward()
         if state.step == 0:
@@ -271,10 +266,10 @@ def train(cfg: TrainConfig) -> Result:
     model = new_model(cfg)
     if team.leads:
         if model is not None:
-            room.check_run(cfg, model, team.size)
+            resources.check_run(cfg, model, team.size)
         if cfg.fresh:
             set_aside(folder)
-    with supervise.lock(folder) if team.leads else contextlib.nullcontext(), supervise.stop_signals() as stop:
+    with processes.lock(folder) if team.leads else contextlib.nullcontext(), processes.stop_signals() as stop:
         if team.leads:
             remove_leftovers(folder)
         team.wait()
@@ -286,7 +281,7 @@ def train(cfg: TrainConfig) -> Result:
             team.leave()
 
 
-def do(run: Run, stop: supervise.Stop) -> Result:
+def do(run: Run, stop: processes.Stop) -> Result:
     """Bring a run to its end or to a stop, and say which."""
     state, cfg, log = run.state, run.cfg, run.log
     if state.finished(cfg):
@@ -296,7 +291,7 @@ def do(run: Run, stop: supervise.Stop) -> Result:
             keep_settings(run.folder, cfg)
             log.boards = dashboards.Dashboards(cfg, run.folder)
         run.announce()
-        with run.watch, supervise.awake(log.say) if run.team.leads else contextlib.nullcontext():
+        with run.watch, processes.awake(log.say) if run.team.leads else contextlib.nullcontext():
             run.loop(stop)
     code = 0 if state.finished(cfg) else stop.exit_code
     if code:
@@ -306,7 +301,9 @@ def do(run: Run, stop: supervise.Stop) -> Result:
 
 def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(TrainConfig, settings_file.expand(argv, [TrainConfig]), __doc__)
-    supervise.watch_parent()
+    if cfg.nproc > 1 and "RANK" not in os.environ:
+        return processes.launch(cfg.nproc, __file__, sys.argv[1:] if argv is None else argv)
+    processes.watch_parent()
     try:
         return train(cfg).exit_code
     except ValueError as error:
@@ -317,5 +314,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    supervise.wait_for_word()
+    processes.wait_for_word()
     config.run_main(main)

@@ -23,14 +23,14 @@ from typing import Any
 
 import torch
 
+from arianna.training.devices import Precision, Team
+from arianna.training.optimizer import make_optimizer
+from arianna.training.settings import TrainConfig
+from arianna.training.state import State
 from arianna_data import Batch
 from bench import pairs
-from compute import Precision, Team
 from model import ModelArgs, Transformer, weight_shapes
-from optimizer import make_optimizer
 from train_arianna import train_step
-from train_config import TrainConfig
-from training_state import State
 
 HERE = Path(__file__).resolve().parent.parent
 SHAPES = {

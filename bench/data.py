@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import config
+from arianna.system import config
 from bench import pairs
 
 HERE = Path(__file__).resolve().parent.parent

@@ -13,9 +13,9 @@ runs that no other has: one for each core, with OMP_NUM_THREADS=1, is fastest. W
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import supervise
+    from arianna.system import processes
 
-    supervise.restart_with_environment()
+    processes.restart_with_environment()
 
 import argparse
 import contextlib
@@ -34,20 +34,18 @@ import filelock
 import numpy as np
 import torch
 
-import base_text
-import choose
-import conversations
-import encoding
-import export
-import presets
 import train_arianna
+from arianna import export
+from arianna.corpus import conversations, encoding
+from arianna.corpus.conversations import Conversation
+from arianna.scoring import base_text, choose
+from arianna.system.files import sha256, write_atomic
+from arianna.training import presets
+from arianna.training.devices import pick_device
+from arianna.training.settings import TrainConfig
 from arianna_data import Rows
-from compute import pick_device
-from conversations import Conversation
-from files import sha256, write_atomic
 from model import ModelArgs
 from tokenizer import Tokenizer
-from train_config import TrainConfig
 
 BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
 RESULTS, PAGE = Path("bench/defaults.jsonl"), Path("docs/defaults.md")

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import torch
 
+from arianna.training.devices import steady_threads
 from bench import pairs
 from bench.step import hf_config
-from compute import steady_threads
 from model import ModelArgs, Transformer
 
 NEW = 200  # tokens a row

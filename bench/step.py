@@ -17,15 +17,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-import arithmetic
+from arianna import ops
+from arianna.training.devices import Team, pick_precision, steady_threads
+from arianna.training.optimizer import make_optimizer
+from arianna.training.settings import TrainConfig
+from arianna.training.state import State
 from arianna_data import Batch
 from bench import pairs
-from compute import Team, pick_precision, steady_threads
 from model import ModelArgs, Transformer, weight_shapes
-from optimizer import make_optimizer
 from train_arianna import train_step
-from train_config import TrainConfig
-from training_state import State
 
 ROWS = 8
 Step = Callable[[Tensor, Tensor], None]
@@ -88,7 +88,7 @@ def product_seconds(args: ModelArgs) -> float:
 
 def fastest(a: Tensor, b: Tensor) -> float:
     """Seconds of a @ b.T by the faster library."""
-    libraries = [lambda: a @ b.t(), *([lambda: arithmetic.onednn(a, b)] if arithmetic.X86 else [])]
+    libraries = [lambda: a @ b.t(), *([lambda: ops.onednn(a, b)] if ops.X86 else [])]
     return min(least(library) for library in libraries)
 
 

@@ -22,16 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import base_text
-import config
-import conversations
-import encoding
-import export
 import train_arianna
+from arianna import export
+from arianna.corpus import conversations, encoding
+from arianna.corpus.conversations import Conversation
+from arianna.scoring import base_text
+from arianna.system import config
+from arianna.training.settings import TrainConfig
 from bench import pairs
-from conversations import Conversation
 from tokenizer import Tokenizer
-from train_config import TrainConfig
 
 HERE = Path(__file__).resolve().parent.parent
 BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"

@@ -26,10 +26,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
-from conversations import Conversation, corpus_text  # noqa: E402
-from encoding import ASCII, encode_text, encode_turns  # noqa: E402
-from files import sha256, write_atomic  # noqa: E402
+from arianna.corpus.conversations import Conversation, corpus_text  # noqa: E402
+from arianna.corpus.encoding import ASCII, encode_text, encode_turns  # noqa: E402
+from arianna.system import config  # noqa: E402
+from arianna.system.files import sha256, write_atomic  # noqa: E402
 from tokenizer import Tokenizer, train  # noqa: E402
 
 STAGES = ("broad", "close")
@@ -49,7 +49,39 @@ TRIVIA = re.compile(
 )
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
-COMMON = frozenset("the a and to i you it is of in that was he she they we my on for with so be do have not but me what are".split())
+COMMON = frozenset(
+    [
+        "the",
+        "a",
+        "and",
+        "to",
+        "i",
+        "you",
+        "it",
+        "is",
+        "of",
+        "in",
+        "that",
+        "was",
+        "he",
+        "she",
+        "they",
+        "we",
+        "my",
+        "on",
+        "for",
+        "with",
+        "so",
+        "be",
+        "do",
+        "have",
+        "not",
+        "but",
+        "me",
+        "what",
+        "are",
+    ]
+)
 ENGLISH = 0.15  # share of the commonest words in any English text of twenty words or more
 LINKS = re.compile(r"https?:|www\.|@\w|[<>{}|\\^_~#*]|\d{5}")
 
@@ -160,7 +192,7 @@ def pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
     size = 0
     for turn in turns:
         words = [len(text.split()) for text in turn]
-        fits = 0 < min(words) and max(words) <= TURN_WORDS
+        fits = min(words) > 0 and max(words) <= TURN_WORDS
         if piece and (not fits or size + sum(words) > PIECE_WORDS):
             yield piece
             piece, size = [], 0
@@ -292,7 +324,14 @@ def train_stages(cfg: BaseConfig) -> Path:
     """The broad stage with a rate that stays, then the close stage in which it falls to 0; returns the last checkpoint."""
     out = Path(cfg.out)
     common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}", f"--base_text_dir={out / 'scored'}"]
-    common += ["--optimizer=muon", "--schedule=wsd", "--eval_rows=128", f"--tokenizer={out / 'tok4096.model'}", "--dtype=bfloat16", "--compile"]
+    common += [
+        "--optimizer=muon",
+        "--schedule=wsd",
+        "--eval_rows=128",
+        f"--tokenizer={out / 'tok4096.model'}",
+        "--dtype=bfloat16",
+        "--compile",
+    ]
     broad, close = (out / f"run_{stage}" for stage in STAGES)
     run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}", f"--max_iters={cfg.broad_iters}",
          "--warmup_iters=100", "--decay_ratio=0", "--eval_interval=250"])  # fmt: skip
@@ -306,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     prepare(cfg)
     if not cfg.prepare:
         print(f"the base is {train_stages(cfg)}; ship it with")
-        print("  python export.py out/ckpt_v1_base.pt --format=checkpoint --half --checkpoint=...")
+        print("  python -m arianna.export out/ckpt_v1_base.pt --format=checkpoint --half --checkpoint=...")
     return 0
 
 

@@ -7,13 +7,12 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build
+from helpers import build
 
-import arithmetic
-import decoding
 import model as model_module
-from arithmetic import causal_attention, head_loss, plain_head_loss, product
-from decoding import pick
+from arianna import generate, ops
+from arianna.generate import pick
+from arianna.ops import causal_attention, head_loss, plain_head_loss, product
 from model import ModelArgs, RMSNorm, Transformer, rotate, weight_shapes
 from model import rope_table as rope
 from tokenizer import IGNORE
@@ -47,8 +46,8 @@ def test_one_number_that_is_not_finite_is_noticed_anywhere(dtype, value, finite)
     for place in (0, 500, 999):
         x = random_numbers(1000).to(dtype)
         x[place] = value
-        assert arithmetic.all_finite(x) is finite
-    assert arithmetic.all_finite(torch.zeros(0, dtype=dtype))
+        assert ops.all_finite(x) is finite
+    assert ops.all_finite(torch.zeros(0, dtype=dtype))
 
 
 # ---- shape ----
@@ -164,7 +163,7 @@ def with_ignored(targets: torch.Tensor, seed: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("taught", [False, True])
 def test_the_loss_in_parts_is_the_plain_one(rows, ignored, taught, monkeypatch):
-    monkeypatch.setattr(arithmetic, "HEAD_LOGITS", 256 * 64)
+    monkeypatch.setattr(ops, "HEAD_LOGITS", 256 * 64)
     targets = random_tokens(rows, seed=1)
     targets = with_ignored(targets) if ignored else targets
     count = int((targets != IGNORE).sum())
@@ -194,10 +193,10 @@ def test_a_model_that_is_its_own_teacher_has_nothing_to_learn():
     assert max(p.grad.abs().max() for p in model.parameters()) > 1e-3
 
 
-@pytest.mark.skipif(not arithmetic.X86, reason="oneDNN on x86 only")
+@pytest.mark.skipif(not ops.X86, reason="oneDNN on x86 only")
 def test_products_are_the_librarys_and_come_from_onednn(monkeypatch):
     asked = []
-    monkeypatch.setattr(arithmetic, "onednn", lambda *of, onednn=arithmetic.onednn: asked.append(1) or onednn(*of))
+    monkeypatch.setattr(ops, "onednn", lambda *of, onednn=ops.onednn: asked.append(1) or onednn(*of))
     results = []
     for multiply in (product, F.linear):
         x, weight = random_numbers(3, 50, 48).requires_grad_(), random_numbers(40, 48, seed=1).requires_grad_()
@@ -211,11 +210,11 @@ def test_products_are_the_librarys_and_come_from_onednn(monkeypatch):
 
 def test_every_gradient_of_the_model_is_that_of_the_plain_loss(monkeypatch):
     model, tokens, targets = lively(GROUPED), random_tokens(3, 32), with_ignored(random_tokens(3, 32, seed=1))
-    monkeypatch.setattr(arithmetic, "HEAD_LOGITS", 20 * 64)  # in five parts
+    monkeypatch.setattr(ops, "HEAD_LOGITS", 20 * 64)  # in five parts
     model(tokens, targets).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    monkeypatch.setattr(arithmetic, "X86", False)  # all products as torch takes them
+    monkeypatch.setattr(ops, "X86", False)  # all products as torch takes them
     monkeypatch.setattr(model_module, "rms_norm", lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps))
     loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
     loss.backward()
@@ -231,7 +230,7 @@ def test_every_gradient_of_the_model_is_that_of_the_plain_loss(monkeypatch):
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
 @pytest.mark.parametrize("logits", [1 << 23, 20 * 64])
 def test_compiled_it_is_the_same(monkeypatch, logits):
-    monkeypatch.setattr(arithmetic, "HEAD_LOGITS", logits)
+    monkeypatch.setattr(ops, "HEAD_LOGITS", logits)
     model = lively(GROUPED)
     compiled = torch.compile(model)
     for width in (32, 16, 24):
@@ -339,8 +338,8 @@ def test_rows_that_ended_are_computed_no_further_and_the_others_draw_the_same_nu
     whole = model.generate(prompts, 12, stop=(), **sampling)
     stop = tuple({row[n % 6] for n, row in enumerate(whole)})  # most end early
     expected = [row[: min([row.index(t) for t in stop if t in row], default=len(row))] for row in whole]
-    decode = decoding.Decoder.__call__
-    monkeypatch.setattr(decoding.Decoder, "__call__", lambda self, tokens, at: widths.append(len(tokens)) or decode(self, tokens, at))
+    decode = generate.Decoder.__call__
+    monkeypatch.setattr(generate.Decoder, "__call__", lambda self, tokens, at: widths.append(len(tokens)) or decode(self, tokens, at))
     assert model.generate(prompts, 12, stop=stop, **sampling) == expected
     assert widths[0] == 16 and widths[-1] <= 4 and widths == sorted(widths, reverse=True)
 
@@ -348,14 +347,14 @@ def test_rows_that_ended_are_computed_no_further_and_the_others_draw_the_same_nu
 @pytest.mark.parametrize("args", [SMALL, GROUPED])
 @pytest.mark.parametrize(("rows", "x86"), [(1, True), (3, True), (3, False)])
 def test_the_decoder_says_what_the_forward_pass_does_by_every_library(args, rows, x86, monkeypatch):
-    if x86 and rows > 1 and not decoding.X86:
+    if x86 and rows > 1 and not generate.X86:
         pytest.skip("oneDNN is there on x86 only")
-    monkeypatch.setattr(decoding, "X86", x86)
+    monkeypatch.setattr(generate, "X86", x86)
     model, tokens = lively(args), torch.randint(3, 64, (rows, 12), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         cache = model.new_cache(rows, 12)
         model.hidden_states(tokens[:, :4], cache)
-        decode, expected = decoding.Decoder(model, cache), model(tokens)
+        decode, expected = generate.Decoder(model, cache), model(tokens)
         for position in range(4, 12):
             torch.testing.assert_close(decode(tokens[:, position], position), expected[:, position], rtol=1e-4, atol=1e-4)
 

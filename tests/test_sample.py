@@ -8,18 +8,16 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, TINY, build
+from helpers import ROOT, TINY, build
 from hypothesis import given
 from hypothesis import strategies as st
 
-import checkpoint
-import config
-import conversations
-import encoding
 import sample
-import side_by_side
-from conversations import Conversation
-from formats import llama2c
+from arianna import side_by_side
+from arianna.corpus import conversations, encoding
+from arianna.corpus.conversations import Conversation
+from arianna.formats import checkpoint, llama2c
+from arianna.system import config
 from model import ModelArgs
 from sample import Continuation, SampleConfig
 from tokenizer import BOS, EOS, FIRST_PIECE, Tokenizer

@@ -11,8 +11,8 @@ import random
 import stat
 from pathlib import Path
 
-import files
-import run_folder
+from arianna.system import files
+from arianna.training import run_folder
 
 PAGE = 512
 

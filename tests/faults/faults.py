@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from conftest import ROOT
-from test_pipeline import command
+from helpers import ROOT, command
 
-import checkpoint
-from files import sha256
-from run_folder import latest_state
-from train_config import TrainConfig
+from arianna.formats import checkpoint
+from arianna.system.files import sha256
+from arianna.training.run_folder import latest_state
+from arianna.training.settings import TrainConfig
 
 FULL = os.environ.get("FAULTS") == "full"
 PART, PARTS = map(int, os.environ.get("FAULTS_PART", "1/1").split("/"))
@@ -155,7 +154,7 @@ def small(tmp_path: Path, out: str = "run", **changes) -> TrainConfig:
 
 def trainer(cfg: TrainConfig, **options) -> subprocess.Popen:
     """The same in a process of its own."""
-    import config
+    from arianna.system import config
 
     group = {"start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     words = [sys.executable, str(ROOT / "train_arianna.py"), "--init_from=scratch", *config.to_flags(cfg)]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from conftest import build
+from helpers import build
 
-import checkpoint
+from arianna.formats import checkpoint
 from model import ModelArgs
 
 SHAPE = ModelArgs(dim=32, n_layers=1, n_heads=4, vocab_size=64, max_seq_len=32)

@@ -11,17 +11,16 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 from disk import Disk, cuts
 from faults import FULL, finish, inputs_kept, results, run, small, start, times, weights
-from test_pipeline import furnish
+from helpers import ROOT, furnish
 
-import checkpoint
-import choose
-import files
-import run_folder
-from files import write_atomic
-from run_folder import latest_state
+from arianna.formats import checkpoint
+from arianna.scoring import choose
+from arianna.system import files
+from arianna.system.files import write_atomic
+from arianna.training import run_folder
+from arianna.training.run_folder import latest_state
 from train_arianna import train
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")
@@ -291,9 +290,9 @@ def test_a_full_disk_is_told_before_the_first_step(tmp_path, monkeypatch):
 
 
 def test_too_little_memory_is_told_before_the_first_step(tmp_path, monkeypatch):
-    import room
+    from arianna.system import resources
 
-    monkeypatch.setattr(room, "memory_left", lambda: 100_000_000)
+    monkeypatch.setattr(resources, "memory_left", lambda: 100_000_000)
     with pytest.raises(ValueError, match=r"would take about [\d,]+ MB of memory, but 100 MB can be had"):
         train(small(tmp_path))
     assert not (tmp_path / "run").exists()

@@ -10,18 +10,16 @@ from pathlib import Path
 import hostile
 import pytest
 import torch
-from conftest import ROOT, TINY, build
 from faults import FULL, INPUTS, TABLE, inputs_kept, small, times
+from helpers import FAULTS, GOOD, ROOT, TINY, build, furnish, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_conversations import FAULTS, GOOD, write
-from test_pipeline import furnish
 
 import arianna_ft
-import checkpoint
-import config
-from export import export_model
-from run_folder import latest_state
+from arianna.export import export_model
+from arianna.formats import checkpoint
+from arianna.system import config
+from arianna.training.run_folder import latest_state
 from train_arianna import train
 
 # ---- damage ----

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from faults import (
     EVERY_STEP,
     FULL,
@@ -35,10 +34,10 @@ from faults import (
     wait_for_line,
     weights,
 )
-from test_pipeline import furnish
+from helpers import ROOT, furnish
 
-import checkpoint
-from files import sha256
+from arianna.formats import checkpoint
+from arianna.system.files import sha256
 from train_arianna import train
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
@@ -106,12 +105,13 @@ def test_the_shipped_base_killed_again_and_again_ends_with_the_same_files(tmp_pa
 
 HOLDER = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
-import pathlib, supervise
+import pathlib
+from arianna.system import processes
 try:
-    with supervise.lock(pathlib.Path(sys.argv[1])):
+    with processes.lock(pathlib.Path(sys.argv[1])):
         print("mine", flush=True)
         sys.stdin.read()
-except supervise.Locked as error:
+except processes.Locked as error:
     print(error, flush=True)
     sys.exit(2)
 """

@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import checkpoint  # noqa: E402
-import conversations  # noqa: E402
-from encoding import prepare_conversations, write_prepared  # noqa: E402
+from arianna.corpus import conversations  # noqa: E402
+from arianna.corpus.encoding import prepare_conversations, write_prepared  # noqa: E402
+from arianna.formats import checkpoint  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
 BASE = ROOT / "out/ckpt_v1_base.pt"

@@ -1,0 +1,1 @@
+"""Conversations and texts, until they are tokens."""

@@ -1,0 +1,165 @@
+"""llama2.c checkpoints in and out, checked: nothing in a file is trusted before it has been looked at.
+
+A checkpoint is llama2.c's dict: `model` (its state dict), `optimizer`, `model_args`, `iter_num`, `best_val_loss`, `config`;
+ours may add `run`, what an exact resume needs. Errors are ValueError (or OSError) with one sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from arianna.ops import all_finite
+from arianna.system.files import write_atomic
+from arianna.system.resources import check_file
+from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+
+MODEL_ARGS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len", "dropout")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+COMPILED = "_orig_mod."  # torch.compile's prefix, which llama2.c's older files carry
+MAX_ENTRIES = 100_000
+MAX_LIST_BYTES = 16 << 20  # of an archive's list of entries, which is read whole
+MAX_TABLE = 1 << 22  # numbers in each of a model's two tables of angles
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file. Checks every byte's CRC first (torch does not), then unpickles tensors and plain values only."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; a checkpoint file is needed there.")
+    with open(path, "rb") as f:
+        check_zip(f, path)
+        f.seek(0)
+        try:
+            found = torch.load(f, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # there is no list of what a crafted pickle makes the unpickler raise
+            asked = re.search(r"GLOBAL (\S+)", str(error))  # the rest of torch's message advises to open it unchecked
+            detail = f": it asks for {asked[1]}" if asked else ""
+            raise ValueError(f"{path} is not a checkpoint of tensors and plain values{detail}. Use another copy of it.") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict) or not isinstance(found.get("model_args"), dict):
+        raise ValueError(f"{path} is not a llama2.c checkpoint: it needs the entries 'model' and 'model_args'.")
+    return found
+
+
+def check_zip(file: BinaryIO, path: Path) -> None:
+    """Raise ValueError unless the file is a whole zip archive of uncompressed entries with right CRC-32s."""
+    damaged = f"{path} is damaged or not a checkpoint"
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. Use another copy of it.")
+    check_file(path, size)
+    try:
+        if zipfile._EndRecData(file)[zipfile._ECD_SIZE] > MAX_LIST_BYTES:  # there is no public way to ask before ZipFile reads it
+            raise ValueError(f"{path} has too many entries; torch.save writes fewer, so it is not opened.")
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if len(entries) > MAX_ENTRIES or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+                raise ValueError(f"{path} has compressed or too many entries; torch.save writes neither, so it is not opened.")
+            if sum(e.file_size for e in entries) > size:
+                raise ValueError(f"{damaged}: its entries claim more bytes than its {size:,}.")
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, UnicodeDecodeError, struct.error) as error:
+        raise ValueError(f"{damaged}: {error}. Use another copy of it.") from None
+    if broken is not None:
+        raise ValueError(f"{damaged}: the check sum of {broken} is wrong. Use another copy of it.")
+
+
+def build_model(found: dict[str, Any], path: str | Path, max_seq_len: int | None = None) -> Transformer:
+    """The model of a loaded checkpoint in float32, on the CPU. `max_seq_len` gives it another context than it had."""
+    args = read_args(found["model_args"], path)
+    if max_seq_len is not None:
+        args = dataclasses.replace(args, max_seq_len=max_seq_len)
+    weights = {k.removeprefix(COMPILED): v for k, v in found["model"].items() if isinstance(k, str)}
+    weights = {k: v for k, v in weights.items() if not k.endswith(("freqs_cos", "freqs_sin"))}
+    embedding, output = weights.get("tok_embeddings.weight"), weights.get("output.weight")
+    tied = output is None or same(embedding, output)
+    expected = weight_shapes(args)
+    if output is None:
+        expected.pop("output.weight")
+    check_weights(weights, expected, path)
+    model = Transformer(args, tied)
+    model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=not tied)
+    return model
+
+
+def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
+    """ModelArgs of a checkpoint's model_args; another eps or unknown entries are refused."""
+    known = {f.name for f in dataclasses.fields(ModelArgs)}
+    unknown = sorted(set(map(str, found)) - known)
+    if unknown:
+        raise ValueError(f"{path} has model_args unknown to llama2.c: {', '.join(unknown)}.")
+    missing = sorted({"dim", "n_layers", "n_heads", "vocab_size"} - set(found))
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)} in its model_args.")
+    try:
+        args = ModelArgs(**{**found, "dropout": 0.0})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if args.max_seq_len * args.head_dim // 2 > MAX_TABLE:
+        raise ValueError(f"{path}: a context of {args.max_seq_len} with heads of {args.head_dim} is beyond what can be computed here.")
+    if args.norm_eps != NORM_EPS:
+        raise ValueError(f"{path} has norm_eps {args.norm_eps}; llama2.c's programs compute with {NORM_EPS}.")
+    return args
+
+
+def check_weights(weights: dict[str, Any], expected: dict[str, tuple[int, ...]], path: str | Path) -> None:
+    """Raise ValueError unless names, shapes and types are the expected ones and every number is finite."""
+    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    if missing or extra:
+        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the model does not have"
+        raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")
+    for name, shape in expected.items():
+        tensor = weights[name]
+        if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise ValueError(f"{path}: {name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, not a plain tensor of floats.")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{path}: {name} is {tuple(tensor.shape)}, but its model_args ask for {shape}.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {name} claims {tensor.numel():,} numbers, more than the file holds.")
+        if not all_finite(tensor):
+            raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier checkpoint.")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two tensors are one, by storage or by value."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
+
+
+def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, Any]:
+    """The dict of a checkpoint. `half` stores float16; tied weights stay one storage either way."""
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
+    if half:
+        state = {k: v.half() for k, v in state.items()}
+        if not all(map(all_finite, state.values())):
+            raise ValueError("the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in half.")
+    if model.tied:
+        state["output.weight"] = state["tok_embeddings.weight"]
+    model_args = {name: getattr(model.args, name) for name in MODEL_ARGS}
+    if model.args.hidden_dim is not None:
+        model_args["hidden_dim"] = model.args.hidden_dim
+    return {"model": state, "model_args": model_args, "config": {"vocab_source": "custom"}, **entries}
+
+
+def save(path: str | Path, checkpoint: dict[str, Any], check: Callable[[Path], None] | None = None) -> None:
+    """Write a checkpoint whole or not at all; `check` as in write_atomic."""
+    write_atomic(path, to_bytes(checkpoint), check)
+
+
+def to_bytes(checkpoint: dict[str, Any]) -> bytes:
+    """A checkpoint's file in memory: torch.save to a full disk loses the error."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,158 @@
+"""llama2.c's .bin files that begin with "ak42": version 2 (int8, for its runq) out, versions 1 (float32) and 2 in.
+
+256 bytes: uint32 magic, int32 version, seven int32 as in version 0 (vocab_size always positive), uint8 whether the output is
+tied, in version 2 int32 group size, zeros. Then float32 attention norms, ffn norms and the final norm; then the token
+embeddings, per kind over all layers wq, wk, wv, wo, w1, w2, w3, and the output if not tied: in version 1 as float32, in
+version 2 each matrix as int8 with a float32 scale per group of numbers behind it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from arianna.formats.llama2c import by_rule
+from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+
+MAGIC = 0x616B3432  # "ak42"
+HEADER = struct.Struct("<Ii7iBi")
+HEADER_BYTES = 256
+LARGEST_GROUP, SMALLEST_GROUP = 64, 8
+MATRICES = ["attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
+
+
+def group_size(a: ModelArgs) -> int:
+    """Numbers to a scale: 64, halved until it divides both widths, of which runq takes whole groups only. Raises ValueError below 8.
+
+    llama2.c's own export looks at dim alone; where that does not divide hidden_dim, runq would leave the rest of a row out.
+    """
+    group = LARGEST_GROUP
+    while a.dim % group or a.hidden % group:
+        group //= 2
+    if group < SMALLEST_GROUP:
+        raise ValueError(
+            f"the model's widths {a.dim} and {a.hidden} are not multiples of {SMALLEST_GROUP}, so int8 in groups does not fit it."
+        )
+    return group
+
+
+def quantize(weight: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat float32 numbers to int8 in -127..127 and a float32 scale per group: number = int8 * scale. NaN-free for groups of zeros."""
+    groups = weight.astype("<f4").reshape(-1, group)
+    scales = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
+    whole = np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0)
+    return np.rint(whole).clip(-127, 127).astype(np.int8).ravel(), scales.ravel()
+
+
+def dequantize(whole: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # infinity times zero; a reader looks for what is not finite
+        return (whole.reshape(len(scales), -1) * scales[:, None]).ravel()
+
+
+def to_bytes(model: Transformer) -> bytes:
+    """A version 2 file. Raises ValueError for a model that runq computes differently."""
+    a = model.args
+    if a.norm_eps != NORM_EPS:
+        raise ValueError(f"the model has norm_eps {a.norm_eps}; llama2.c's runq computes with {NORM_EPS}, so it cannot be exported.")
+    group, state = group_size(a), model.state_dict()
+    shape = (a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, a.vocab_size, a.max_seq_len)
+    norms, matrices = layout(a, model.tied)
+    parts = [HEADER.pack(MAGIC, 2, *shape, model.tied, group).ljust(HEADER_BYTES, b"\0")]
+    parts += [state[name].cpu().numpy().astype("<f4").tobytes() for name in norms]
+    for name in matrices:
+        parts += [array.tobytes() for array in quantize(state[name].cpu().numpy(), group)]
+    return b"".join(parts)
+
+
+def layout(a: ModelArgs, tied: bool) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of the norms, and of the matrices, in the file's order."""
+    shapes = weight_shapes(a)
+    norms = [f"layers.{i}.{kind}.weight" for kind in ("attention_norm", "ffn_norm") for i in range(a.n_layers)] + ["norm.weight"]
+    matrices = ["tok_embeddings.weight"] + [f"layers.{i}.{kind}.weight" for kind in MATRICES for i in range(a.n_layers)]
+    matrices += [] if tied else ["output.weight"]
+    return {name: shapes[name] for name in norms}, {name: shapes[name] for name in matrices}
+
+
+def rounded(model: Transformer) -> Transformer:
+    """A copy with the weights that a version 2 file of the model gives back."""
+    group, model = group_size(model.args), copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            numbers = dequantize(*quantize(parameter.detach().cpu().numpy(), group))
+            parameter.data = torch.from_numpy(numbers).view(parameter.shape).to(parameter.device)
+    return model
+
+
+def compute_in_int8(model: Transformer, group: int, half_scales: bool = False) -> Transformer:
+    """A copy that rounds to int8 what enters a matrix, too, as runq does (llama.cpp with scales in float16): its losses are theirs."""
+    model = copy.deepcopy(model)
+
+    def round_input(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        groups = inputs[0].unflatten(-1, (-1, group))
+        scales = groups.abs().amax(-1, keepdim=True) / 127
+        whole = (groups / scales.clamp(min=torch.finfo(scales.dtype).tiny)).round()
+        return (whole * (scales.half().float() if half_scales else scales)).flatten(-2)
+
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(round_input)
+    return model
+
+
+def is_headed(path: Path) -> bool:
+    """Whether a file begins with the magic number of versions 1 and 2."""
+    with open(path, "rb") as f:
+        return f.read(4) == struct.pack("<I", MAGIC)
+
+
+def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
+    """Build the model of a version 1 or 2 file, with another context where `max_seq_len` gives one.
+
+    Raises ValueError unless the header is sane, the file's size is what it asks for and every number is finite.
+    """
+    path = Path(path)
+    with open(path, "rb") as f:
+        args, tied, group = parse_header(f.read(HEADER_BYTES), path)
+        norms, matrices = layout(args, tied)
+        sizes = {name: math.prod(shape) for name, shape in (norms | matrices).items()}
+        if group and any(sizes[name] % group for name in matrices):
+            raise ValueError(f"{path} is damaged: its matrices do not divide into groups of {group}.")
+        packed = sum(sizes[name] for name in matrices)
+        expected = HEADER_BYTES + 4 * sum(sizes[name] for name in norms) + (packed + 4 * packed // group if group else 4 * packed)
+        if path.stat().st_size != expected:  # before memory is taken for what a header claims
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes; its header asks for {expected:,}. It is cut off or damaged.")
+        arrays = {name: np.fromfile(f, "<f4", sizes[name]) for name in norms}
+        for name in matrices:
+            if group:
+                whole = np.fromfile(f, np.int8, sizes[name])
+                arrays[name] = dequantize(whole, np.fromfile(f, "<f4", sizes[name] // group))
+            else:
+                arrays[name] = np.fromfile(f, "<f4", sizes[name])
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError(f"{path} holds NaN or infinity, so the model cannot be used.")
+    context = args.max_seq_len if max_seq_len is None else max_seq_len
+    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
+    shapes = norms | matrices
+    model.load_state_dict({name: torch.from_numpy(array).view(shapes[name]) for name, array in arrays.items()}, strict=not tied)
+    return model
+
+
+def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool, int]:
+    """The model's shape, whether it is tied, and the group size (0 in version 1). Raises ValueError for no such header."""
+    if len(header) < HEADER_BYTES:
+        raise ValueError(f"{path} has {len(header)} bytes; a llama2.c .bin of version 1 or 2 begins with a header of {HEADER_BYTES}.")
+    _, version, dim, hidden, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, tied, group = HEADER.unpack_from(header)
+    if version not in (1, 2) or tied > 1 or (version == 2 and not 1 <= group <= dim):
+        raise ValueError(f"{path} says version {version}, group size {group}; of llama2.c's .bin files versions 0, 1 and 2 can be read.")
+    try:
+        args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, vocab_size, hidden, max_seq_len=seq_len)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no llama2.c .bin of version {version}: {error}.") from None
+    return args, bool(tied), group if version == 2 else 0

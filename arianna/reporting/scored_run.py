@@ -1,0 +1,261 @@
+"""What the report reads: a run's folder, with what the job knows of it (job.json) and its scores (scores.json)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arianna import ROOT
+from arianna.formats import compared
+from arianna.scoring import choose
+from arianna.scoring.choose import Choice, Point
+from arianna.system.files import sha256, write_atomic
+
+if TYPE_CHECKING:  # torch and all that needs it come when something is scored
+    from arianna.evaluate import Inputs
+    from model import Transformer
+
+FORMAT = 1  # of job.json, scores.json and report.json
+DATA = ROOT / "data"
+WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
+SAMPLING = {"samples_each": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1337}
+MOST_OF_MANY = (2000, 100)  # conversations to look for copies in, and held-out questions to ask, of those too many for memory
+MOST_CANDIDATES = 20  # checkpoints whose choice is repeated on each resample
+
+
+# ---- what the job knows ----
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The job's files as they are to be typed."""
+
+    conversations: str
+    base: str
+    tokenizer: str
+    checkpoint: str  # the result
+    binary: str  # the same for llama2.c
+    base_text: str | None = None
+
+
+def remember_job(run: Path, paths: Paths, step: int | None, notes: Iterable[str] = ()) -> None:
+    """Keep in job.json what the run's states do not hold. `step`: the one that training starts at now; None if it does not.
+
+    `notes`: sentences for the report. The machine is the one that trained last.
+    """
+    kept = read_object(run / "job.json") or {}
+    starts, machine = kept.get("starts", []), {name: kept[name] for name in ("machine", "versions") if name in kept}
+    if step is not None or len(machine) < 2:
+        machine = {"machine": this_machine(), "versions": versions()}
+    if step is not None:
+        starts = [*starts, {"step": step, "time": now()}]
+    hashes = {"conversations": sha256(paths.conversations), "tokenizer": sha256(paths.tokenizer)}
+    job = {"format": FORMAT, "paths": asdict(paths), "hashes": hashes, **machine, "starts": starts, "notes": list(notes)}
+    write_atomic(run / "job.json", json.dumps(job, indent=1).encode())
+
+
+def this_machine() -> dict[str, str]:
+    """Processor, cores and system."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processor = named[0] if named else platform.processor() or platform.machine()
+    return {"processor": processor, "cores": f"{os.cpu_count()} cores", "system": f"{platform.system()} {platform.release()}"}
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "sentencepiece")}}
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+# ---- reading a run's folder ----
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run's folder, read."""
+
+    folder: Path
+    state: dict[str, Any]  # the `run` entry of its newest state
+    job: dict[str, Any]  # job.json
+    log: dict[int, dict[str, Any]]
+    unreadable: int  # lines of the log
+    points: list[Point]  # base and checkpoints, by step
+    settings: dict[str, Any]  # that the choice was made with
+    choice: Choice
+
+    @property
+    def training(self) -> dict[int, float]:
+        """Training loss by step."""
+        return {step: e["loss"] for step, e in sorted(self.log.items()) if math.isfinite(e.get("loss", math.nan))}
+
+
+def read_run(run: Path) -> Found:
+    """Raises ValueError with one sentence if it is no run, one of another version, or one that has no result yet."""
+    for name in ("log.jsonl", "job.json"):
+        if not (run / name).is_file():
+            raise no_run(run, f"it has no {name}")
+    from arianna.training.run_folder import RUN_FORMAT, latest_state
+
+    state, job = (latest_state(run) or {}).get("run"), read_object(run / "job.json")
+    if state is None or job is None:
+        raise no_run(run, "it has no ckpt.pt of ours" if state is None else "its job.json is damaged")
+    for name, format, ours in (("ckpt.pt", state.get("format"), RUN_FORMAT), ("job.json", job.get("format"), FORMAT)):
+        if format != ours:
+            raise ValueError(f"{run / name} is of format {format}, and this program reads {ours}: use the version that trained it.")
+    points = choose.evaluations(run)
+    settings, choice = read_choice(run, points)
+    return Found(run, state, job, choose.read_log(run), unreadable_lines(run), points, settings, choice)
+
+
+def no_run(run: Path, lacks: str) -> ValueError:
+    return ValueError(f"{run} holds no run of arianna_ft.py: {lacks}. Give the folder of one with --run.")
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON file's object; None if it holds none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_choice(run: Path, points: Sequence[Point]) -> tuple[dict[str, Any], Choice]:
+    """The choice that was kept, and the settings it was made with."""
+    settings = (read_object(run / "choice.json") or {}).get("settings")
+    choice = None if settings is None else choose.recall(settings, run)
+    if choice is None or choice.best != choose.best_checkpoint(points):
+        raise ValueError(f"{run} has no result yet; the same command that started it goes on with it.")
+    return settings, choice
+
+
+def unreadable_lines(run: Path) -> int:
+    """Lines of the log that a crash cut off."""
+    count = 0
+    for line in (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            count += not isinstance(json.loads(line), dict) and bool(line.strip())
+        except ValueError:
+            count += bool(line.strip())
+    return count
+
+
+# ---- scores ----
+
+
+def kept_or_new_scores(found: Found, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
+    """The scores in scores.json, if they are of these weights, texts and settings; else they are made and kept there."""
+    path, wanted = found.folder / "scores.json", what_is_scored(found, sampling)
+    kept = read_object(path)
+    if kept is not None and fits(kept.get("of", {}), wanted):
+        return kept
+    started = time.monotonic()
+    scores = {"of": wanted, **score(found, sampling)}
+    scores["seconds"] = time.monotonic() - started
+    text = json.dumps(scores, allow_nan=False)
+    write_atomic(path, text.encode())
+    return json.loads(text)
+
+
+def what_is_scored(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """All that scores depend on: settings and hashes. A file that is gone has none."""
+    files = {"words": WORDS, "questions": QUESTIONS} | {str(p.step): weights(found.folder, p) for p in candidates(found)}
+    hashes = {name: sha256(path) if path.is_file() else None for name, path in files.items()}
+    inputs = {**found.state["inputs"], **found.job["hashes"]}
+    used = found.choice.used
+    told = {"used": [used.step, used.blend], "sampling": dict(sampling), "formats": [kind.name for kind in compared.KINDS]}
+    return {"format": FORMAT, **told, "inputs": inputs, "files": hashes}
+
+
+def fits(kept: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether nothing has changed. A file that is gone has not."""
+    files = {name: kept.get("files", {}).get(name) if hash is None else hash for name, hash in wanted["files"].items()}
+    return kept == {**wanted, "files": files}
+
+
+def weights(run: Path, point: Point) -> Path:
+    return run / f"ckpt_{point.step:06d}.pt"
+
+
+def candidates(found: Found) -> list[Point]:
+    """The checkpoints that could have been chosen, of many some evenly spread, always with the one that was."""
+    points = found.points[1:]
+    kept = {p.step for p in spread(points, MOST_CANDIDATES)} | {found.choice.best.step}
+    return [p for p in points if p.step in kept]
+
+
+def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Base and tuned in full (`evaluate.score_model`), and of every candidate, blended alike, what `bootstrap` needs."""
+    from arianna import evaluate, export
+    from arianna.scoring.losses import answer_loss
+
+    paths, share = found.job["paths"], found.choice.used.blend
+    for name, path in (("base", paths["base"]), ("conversations", paths["conversations"]), ("tokenizer", paths["tokenizer"])):
+        then = found.state["inputs"].get(name) or found.job["hashes"].get(name)
+        if not Path(path).exists() or sha256(path) != then:
+            raise ValueError(f"{path} is not there or has changed since {found.folder} was trained; the scores need it.")
+    base = export.open_model(paths["base"])
+    inputs, counts = scoring_inputs(found, base)
+    print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
+
+    def tuned(point: Point, context: int | None = base.args.max_seq_len) -> Transformer:
+        return choose.blended(base, export.open_model(weights(found.folder, point), context), share)
+
+    models = {"base": base, "tuned": tuned(found.choice.used)}
+    scores = {name: evaluate.score_model(model, inputs, **sampling) for name, model in models.items()}
+    known = {found.choice.used.step: scores["tuned"]["answers"]}
+    with evaluate.one_thread():
+        for point in candidates(found):
+            if point.step not in known and weights(found.folder, point).is_file():
+                known[point.step] = vars(answer_loss(tuned(point), inputs.rows, evaluate.MOST_ANSWERS))
+        exported = tuned(found.choice.used, context=None)
+        formats = compared.compare(exported, inputs.tokenizer, inputs.rows, evaluate.MOST_ANSWERS)
+    pairs = {str(step): [a["conversation_nats"], a["conversation_tokens"]] for step, a in sorted(known.items())}
+    return {**scores, "candidates": pairs, "conversations": counts, "formats": formats}
+
+
+def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, int]]:
+    """What base and tuned are scored with, and how many conversations and training rows there are."""
+    from arianna import evaluate
+    from arianna.corpus import conversations, encoding, shards
+    from arianna.scoring import words
+    from arianna_data import Rows
+    from tokenizer import Tokenizer
+
+    paths, shape = found.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
+    large = shards.recall(paths["conversations"], found.folder / "data")
+    halves = shards.some(large, MOST_OF_MANY) if large else conversations.split(conversations.read(paths["conversations"]).conversations)
+    known = words.load(WORDS)
+    if paths["base_text"]:
+        known = known.union(*(words.words_of(encoding.read_text(f)) for f in encoding.text_files(paths["base_text"])))
+    folder = found.folder / "base_text"
+    texts = {f.stem.removeprefix("val_"): Rows(folder, f.stem, *shape) for f in sorted(folder.glob("val*.bin"))}
+    held_out = Rows(found.folder / "data", "val", *shape)
+    longest = found.state["config"]["max_seq_len"] or shape[0]
+    rows = len(Rows(found.folder / "data", "train", longest, shape[1]))
+    everyday = evaluate.read_questions(str(QUESTIONS))
+    inputs = evaluate.make_inputs(halves, held_out, texts, everyday, known, Tokenizer(paths["tokenizer"]))
+    number, held = (large.number, large.held_out) if large else (sum(map(len, halves)), len(halves[1]))
+    return inputs, {"train": number - held, "held_out": held, "rows": rows}
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """All, or `most` evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

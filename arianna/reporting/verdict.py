@@ -1,0 +1,237 @@
+"""What is said of a run in the morning: a word for programs, a sentence for people, and why it is not better. Standard library only."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arianna.scoring.choose import Choice, Point, Word, judge
+
+FEWEST = 8  # conversations that an interval needs
+CLEAR = 0.02  # nats a token: a rise or fall of the held-out loss that is more than its noise from one evaluation to the next
+GUESSING = 1.0  # nats a token: a base that is no further under ln V, what guessing costs, has learned nothing that helps
+BY_HEART = 0.5  # nats a token: what a base knows of conversations it has not seen differs by less from one half to the other
+STILL = 0.05  # nats a token: a training loss that changed less has not moved; it is noisier
+BEGINNING = {"better": "Better", "no clear change": "No clear change", "worse": "Worse"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a verdict rests on. Losses are in nats a token."""
+
+    choice: Choice
+    points: Sequence[Point]  # base and checkpoints, by step
+    training: Mapping[int, float]  # loss by step
+    losses: tuple[float, float]  # held-out answers: base, tuned
+    interval: tuple[float, float] | None  # 95%, of tuned minus base; None if there are too few conversations
+    non_words: tuple[float | None, float | None]  # percent: base, tuned
+    gain: Mapping[str, float | None]  # question gain of the tuned model: value, low, high
+    conversations: tuple[int, int]  # trained on, held out
+    max_forgetting: float
+
+    @property
+    def forgetting(self) -> float:
+        return self.choice.used.forgetting(self.choice.base)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`use` is the file to use; `reason` says why a run is not better, and is empty if it is."""
+
+    word: Word
+    sentence: str
+    reason: str
+    notes: tuple[str, ...]
+    use: str
+
+
+def verdict(evidence: Evidence, checkpoint: str, base: str) -> Verdict:
+    """The word is `choose.judge`'s. A run that is not better recommends the base. `checkpoint`, `base`: paths, as they are to be typed.
+
+    | word | sentence | file |
+    |---|---|---|
+    | better | Better: ... | the checkpoint |
+    | no clear change, there is no interval | Cannot tell: ... | the base |
+    | no clear change | No clear change: ... | the base |
+    | worse | Worse: ... | the base |
+    """
+    word = judge(evidence.losses[1] - evidence.losses[0], evidence.interval, evidence.forgetting, evidence.max_forgetting)
+    beginning = "Cannot tell" if word == "no clear change" and evidence.interval is None else BEGINNING[word]
+    better = word == "better"
+    end = f"Use {checkpoint} ({origin(evidence.choice)})." if better else f"Keep {base}."
+    sentence = f"{beginning}: {'; '.join(changes(evidence))}. {end}"
+    return Verdict(word, sentence, "" if better else why_not(evidence), notes(evidence), checkpoint if better else base)
+
+
+def changes(evidence: Evidence) -> list[str]:
+    """What became of answers, base text and words."""
+    held_out = evidence.conversations[1]
+    interval = f"{held_out} conversations are too few for an interval"
+    if evidence.interval is not None:
+        interval = "95%: {} to {}".format(*(signed(x) for x in evidence.interval))
+    told = [f"held-out answers went from {from_to(*evidence.losses)} nats ({interval})"]
+    texts = [f"base text {from_to(*losses)}" for losses in [base_text(evidence.choice)] if losses]
+    told += texts or ["base text was not measured"]
+    before, after = evidence.non_words
+    return told if before is None or after is None else [*told, f"non-words {before:.1f}% to {after:.1f}%"]
+
+
+def base_text(choice: Choice) -> tuple[float, float] | None:
+    """Loss of the base and of what is used on the base text that rose most."""
+    name = worst_text(choice)
+    return None if name is None else (choice.base.base_text[name], choice.used.base_text[name])
+
+
+def worst_text(choice: Choice) -> str | None:
+    """The name of the base text on which what is used forgot most."""
+    shared = [name for name in choice.used.base_text if name in choice.base.base_text]
+    return max(shared, key=lambda name: choice.used.base_text[name] - choice.base.base_text[name], default=None)
+
+
+def origin(choice: Choice) -> str:
+    """Where the weights that are used come from."""
+    if choice.used.blend == 1:
+        return f"iteration {choice.used.step}"
+    forgot = choice.best.forgetting(choice.base)
+    return f"iteration {choice.used.step} blended with the base, {choice.used.blend:.0%} of the way; unblended it forgot {forgot:.2f} nats"
+
+
+def from_to(before: float, after: float) -> str:
+    """Two losses, with a third decimal where two would hide a change."""
+    digits = 2 if abs(after - before) >= 0.01 or before == after else 3
+    return f"{before:.{digits}f} to {after:.{digits}f}"
+
+
+def signed(x: float) -> str:
+    """A difference with its sign; 0.00 has none."""
+    text = f"{x:+.2f}"
+    return text[1:] if float(text) == 0 else text
+
+
+# ---- what the base is like, before anything runs ----
+
+
+def about_base(held_out: float, trained: float, vocab_size: int) -> str:
+    """A word on a base that is itself memorised, from its loss on held-out answers and on those to train on; empty if it is not."""
+    if held_out > math.log(vocab_size) - GUESSING:
+        return (
+            f"The base's {held_out:.2f} nats on held-out answers are near ln {vocab_size} = {math.log(vocab_size):.2f}: guessing. "
+            "It is untrained, has memorised another text, or belongs to another tokenizer. A base that was stopped earlier may do better."
+        )
+    if trained < held_out - BY_HEART:
+        return (
+            f"The base finds the answers to train on much easier ({trained:.2f} nats a token) than those held out ({held_out:.2f}): "
+            "it has learned them by heart before, so there is little left to learn. Start from the base before it."
+        )
+    return ""
+
+
+# ---- why a run is not better ----
+
+
+def why_not(evidence: Evidence) -> str:
+    """The likeliest reason and what to try, the first that fits. See each function for what it looks at."""
+    reasons = (too_few, forgot, memorised, did_not_move, still_falling, too_little_data)
+    return next(filter(None, (reason(evidence) for reason in reasons)), "Its answers have little in common with those held out.")
+
+
+def too_few(evidence: Evidence) -> str:
+    """There is no interval."""
+    if evidence.interval is not None:
+        return ""
+    return f"{FEWEST} held-out conversations or more are needed to tell; here are {evidence.conversations[1]}. Add conversations."
+
+
+def forgot(evidence: Evidence) -> str:
+    """The rise on base text is beyond what is allowed, after blending too."""
+    if evidence.forgetting <= evidence.max_forgetting:
+        return ""
+    return (
+        f"It forgot {evidence.forgetting:.2f} nats a token of base text, and --max_forgetting allows {evidence.max_forgetting:.2f}. "
+        "A share of base text among the training rows (--replay=0.25) or a lower --learning_rate keeps more."
+    )
+
+
+def memorised(evidence: Evidence) -> str:
+    """The held-out loss rose clearly after its lowest point while the training loss fell."""
+    low, last = min(evidence.points, key=lambda p: (p.answer_loss, p.step)), evidence.points[-1]
+    trained = [loss for step, loss in sorted(evidence.training.items()) if step >= low.step]
+    if last.answer_loss - low.answer_loss <= CLEAR or len(trained) < 2 or trained[-1] >= trained[0]:
+        return ""
+    began = f"from iteration {low.step} on" if low.step else "from the start"
+    return (
+        f"It memorised {began}: the training loss fell from {from_to(trained[0], trained[-1])} while held-out answers rose "
+        f"from {from_to(low.answer_loss, last.answer_loss)}. More conversations, fewer iterations or a lower --learning_rate help."
+    )
+
+
+def did_not_move(evidence: Evidence) -> str:
+    """No loss moved: not the held-out one, and the training loss less than STILL from its first tenth to its last."""
+    base, losses = evidence.points[0], [loss for _, loss in sorted(evidence.training.items())]
+    tenth = max(len(losses) // 10, 1)
+    fell = sum(losses[:tenth]) / tenth - sum(losses[-tenth:]) / tenth if losses else 0.0
+    if abs(fell) > STILL or any(abs(p.answer_loss - base.answer_loss) > CLEAR for p in evidence.points):
+        return ""
+    return "The learning rate was too low to move it: neither training nor held-out loss changed. A higher --learning_rate moves more."
+
+
+def still_falling(evidence: Evidence) -> str:
+    """The held-out loss fell clearly at the last evaluation."""
+    if len(evidence.points) < 3 or evidence.points[-2].answer_loss - evidence.points[-1].answer_loss <= CLEAR:
+        return ""
+    return f"Held-out answers were still getting better at iteration {evidence.points[-1].step}. A higher --max_iters goes on."
+
+
+def too_little_data(evidence: Evidence) -> str:
+    """The interval holds 0: what there is does not tell the two apart."""
+    if evidence.interval is None or not evidence.interval[0] <= 0 <= evidence.interval[1]:
+        return ""
+    trained, held_out = evidence.conversations
+    return f"Too little data to tell the two apart: {trained} conversations to train on, {held_out} held out. More narrow the interval."
+
+
+# ---- what else should be known ----
+
+
+def notes(evidence: Evidence) -> tuple[str, ...]:
+    """Sentences for whatever the word."""
+    gain, low, high = (evidence.gain[name] for name in ("value", "low", "high"))
+    if gain is None or low is None or high is None or low > 0:
+        return ()
+    return (
+        f"Answers do not listen to their questions: under another conversation's question they cost {gain:+.2f} nats "
+        f"(95%: {signed(low)} to {signed(high)}), which may be nothing.",
+    )
+
+
+def out_of_patience(points: Sequence[Point], patience: int) -> int | None:
+    """The iteration at which `--patience` would have ended a run of these evaluations, None if it went to its end.
+
+    As the trainer counts: so many evaluations in a row brought nothing better than the best before, the base included.
+    """
+    best, waited = points[0].answer_loss, 0
+    for point, following in itertools.zip_longest(points[1:], points[2:]):
+        waited = 0 if point.answer_loss < best else waited + 1
+        best = min(best, point.answer_loss)
+        if waited == patience and following is not None:
+            return point.step
+    return None
+
+
+def patience_note(points: Sequence[Point], seconds: float, patience: int = 2) -> str:
+    """What `--patience` would have saved of a run that took so many seconds."""
+    end, last = out_of_patience(points, patience), points[-1].step
+    if end is None:
+        return f"--patience={patience} would have saved nothing: the run would have gone to its end."
+    best = min(points[1:], key=lambda p: (p.answer_loss, p.step))
+    same = "with the same checkpoint" if best.step <= end else f"without the best checkpoint (iteration {best.step})"
+    minutes = seconds * (1 - end / last) / 60
+    return f"--patience={patience} would have ended the run at iteration {end}, {minutes:.0f} minutes sooner, {same}."
+
+
+def as_dict(found: Verdict) -> dict[str, Any]:
+    """For JSON."""
+    return {**vars(found), "notes": list(found.notes)}

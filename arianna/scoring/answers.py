@@ -1,0 +1,106 @@
+"""What a model says to questions: sampled answers and their scores."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from arianna.corpus import conversations
+from arianna.scoring import text_statistics
+from arianna.scoring.bootstrap import ratio
+from arianna.scoring.losses import tail
+from model import Transformer
+from tokenizer import Tokenizer
+
+ASKED = ("Who are you?", "What is silence?", "What will tomorrow bring?")  # at each evaluation of a training
+GLIMPSE = 64  # tokens of a question and its answer there
+NEXT_TURN = re.compile(rf"\n[^\S\n]*{conversations.USER}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to a question."""
+
+    question: str
+    text: str  # without what came after a line that begins with Q:
+    stopped: bool  # ended by BOS or EOS, within the context and before such a line
+    whole: bool  # False: the context's end cut it off, perhaps within a word
+    tokens: int
+
+
+def generate_answers(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    systems: Sequence[str] | None = None,
+    samples_each: int = 5,
+    temperature: float = 0.8,
+    top_p: float = 0.9,
+    top_k: int = 300,
+    seed: int = 1337,
+    rows_at_a_time: int = 64,
+    context: int | None = None,
+) -> list[Answer]:
+    """`samples_each` answers to each question, those to one behind each other. Equal arguments give equal answers.
+
+    `systems`: the system text ahead of each question. `context`: the base's, where the model's is longer. Of a question
+    longer than 3/4 of it the end is kept.
+    """
+    limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
+    rendered = map(conversations.prompt, questions, systems or [""] * len(questions))
+    prompts = [tail(tokenizer.encode(p, bos=True), limit * 3 // 4) for p in rendered]
+    rows = np.repeat(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), samples_each).astype(int)
+    answers: dict[int, list[Answer]] = {i: [] for i in range(len(questions))}
+    for number, first in enumerate(range(0, len(rows), rows_at_a_time)):
+        part = rows[first : first + rows_at_a_time]
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed + number}
+        for i, tokens in zip(part, model.generate([prompts[i] for i in part], limit, **sampling), strict=True):
+            answers[i].append(to_answer(questions[i], tokens, limit - len(prompts[i]), tokenizer))
+    return [answer for i in range(len(questions)) for answer in answers[i]]
+
+
+def glimpse(model: Transformer, tokenizer: Tokenizer) -> dict[str, str]:
+    """Short answers to ASKED by question, each on one line and without what a terminal would obey.
+
+    The same weights give the same answers, and no random state but their own is drawn from.
+    """
+    found = generate_answers(model, tokenizer, ASKED, samples_each=1, context=GLIMPSE)
+    return {a.question: "".join(c for c in " ".join(a.text.split()) if c.isprintable()) for a in found}
+
+
+def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer) -> Answer:
+    """From the tokens up to BOS or EOS; `room`: how many the context has behind the prompt."""
+    ended, tokens = len(tokens) < room, tokens[:room]
+    text = tokenizer.decode(tokens)
+    turn = NEXT_TURN.search(text)
+    if turn is None:
+        return Answer(question, text.strip(), ended, ended, len(tokens))
+    until = bisect_left(range(len(tokens)), True, key=lambda n: NEXT_TURN.search(tokenizer.decode(tokens[:n])) is not None)
+    return Answer(question, text[: turn.start()].strip(), False, True, until)
+
+
+def generated_scores(answers: Sequence[Answer], looks: Sequence[text_statistics.Look]) -> dict[str, Any]:
+    """Scores over answers; those with an interval are {value, low, high}, 95%, from a bootstrap over answers (`ratio`).
+
+    stop_rate: share that ended by BOS or EOS. non_words: percent of words that are not known ones (`text_scores.is_known`).
+    copied: share of runs of eight words that stand in the training conversations; longest_copy: words. repeated: share of
+    runs of four words that stood in the same answer before. distinct_2: `text_scores.distinct`. words, tokens: mean length.
+    """
+    percent = ratio([100 * len(look.non_words) for look in looks], [look.judged for look in looks])
+    return {
+        "answers": len(answers),
+        "empty": sum(not a.text for a in answers),
+        "stop_rate": ratio([a.stopped for a in answers], [1] * len(answers)),
+        "non_words": percent,
+        "copied": ratio([look.copied for look in looks], [look.grams for look in looks]),
+        "longest_copy": max((look.longest_copy for look in looks), default=0),
+        "repeated": ratio([look.repeated for look in looks], [look.four_grams for look in looks]),
+        "distinct_2": text_statistics.distinct([a.text for a in answers]),
+        "words": ratio([look.words for look in looks], [1] * len(looks))["value"],
+        "tokens": ratio([a.tokens for a in answers], [1] * len(answers))["value"],
+    }

@@ -1,0 +1,58 @@
+"""What a base says: the text on which a fine-tune must not forget.
+
+Rows sampled from the base itself (temperature 1, from BOS, a fixed seed): the rise of their negative log-likelihood under
+a tuned model is an estimate of KL(base || tuned) in nats a token, needs no file and works for any base. Real text, where the
+user has some, is prepared beside them. The train files serve as replay, the val files are only ever scored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from arianna.corpus.encoding import encode_text, read_text, split_paragraphs, text_files
+from model import Transformer
+from tokenizer import BOS, Tokenizer
+
+SAMPLED_ROWS = {"val": 32, "train": 96}  # of the base's context each: 8,000 tokens score to about 0.02 nats
+HELD_OUT = 0.05  # of a text's paragraphs
+SEED = 20
+
+
+def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
+    """`rows` texts of the base from BOS, one context each, behind one another, (rows * context,) uint16.
+
+    A text that ends (BOS or EOS) is followed by the next in the same row, as in the text the base was trained on.
+    """
+    prompts, new = [[BOS]] * rows, base.args.max_seq_len - 1
+    sampled = base.stream(prompts, new, temperature=1.0, top_k=0, seed=seed)
+    return np.array([[BOS] * rows, *sampled], "<u2").T.flatten()
+
+
+def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None, replayed: bool) -> dict[str, bytes]:
+    """val_samples.bin, and with `text` (a file or a folder) val_text.bin; train_samples.bin and train_text.bin if they are replayed.
+
+    Samples that lie in `folder` already are taken from there: they depend on the base and the seed alone. Writes nothing.
+    """
+    found, splits = {}, ("val", "train") if replayed else ("val",)
+    for number, split in enumerate(splits):
+        path = folder / f"{split}_samples.bin"
+        found[path.name] = path.read_bytes() if path.exists() else sampled_rows(base, SAMPLED_ROWS[split], SEED + number).tobytes()
+    if text is not None:
+        tokens = text_tokens(text, tokenizer)
+        found |= {f"{split}_text.bin": tokens[split].tobytes() for split in splits}
+    return found
+
+
+def text_tokens(path: str, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """A text's paragraphs to replay and those held out by hash. Raises ValueError if either side is empty."""
+    halves = [split_paragraphs(read_text(f), HELD_OUT) for f in text_files(path)]
+    found = {split: [encode_text(half[i], tokenizer) for half in halves] for i, split in enumerate(("train", "val"))}
+    joined = {split: np.concatenate(parts) for split, parts in found.items()}
+    for split, tokens in joined.items():
+        if len(tokens) < 256:
+            raise ValueError(
+                f"{path} is too short to measure with: {len(tokens)} tokens to {'replay' if split == 'train' else 'score'}; 256 are needed."
+            )
+    return joined

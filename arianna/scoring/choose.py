@@ -1,0 +1,145 @@
+"""The result of a run: which checkpoint, blended with the base or not, and what to say of it.
+
+The run's log.jsonl has a line for each evaluation; after a resume the last line of a step counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from arianna.system.files import write_atomic
+
+if TYPE_CHECKING:
+    from model import Transformer
+
+BLENDS = tuple(i / 10 for i in range(1, 10))  # shares of the tuned weights that are tried
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model between the base and the end of a run: iteration, share of the tuned weights, losses in nats a token."""
+
+    step: int
+    blend: float  # 0: the base, 1: the checkpoint as it was trained
+    answer_loss: float
+    base_text: dict[str, float]  # loss on each held-out base text
+
+    def forgetting(self, base: Point) -> float:
+        """The largest rise of the loss on base text over the base's, in nats a token (0 where there is no base text)."""
+        rises = [loss - base.base_text[name] for name, loss in self.base_text.items() if name in base.base_text]
+        return max(rises, default=0.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The base, the best checkpoint, what is used of it, and all blends that were tried."""
+
+    base: Point
+    best: Point
+    used: Point
+    tried: tuple[Point, ...] = ()
+
+
+def read_log(folder: Path) -> dict[int, dict[str, Any]]:
+    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is left out."""
+    entries: dict[int, dict[str, Any]] = {}
+    for line in (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.setdefault(entry["step"], {}).update(entry)
+    return entries
+
+
+def evaluations(folder: Path) -> list[Point]:
+    """The base (step 0) and every checkpoint of a run as it was scored, by step. Raises ValueError if either is missing."""
+    points = [
+        Point(step, float(step > 0), entry["val_loss"], entry.get("base_text", {}))
+        for step, entry in sorted(read_log(folder).items())
+        if "val_loss" in entry
+    ]
+    if len(points) < 2 or points[0].step != 0:
+        raise ValueError(f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; run it again with --fresh.")
+    return points
+
+
+def best_checkpoint(points: list[Point]) -> Point:
+    """The one with the lowest answer loss, the first of equals; the base itself is not among them."""
+    return min(points[1:], key=lambda p: (p.answer_loss, p.step))
+
+
+def blended(base: Transformer, tuned: Transformer, share: float) -> Transformer:
+    """base + share x (tuned - base), weight by weight (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
+    if share == 1:
+        return tuned
+    model, theirs = copy.deepcopy(tuned), dict(base.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.data = theirs[name].data.lerp(parameter.data, share)
+    return model
+
+
+def choose(points: list[Point], max_forgetting: float, blend: float | None, score: Callable[[Point, float], Point]) -> Choice:
+    """The best checkpoint, or, if it forgets more than `max_forgetting` nats a token, its best blend with the base that does not.
+
+    `score(best, share)` scores a blend. A `blend` that is given is taken as it is. If no blend stays within the budget and
+    gains, the smallest one is used: the verdict then says that the base is better.
+    """
+    base, best = points[0], best_checkpoint(points)
+    if blend is not None:
+        used = best if blend == 1 else score(best, blend)
+        return Choice(base, best, used, (used,))
+    if best.forgetting(base) <= max_forgetting:
+        return Choice(base, best, best)
+    tried = tuple(score(best, share) for share in BLENDS)
+    allowed = [p for p in tried if p.forgetting(base) <= max_forgetting]
+    return Choice(base, best, min(allowed or tried[:1], key=lambda p: p.answer_loss), tried)
+
+
+def remember(choice: Choice, settings: dict[str, Any], folder: Path) -> None:
+    """Keep a choice in the run's folder, with the settings it was made with: scoring blends takes a while."""
+    text = json.dumps({"settings": settings, "choice": dataclasses.asdict(choice)}, indent=1)
+    write_atomic(folder / "choice.json", text.encode())
+
+
+def recall(settings: dict[str, Any], folder: Path) -> Choice | None:
+    """The choice that was kept, None if there is none or it was made with other settings."""
+    try:
+        found = json.loads((folder / "choice.json").read_bytes())
+        if found["settings"] != settings:
+            return None
+        base, best, used = (Point(**found["choice"][name]) for name in ("base", "best", "used"))
+        return Choice(base, best, used, tuple(Point(**p) for p in found["choice"]["tried"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+Word = Literal["better", "no clear change", "worse"]
+
+
+def judge(difference: float, interval: tuple[float, float] | None, forgetting: float, max_forgetting: float) -> Word:
+    """A run's result in a word, from the difference of the held-out answer loss (tuned - base), its 95% interval, and forgetting.
+
+    | interval of the difference | forgetting within the budget | beyond it |
+    |---|---|---|
+    | wholly below 0 | better | no clear change |
+    | contains 0, or there is none | no clear change | worse |
+    | wholly above 0 | worse | worse |
+
+    Where there are too few conversations for an interval, nothing can be told from them.
+    """
+    if not math.isfinite(difference):
+        return "worse"
+    low, high = interval if interval is not None else (-math.inf, math.inf)
+    within = forgetting <= max_forgetting
+    if high < 0:
+        return "better" if within else "no clear change"
+    return "no clear change" if low <= 0 and within else "worse"

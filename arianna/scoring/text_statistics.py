@@ -1,0 +1,125 @@
+"""Statistics of generated text: invented words, copies, repetition. Standard library only.
+
+Words are those of words.py: runs of letters in lower case, with apostrophes inside; digits and punctuation are none.
+An n-gram is n words in a row of one text. Places in a text are pairs (first character, last character + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from arianna.scoring.words import WORD
+
+COPY = 8  # words in a row that count as copied
+REPEAT = 4  # words in a row that count as repeated
+
+Span = tuple[int, int]
+Source = dict[tuple[str, ...], list[int]]  # COPY-grams of the texts that may be copied from, and where each begins
+
+
+class Word(NamedTuple):
+    """A word in lower case and its place in the text."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one text has: numbers to be added up over texts, and places to be marked."""
+
+    words: int
+    judged: int  # of the words: all, but for the last of a text that was cut off
+    non_words: list[Span]
+    grams: int  # n-grams of COPY words
+    copied: int  # of these, those that stand in the source
+    longest_copy: int  # words
+    copies: list[Span]  # copied n-grams, those that overlap joined
+    four_grams: int
+    repeated: int  # of these, those that stood in the text before
+
+
+def look_at(text: str, known: Collection[str], source: Source, whole: bool = True) -> Look:
+    """All statistics of a text. `whole`: False if it was cut off and may end within a word."""
+    found = list(words_in(text))
+    judged = found if whole or not found or found[-1].end < len(text) else found[:-1]
+    copied = [i for i, gram in enumerate(grams(found, COPY)) if gram in source]
+    return Look(
+        words=len(found),
+        judged=len(judged),
+        non_words=[(w.start, w.end) for w in judged if not is_known(w.text, known)],
+        grams=max(len(found) - COPY + 1, 0),
+        copied=len(copied),
+        longest_copy=longest_copy(found, source),
+        copies=joined([(found[i].start, found[i + COPY - 1].end) for i in copied]),
+        four_grams=max(len(found) - REPEAT + 1, 0),
+        repeated=repeats(found, REPEAT),
+    )
+
+
+def words_in(text: str) -> Iterator[Word]:
+    """The words of a text as `words.words_of` has them, with their places."""
+    for match in WORD.finditer(text.replace("’", "'")):
+        yield Word(match[0].lower(), *match.span())
+
+
+def is_known(word: str, known: Collection[str]) -> bool:
+    """Whether a word, or the word that it is the possessive of, is among the known ones."""
+    return word in known or word.removesuffix("'s") in known
+
+
+def grams(words: Sequence[Word], n: int) -> Iterator[tuple[str, ...]]:
+    """The n-grams of a text in their order; none if it has fewer than n words."""
+    texts = [w.text for w in words]
+    return zip(*(texts[i:] for i in range(n)), strict=False)
+
+
+def copy_source(texts: Sequence[str]) -> Source:
+    """The COPY-grams of texts, none from one text into the next. Places count on from text to text."""
+    source: Source = {}
+    start = 0
+    for text in texts:
+        found = list(words_in(text))
+        for i, gram in enumerate(grams(found, COPY), start):
+            source.setdefault(gram, []).append(i)
+        start += len(found)
+    return source
+
+
+def longest_copy(words: Sequence[Word], source: Source) -> int:
+    """Words of the longest stretch of a text that stands in one text of the source, word for word; 0 if under COPY."""
+    began: dict[int, int] = {}  # place of the last n-gram in the source: where in this text the stretch began that led there
+    longest = 0
+    for i, gram in enumerate(grams(words, COPY)):
+        began = {place: began.get(place - 1, i) for place in source.get(gram, ())}
+        longest = max([longest, *(i - first + COPY for first in began.values())])
+    return longest
+
+
+def joined(spans: Sequence[Span]) -> list[Span]:
+    """Spans of rising starts and ends, those that overlap made one."""
+    out: list[Span] = []
+    for start, end in spans:
+        if out and start < out[-1][1]:
+            out[-1] = (out[-1][0], end)
+        else:
+            out.append((start, end))
+    return out
+
+
+def repeats(words: Sequence[Word], n: int) -> int:
+    """How many n-grams of a text stood in it before."""
+    found = list(grams(words, n))
+    return len(found) - len(set(found))
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float | None:
+    """Different n-grams over all n-grams of the texts together, 0 to 1; None if they have none (Li et al. 2016, arXiv 1510.03055).
+
+    It falls with the amount of text, so that models are compared on as many texts of like length.
+    """
+    found = [g for text in texts for g in grams(list(words_in(text)), n)]
+    return len(set(found)) / len(found) if found else None

@@ -1,0 +1,1 @@
+"""The machine: files, flags, processes, memory. Knows no model."""

@@ -1,0 +1,307 @@
+"""The process around a run: its environment, the lock on its folder, signals, parent and child, keeping awake.
+
+restart_with_environment()      # once, before torch is imported
+with lock(folder), stop_signals() as stop: ...
+launch(2, "train_arianna.py", flags)     # torchrun, which ends with the process that started it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from arianna.system.files import is_alive
+
+STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
+PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and with which it ends
+WAITS = "ARIANNA_WAITS"  # set in a child that was started ahead of time
+LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
+    "GOMP_SPINCOUNT": ("10000", "threads that wait for each other soon sleep: on a busy machine spinning costs 4/5 of the speed"),
+    "MALLOC_MMAP_MAX_": ("0", "big blocks stay with the process instead of being returned and zeroed again at every step"),
+    "MALLOC_TRIM_THRESHOLD_": ("8589934592", "the same at the heap's end"),
+    "MALLOC_TOP_PAD_": ("268435456", "the heap grows by 256 MB at a time"),
+    "GLIBC_TUNABLES": ("glibc.malloc.hugetlb=1", "large pages for them"),
+}
+
+
+def restart_with_environment() -> None:
+    """Start this very command once more with the settings above that the user has not set; does nothing elsewhere."""
+    if platform.system() != "Linux" or STARTED in os.environ:
+        return
+    added = {name: value for name, (value, _) in LINUX.items() if name not in os.environ}
+    os.environ.update(added, **{STARTED: " ".join(added)})
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class Unbroken:
+    """A stream of text that goes on in silence once its other end is gone or full: no closed terminal ends a night's run."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, function: Callable, *values: str) -> None:
+        try:
+            function(*values)
+        except OSError:  # what is still in the buffer goes nowhere too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def speak_on() -> None:
+    """Let this process print for ever, whatever becomes of its terminal."""
+    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
+
+
+def end_quietly() -> None:
+    """Until signals are answered otherwise, let Ctrl-C end this process as SIGTERM does: without a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class Locked(ValueError):
+    """Another process is at work in the folder."""
+
+
+@contextlib.contextmanager
+def lock(folder: Path, name: str = "run") -> Iterator[None]:
+    """Hold a folder for this process; the system releases it at any death. Raises Locked, naming who holds it.
+
+    A child waits some seconds, since the child of a wrapper that was just killed may be about to end.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    held, note = FileLock(folder / f".{name}.lock"), folder / f".{name}.pid"
+    try:
+        held.acquire(timeout=10 if PARENT in os.environ else 0)
+    except Timeout:
+        raise Locked(f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir.") from None
+    try:
+        with contextlib.suppress(OSError):  # on a full disk, say
+            note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        held.release()
+
+
+@contextlib.contextmanager
+def answering(*numbers: int, by: Any) -> Iterator[None]:
+    """Within, these signals are answered by a handler, and a closed terminal (SIGHUP) by nothing."""
+    answers = dict.fromkeys(numbers, by) | ({signal.SIGHUP: signal.SIG_IGN} if hasattr(signal, "SIGHUP") else {})
+    before = {number: signal.signal(number, handler) for number, handler in answers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def holder(note: Path) -> str:
+    """What a lock's holder has noted of itself; it may be about to, over the note of one that was killed."""
+    who = ""
+    for _ in range(20):
+        with contextlib.suppress(OSError):  # gone, with its writer
+            who = note.read_text()
+        if (named := re.match(r"process (\d+) ", who)) and is_alive(int(named[1])) is not False:
+            break
+        time.sleep(0.05)
+    return who or "another process"
+
+
+class Stop:
+    """What the loop is told: the number of the signal that asked it to end."""
+
+    signal: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.signal or signal.SIGTERM)  # none: another process of the run was asked
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Within, the first Ctrl-C or SIGTERM is only noted, so that the step can be finished; the second ends at once."""
+    stop = Stop()
+
+    def note(number: int, frame: object) -> None:
+        if stop.asked:
+            end_at_once(number)
+        stop.signal = number
+
+    with answering(signal.SIGINT, signal.SIGTERM, by=note):
+        yield stop
+
+
+def end_at_once(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end. Not an Exception: nothing that goes on after an error goes on after this."""
+
+    def __init__(self, number: int):
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within, the first Ctrl-C or SIGTERM raises Stopped, so that half-written files are removed; the second ends at once."""
+    asked = []
+
+    def stop(number: int, frame: object) -> None:
+        if asked:
+            end_at_once(number)
+        asked.append(number)
+        raise Stopped(number)
+
+    with answering(signal.SIGINT, signal.SIGTERM, by=stop):
+        yield
+
+
+def ended(code: int) -> int:
+    """The exit code of a job that has ended: no signal changes it while the interpreter takes its time to end as well."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
+def start(command: list[str], stdin: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a command in a process group of its own, so that a Ctrl-C reaches it only through us; it ends when this process does if
+    it looks after its parent (`watch_parent`)."""
+    group = {"process_group": 0} if os.name == "posix" else {}
+    return subprocess.Popen(command, bufsize=0, stdin=stdin, env={**os.environ, PARENT: str(os.getpid()), **environment}, **group)
+
+
+@contextlib.contextmanager
+def ahead(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python started ahead of time, so that it imports while we still look at what there is to do. It waits (`wait_for_word`) until
+    `run_child` lets it go, and ends with the pipe between us if that never happens."""
+    child = start(command, subprocess.PIPE, **{WAITS: "1"})
+    try:
+        yield child
+    finally:
+        child.stdin.close()
+        child.terminate()  # one that has ended is left alone
+        child.wait()
+
+
+def wait_for_word() -> None:
+    """In a process that was started ahead of time: go on when its parent says so, end if that is gone or will not."""
+    if os.environ.pop(WAITS, None) and not sys.stdin.readline():
+        sys.exit()
+
+
+def run_child(command: list[str], child: subprocess.Popen[bytes] | None = None) -> int:
+    """Run a command, or the one that waits, to its end and return its exit code, 128 + n if signal n killed it.
+
+    A Ctrl-C is passed on as SIGTERM. Raises Stopped if a signal came, to either, before the command could answer it, or when it was as
+    good as done.
+    """
+    child, passed = child or start(command), []
+
+    def pass_on(number: int, frame: object) -> None:
+        passed.append(number)
+        child.terminate()  # not SIGINT, to which a Python that is just starting answers with a traceback
+
+    with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
+        if child.stdin:
+            with contextlib.suppress(BrokenPipeError):  # it was killed
+                child.stdin.write(b"go\n")
+        code = child.wait()
+    if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):
+        raise Stopped(passed[0] if passed else -code)
+    if passed and code == 128 + signal.SIGTERM:
+        return 128 + passed[0]
+    return code if code >= 0 else 128 - code
+
+
+def watch_parent() -> None:
+    """End this process at once when the one that started it is gone: two must never write into one folder.
+
+    All that is written is written whole, so that nothing is lost but the steps since the last save.
+    """
+    parent = int(os.environ.get(PARENT, 0)) or (os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else 0)
+    if not parent or os.name != "posix":
+        return
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def launch(nproc: int, script: str, flags: list[str]) -> int:
+    """Be torchrun, but end with the parent, and with 128 + n after signal n."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.run import main
+
+    watch_parent()
+    os.environ[PARENT] = str(os.getpid())  # for its workers
+    try:
+        main(["--standalone", "--signals-to-handle=SIGTERM,SIGINT", f"--nproc_per_node={nproc}", script, *flags])
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    return 0
+
+
+KEEP_AWAKE = {  # each holds on while the command behind it runs, which says when it does
+    "systemd-inhibit": ["--what=sleep:idle", "--who=InnerArianna", "--why=a model is in training"],
+    "caffeinate": ["-i", "-s"],
+}
+
+
+@contextlib.contextmanager
+def awake(say: Callable[[str], None]) -> Iterator[None]:
+    """Ask the system not to sleep within, where it takes such a wish; `say` is told once it is granted.
+
+    The child that asks reads a pipe whose other end only this process holds, so that it ends with us at any death.
+    """
+    program = next((p for p in KEEP_AWAKE if shutil.which(p)), None)
+    if program is None or os.name != "posix":
+        yield
+        return
+    command, pipe = [program, *KEEP_AWAKE[program], "sh", "-c", "echo granted; exec cat"], subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def hear() -> None:
+        if child.stdout.readline():
+            say(f"kept awake by {program} while this runs")
+
+    hearing = threading.Thread(target=hear)
+    hearing.start()
+    try:
+        yield
+    finally:
+        child.stdin.close()
+        child.terminate()
+        hearing.join()
+        child.stdout.close()
+        child.wait()

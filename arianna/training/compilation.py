@@ -1,0 +1,115 @@
+"""Whether a run's steps are compiled: settled before its first step and kept with its state, since it changes the last digits."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from arianna.ops import QUERY_ROWS
+from arianna.system.config import UsageError
+from arianna.training.devices import Precision, Team
+from arianna_data import Task
+from model import Transformer, TransformerBlock
+
+PAYS = {  # tokens that a run must have to win back the time that compiling takes
+    ("cpu", torch.float32): 1_000_000,  # 28 s, then 2,886 tokens/s become 3,196 on two cores
+    ("cpu", torch.bfloat16): 1_000_000,
+    ("cuda", torch.float32): 4_000_000,  # 16 s, then 211,000 tokens/s become 1,117,000 on an H200 in bfloat16
+    ("cuda", torch.bfloat16): 4_000_000,
+}
+
+
+def choose(
+    model: Transformer,
+    asked: bool | None,
+    before: bool | None,
+    tokens: int,
+    task: Task,
+    precision: Precision,
+    team: Team,
+    say: Callable[[str], None],
+) -> tuple[Callable, bool]:
+    """The forward pass of the steps, and whether it is compiled.
+
+    asked: what the user wants, None where it is left to us; before: how the run began; tokens: that it will see. Raises
+    UsageError where what is asked, or how the run began, cannot be had.
+    """
+    if None not in (asked, before) and asked != before:
+        began = "with compiled steps" if before else "without compiling"
+        raise UsageError(f"the run began {began} and goes on so only: leave --compile out, or begin anew with --fresh.")
+    settled = asked if before is None else before
+    if not (worth_it(tokens, precision, task.rows.has_masks) if settled is None else settled):
+        return model, False
+    forward, failure = compiled(model, task, precision, team)
+    if not failure:
+        return forward, True
+    if settled:
+        began = "the run began with compiled steps, but here" if before else "--compile was given, but"
+        raise UsageError(f"{began} compiling fails ({failure}). Install a compiler, or begin with --fresh --compile=no.")
+    say(f"compiling fails ({failure}): the steps are as they are without")
+    return model, False
+
+
+def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
+    """Whether so many tokens win the time back, and there is what torch.compile needs: a C++ compiler, for CUDA Triton.
+
+    `varied`: rows have many lengths. On a CPU that takes 18 s and gains nothing on the whole (0.95 to 1.24 times the speed,
+    by length), so it is left to --compile.
+    """
+    kind = precision.device.type
+    if (varied and kind == "cpu") or tokens < PAYS.get((kind, precision.dtype), math.inf):
+        return False
+    if kind == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"))
+
+
+def compiled(model: Transformer, task: Task, precision: Precision, team: Team) -> tuple[Callable, str]:
+    """The forward pass, compiled and tried, and why that failed in some process, if it did."""
+    varied, failure = task.rows.has_masks, ""
+    forward = with_compiled_layers(model) if varied else torch.compile(model, mode=mode_for(task, precision))
+    longest = model.args.max_seq_len
+    try:
+        for length in [*range(QUERY_ROWS, longest, QUERY_ROWS), longest] if varied else [longest]:  # for each a graph is made
+            x = team.share(torch.zeros(task.batch_size, length, dtype=torch.long)).to(precision.device)
+            with precision():
+                forward(x, x, x.numel()).backward()
+    except Exception as error:  # there is no list of what a compiler can raise
+        failure = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+    model.zero_grad(set_to_none=True)
+    anywhere = team.any(bool(failure))
+    return forward, failure or ("in another process" if anywhere else "")
+
+
+def mode_for(task: Task, precision: Precision) -> str | None:
+    """A mode of torch.compile. On CUDA, where a step of a small model mostly waits for its launches: all of them recorded once, as a
+    CUDA graph. Its gradients lie where the next backward pass writes, so a step must have only one."""
+    one_pass = task.parts == 1 and not task.share
+    return "reduce-overhead" if precision.device.type == "cuda" and one_pass else None
+
+
+def with_compiled_layers(model: Transformer) -> Transformer:
+    """The same weights, with one compiled layer that all layers are computed by; rows may have any length.
+
+    The whole model with its lengths left open takes many minutes to compile. A length must not be taken for a fixed one at
+    first, as the compiler does unless told: what a step computes would depend on the steps before it.
+    """
+    compiled = torch.compile(TransformerBlock.forward)
+
+    def layer(block: TransformerBlock, x: Tensor, cos: Tensor, sin: Tensor, cache: None) -> Tensor:
+        for tensor, dimension in ((x, 1), (cos, 0), (sin, 0)):
+            torch._dynamo.mark_dynamic(tensor, dimension)
+        return compiled(block, x, cos, sin)
+
+    twin = copy.copy(model)
+    twin._modules = {name: module for name, module in model._modules.items() if name != "layers"}
+    twin.layers = [partial(layer, block) for block in model.layers]
+    return twin

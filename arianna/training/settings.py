@@ -1,0 +1,111 @@
+"""Every setting of a training run, and its learning-rate schedule. Standard library only: flags are checked before torch is imported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a run. Stored in its checkpoints; a field that changes the weights must not differ when it goes on."""
+
+    init_from: Literal["scratch", "resume"] = "resume"  # scratch: new weights; resume: from --base, or a run that goes on
+    base: str | None = None  # the model that a fine-tune starts from: a .pt, .bin, .gguf or Hugging Face folder; only read
+    data_dir: str = "data/tok4096"  # folder with train*.bin and val*.bin
+    out_dir: str = "out/base"  # folder of this run
+    fresh: bool = False  # begin anew; the old folder is kept as out_dir-1
+    tokenizer: str | None = None  # the model's tokenizer: three questions are answered at each evaluation
+    max_iters: int = 1000  # optimizer steps of this run, counted from 0
+    batch_size: int = 8  # rows computed at a time
+    gradient_accumulation_steps: int = 1  # so many times batch_size rows make one step
+    loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
+    base_text_dir: str | None = None  # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
+    replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
+    learning_rate: float | None = None  # peak; by default 2e-3 from scratch, 1e-5 from a base
+    schedule: Literal["auto", "cosine", "wsd"] = "auto"  # of the rate; wsd: stays, then falls; auto: wsd from scratch, else cosine
+    decay_ratio: float = 0.5  # wsd: share of max_iters in which the rate falls in a straight line
+    warmup_ratio: float = 0.05  # share of max_iters
+    warmup_iters: int | None = None  # the same in steps, instead of the share
+    optimizer: Literal["auto", "adamw", "muon"] = "auto"  # muon: for the layers' matrices; auto: muon from scratch, else adamw
+    weight_decay: float = 0.1  # on matrices only, as llama2.c does
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.95  # AdamW
+    grad_clip: float = 1.0  # largest norm of the gradient
+    eval_interval: int = 100  # steps between evaluations
+    patience: int | None = None  # end after so many evaluations without a better one
+    eval_rows: int = 512  # at most so many held-out rows, evenly spread and always the same
+    log_interval: int = 10  # steps between lines
+    save_minutes: float = 2.0  # save at least this often
+    seed: int = 1337  # of new weights and of the order of the rows
+    device: str = "auto"  # auto: cuda if there is one, else cpu
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on cuda, else float32
+    nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
+    tensorboard: bool = False  # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
+    wandb: bool = False  # send them to Weights & Biases (needs the package wandb)
+    compile: bool | None = None  # torch.compile: takes a minute, then steps are faster; auto or left out: where that pays
+    dim: int = 288  # shape of a model from scratch
+    n_layers: int = 6  # as above
+    n_heads: int = 6  # as above
+    n_kv_heads: int | None = None  # as above; by default n_heads
+    vocab_size: int = 4096  # as above
+    multiple_of: int = 32  # as above
+    max_seq_len: int | None = None  # context; by default the base's, or 256 from scratch
+
+    def __post_init__(self) -> None:
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}; it must be at least 1, or left out")
+        at_least_1 = ("max_iters", "batch_size", "gradient_accumulation_steps", "nproc", "eval_interval", "eval_rows", "log_interval")
+        for name in at_least_1:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "grad_clip", "save_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be a number above 0")
+        for name, top in (("warmup_ratio", 1.0), ("beta1", 1.0), ("beta2", 1.0), ("replay", 0.9), ("weight_decay", 10.0)):
+            if not 0 <= getattr(self, name) < top:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
+        if not 0 <= self.decay_ratio <= 1:
+            raise ValueError(f"decay_ratio is {self.decay_ratio}; it must be from 0 to 1")
+        if self.warmup_iters is not None and not 0 <= self.warmup_iters < self.max_iters:
+            raise ValueError(
+                f"warmup_iters is {self.warmup_iters}, but the run has max_iters {self.max_iters}: "
+                "the rate would never reach its peak. Give fewer, or leave it out"
+            )
+        if self.replay and self.base_text_dir is None:
+            raise ValueError(f"replay is {self.replay}, but base_text_dir is not given; name a folder of token shards")
+
+    @property
+    def warmup(self) -> int:
+        """Steps before the peak rate."""
+        return self.warmup_iters if self.warmup_iters is not None else int(self.warmup_ratio * self.max_iters)
+
+    @property
+    def peak(self) -> float:
+        return self.learning_rate or (2e-3 if self.init_from == "scratch" else 1e-5)
+
+    @property
+    def optimizer_name(self) -> str:
+        return ("muon" if self.init_from == "scratch" else "adamw") if self.optimizer == "auto" else self.optimizer
+
+    @property
+    def schedule_name(self) -> str:
+        return ("wsd" if self.init_from == "scratch" else "cosine") if self.schedule == "auto" else self.schedule
+
+
+FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device", "compile"}
+FREE |= {"nproc", "tensorboard", "wandb"}
+"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile: the run stays as it began."""
+
+
+def learning_rate(cfg: TrainConfig, step: int) -> float:
+    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016), or a peak that stays and
+    falls in a straight line at the end (warmup-stable-decay; Hu et al. 2024, arXiv 2404.06395). Never 0."""
+    if step < cfg.warmup:
+        return cfg.peak * (step + 1) / (cfg.warmup + 1)
+    if cfg.schedule_name == "cosine":
+        return cfg.peak * 0.5 * (1 + math.cos(math.pi * (step - cfg.warmup) / (cfg.max_iters - cfg.warmup)))
+    decay = min(round(cfg.decay_ratio * cfg.max_iters), cfg.max_iters - cfg.warmup)
+    return cfg.peak * min(1.0, (cfg.max_iters - step) / max(decay, 1))

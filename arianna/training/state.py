@@ -1,0 +1,122 @@
+"""A run at a step: begun anew, or taken from its folder to go on exactly; and packed as a checkpoint.
+
+The table in the README, "Starting and continuing", says which of these happens when.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arianna import export
+from arianna.formats import checkpoint
+from arianna.training.optimizer import AdamW, load_moments, make_optimizer
+from arianna.training.run_folder import RUN_FORMAT, Refused, check_same_run, latest_state
+from arianna.training.settings import FREE, TrainConfig
+from model import ModelArgs, Transformer
+
+
+@dataclass
+class State:
+    """A run at a step: all that the steps after it depend on."""
+
+    model: Transformer
+    optimizer: AdamW
+    step: int = 0
+    best_loss: float = math.inf
+    best_step: int = -1
+    seconds: float = 0.0  # spent so far, over all starts
+    threads: int | None = None  # that computed the steps so far, by what was saved
+    compiled: bool | None = None  # whether the steps are; None before the first
+    teacher: Transformer | None = None  # whose predictions for replayed rows are learned
+
+    def finished(self, cfg: TrainConfig) -> bool:
+        """All steps are done, or the last `patience` evaluations brought nothing better."""
+        waited = self.step - max(self.best_step, 0)
+        out_of_patience = cfg.patience is not None and self.step % cfg.eval_interval == 0 and waited >= cfg.patience * cfg.eval_interval
+        return self.step >= cfg.max_iters or out_of_patience
+
+    def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
+        run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
+        run |= {"best_step": self.best_step, "seconds": self.seconds, "threads": torch.get_num_threads(), "compiled": self.compiled}
+        optimizer = self.optimizer.state_dict()
+        return checkpoint.pack(self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run in a folder has reached."""
+
+    step: int
+    finished: bool
+
+
+def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
+    """How far a run of ours in cfg.out_dir is, None if there is none. Raises Refused if it is another run."""
+    found = latest_state(Path(cfg.out_dir))
+    if found is None or "run" not in found:
+        return None
+    check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, Path(cfg.out_dir))
+    state = State(None, None, found["iter_num"], best_step=found["run"]["best_step"])
+    return Progress(state.step, state.finished(cfg))
+
+
+def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.device, model: Transformer | None) -> State:
+    """The state to go on from, or that of a new run of the model: see the table in the README, "Starting and continuing"."""
+    folder = Path(cfg.out_dir)
+    found = latest_state(folder, set_damaged_aside=True)
+    if found is not None and "run" in found:
+        check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, folder)
+        return restore(found, cfg, folder, device)
+    if cfg.init_from == "scratch" and found is not None:
+        raise Refused(f"{folder} holds a checkpoint of another program; give another --out_dir.")
+    if model is not None:
+        model.to(device)
+        return State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, device))
+    if found is None:
+        raise Refused(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
+    if found.get("iter_num", 0) >= cfg.max_iters:
+        raise Refused(
+            f"{folder}/ckpt.pt is at iteration {found['iter_num']}, so --max_iters={cfg.max_iters} leaves nothing to do; give more."
+        )
+    shutil.copy2(folder / "ckpt.pt", folder / "ckpt_llama2c.pt")  # the file is another program's: it stays
+    return restore(found, cfg, folder, device)
+
+
+def new_model(cfg: TrainConfig) -> Transformer | None:
+    """The model that a run begins with, on the CPU; None where only a checkpoint in its folder can tell."""
+    if cfg.init_from == "resume":
+        return None if cfg.base is None else export.open_model(cfg.base, cfg.max_seq_len)
+    shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
+    model = Transformer(ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256))
+    model.init_weights(cfg.seed)
+    return model
+
+
+def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch.device) -> State:
+    model = checkpoint.build_model(found, folder / "ckpt.pt", cfg.max_seq_len).to(device)
+    optimizer = make_optimizer(model, cfg)
+    try:
+        load_moments(optimizer, found["optimizer"]["state"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise Refused(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
+    run = found.get("run", {})
+    best = float(found.get("best_val_loss", math.inf)) if run else math.inf
+    compiled = run.get("compiled", bool(run["config"].get("compile"))) if run else None
+    spent = (run.get("best_step", -1), run.get("seconds", 0.0), run.get("threads"), compiled)
+    return State(model, optimizer, found["iter_num"], best, *spent, make_teacher(cfg, device))
+
+
+def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:
+    """The base, where there is one and rows are replayed: what it predicts for them is learned instead of their tokens.
+
+    So the rows need not be true to be of use, and are not learned by heart (learning without forgetting, Li & Hoiem 2016,
+    arXiv 1606.09282).
+    """
+    return export.open_model(cfg.base).to(device) if cfg.replay and cfg.base else None

@@ -1,0 +1,111 @@
+"""Files are whole or not there."""
+
+import builtins
+import errno
+import hashlib
+import io
+import os
+
+import pytest
+
+from arianna.system.files import append, remove_leftovers, sha256, write_atomic
+
+
+class Full(io.FileIO):
+    """A file on a disk that takes two more bytes."""
+
+    def write(self, data):
+        super().write(data[:2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_is_written_and_written_again(tmp_path):
+    path = tmp_path / "a.bin"
+    write_atomic(path, b"old")
+    write_atomic(str(path), b"new, and longer")
+    assert path.read_bytes() == b"new, and longer"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_failure_keeps_the_old_file_and_leaves_no_temporary(tmp_path, monkeypatch, function):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    calls = []
+
+    def fail(*args):
+        calls.append(args)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(OSError, match=r"a\.bin could not be written \(1,234 bytes\): No space left") as caught:
+        write_atomic(path, bytes(1234))
+    assert caught.value.errno == errno.ENOSPC
+    assert len(calls) == 1, "an fsync that failed must not be tried again"
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_disk_that_fills_halfway_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    monkeypatch.setattr(builtins, "open", Full)
+    with pytest.raises(OSError, match="could not be written"):
+        write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_data_is_synced_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    order = []
+    real_fsync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (order.append("fsync"), real_fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("replace"), real_replace(a, b)))
+    write_atomic(tmp_path / "a.bin", b"data")
+    assert order == ["fsync", "replace"] + ["fsync"] * (os.name == "posix")
+
+
+def test_a_check_sees_the_whole_file_and_can_refuse_it(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def refuse(fresh):
+        assert fresh.read_bytes() == b"new" and path.read_bytes() == b"old"
+        raise LookupError("not this one")
+
+    with pytest.raises(LookupError):
+        write_atomic(path, b"new", check=refuse)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\.bin could not be written"):
+        write_atomic(tmp_path / "nowhere" / "a.bin", b"data")
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_a_line_that_cannot_be_added_names_the_file(tmp_path):
+    with open(tmp_path / "log", "ab", buffering=0) as file:
+        append(file, "one")
+        append(file, "zwei \u00fc")
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwei \u00fc\n"
+    with Full(tmp_path / "log", "a") as file, pytest.raises(OSError, match=r"log could not be written \(\d+ bytes\): No space left"):
+        append(file, "three")
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    alive, dead = f".a.pt.{os.getpid()}.tmp", ".a.pt.99999999.tmp"
+    others = [".ckpt.pt.tmp", ".run.lock", "ckpt.pt.99999999.tmp"]
+    for name in (alive, dead, *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path, shared=True)
+    assert sorted(os.listdir(tmp_path)) == [alive, *others]
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == others

@@ -1,0 +1,329 @@
+"""The whole command as a person starts it: in its own process, on files of a folder."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, TINY, build, command, furnish, tensorboard_of, version_1
+
+import arianna_ft
+from arianna import export
+from arianna.corpus import parallel, shards
+from arianna.formats import checkpoint
+from arianna.reporting import scored_run
+from arianna.system import config
+from arianna.system.files import sha256
+from arianna.training import presets
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return furnish(tmp_path)
+
+
+def run(place: Path, *flags: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*flags), cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hashes of all files but locks and logs."""
+    skipped = (".lock", ".pid", ".log", ".jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.endswith(skipped))
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, str]:
+    """A folder in which the command has run to its end, and what it printed."""
+    folder = furnish(tmp_path_factory.mktemp("done"))
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_the_command_leaves_all_that_it_promises(done):
+    folder, said = done
+    assert {p.name for p in (folder / "out/ft").glob("ckpt*.pt")} == {"ckpt.pt", "ckpt_prev.pt", *(f"ckpt_{i:06d}.pt" for i in (0, 3, 6))}
+    assert (folder / "data/ft_corpus.txt").read_text().startswith("Q: What stands at number 0?\nA: At number 0 stands")
+    assert "30 conversations" in said and "8 of them held out" in said
+    assert "step 6: train loss" in said and "held-out answers went from" in said
+    assert "-z" in said and "-n 0" in said and "python sample.py" in said
+
+
+def test_the_export_is_the_chosen_checkpoint(done):
+    folder, said = done
+    a, b = export.open_model(folder / "out/ckpt_ft.pt"), export.open_model(folder / "out/arianna_v1_ft.bin")
+    tokens = torch.arange(3, 60)[None]
+    assert torch.equal(a(tokens), b(tokens))
+    losses = {}
+    for line in (folder / "out/ft/log.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if "val_loss" in entry and entry["step"] > 0:
+            losses[entry["step"]] = entry["val_loss"]
+    best = min(losses, key=losses.get)
+    chosen = export.open_model(folder / f"out/ft/ckpt_{best:06d}.pt")
+    assert torch.equal(a(tokens), chosen(tokens)) and f"iteration {best}" in said
+
+
+def test_again_it_says_done_and_changes_nothing(done):
+    folder, _ = done
+    before = contents(folder)
+    result = run(folder)
+    assert result.returncode == 0 and "is trained: 6 iterations" in result.stdout
+    assert contents(folder) == before
+
+
+def test_its_settings_file_repeats_a_run(done, place):
+    folder, _ = done
+    kept = (folder / "out/ft/config.toml").read_text()
+    assert "max_iters = 6  # optimizer steps" in kept and 'conversations = "talk.jsonl"' in kept and 'out_dir = "out"' in kept
+    assert not any(name in kept for name in ("fresh", "dry_run", "data_dir"))
+    (place / "mine.toml").write_text(kept)
+    again = [sys.executable, str(ROOT / "arianna_ft.py"), "--config=mine.toml"]
+    result = subprocess.run(again, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    with_times = {f"ft/{name}" for name in ("ckpt.pt", "ckpt_prev.pt", "job.json")}
+    expected, found = ({(n, h) for n, h in contents(at / "out").items() if n not in with_times} for at in (folder, place))
+    assert found == expected
+
+
+def test_a_deleted_result_is_made_again(done):
+    folder, _ = done
+    before = contents(folder)
+    (folder / "out/arianna_v1_ft.bin").unlink()
+    (folder / "out/ckpt_ft.pt").unlink()
+    assert run(folder).returncode == 0
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--learning_rate=1e-3", "learning_rate is 0.001, was 1e-05"),
+        ("--preset=best", "replay is 0.5, was 0.0"),
+        ("--base=out/ckpt_ft.pt", "it is an input"),
+    ],
+)
+def test_other_settings_and_an_output_over_an_input_are_refused_and_nothing_is_changed(done, flag, sentence):
+    folder, _ = done
+    before = contents(folder)
+    result = run(folder, flag)
+    assert result.returncode == 2 and sentence in result.stderr
+    assert contents(folder) == before
+
+
+def test_fresh_keeps_the_old_run(place):
+    run(place, "--max_iters=3")
+    result = run(place, "--max_iters=4", "--fresh")
+    assert result.returncode == 0, result.stderr
+    assert checkpoint.load(place / "out/ft-1/ckpt.pt")["iter_num"] == 3
+    assert checkpoint.load(place / "out/ft/ckpt.pt")["iter_num"] == 4
+
+
+def test_a_dry_run_writes_nothing(place):
+    before = contents(place)
+    result = run(place, "--dry_run")
+    assert result.returncode == 0 and "minutes" in result.stdout and "held-out answers" in result.stdout
+    assert ": guessing" in result.stdout  # the tiny base is untrained
+    assert contents(place) == before and not (place / "out").exists()
+
+
+def test_the_aliases_reach_the_trainer(place):
+    assert run(place, "--iterations=2", "--lr=1e-4", "--eval-interval", "2").returncode == 0
+    cfg = checkpoint.load(place / "out/ft/ckpt.pt")["run"]["config"]
+    assert (cfg["max_iters"], cfg["learning_rate"], cfg["eval_interval"]) == (2, 1e-4, 2)
+
+
+def test_the_job_asks_for_the_settings_that_were_given(place):
+    pipeline = arianna_ft.PipelineConfig(base=str(place / "base.pt"))
+    cfg = arianna_ft.trainer_config(pipeline, [])
+    assert (cfg.init_from, cfg.learning_rate, cfg.max_iters) == ("resume", 1e-5, 1000)
+
+
+def test_a_preset_takes_the_place_of_what_is_asked_and_flags_win_over_it(place):
+    pipeline = arianna_ft.PipelineConfig(base=str(place / "base.pt"), preset="best")
+    cfg = arianna_ft.trainer_config(pipeline, ["--max_iters=9"])
+    assert {name: getattr(cfg, name) for name in presets.PRESETS["best"]} == presets.PRESETS["best"] | {"max_iters": 9}
+    assert run(place, "--preset=best").returncode == 0
+    state = checkpoint.load(place / "out/ft/ckpt.pt")
+    assert (state["run"]["config"]["replay"], state["iter_num"]) == (0.5, 6)
+
+
+def test_what_the_base_says_is_replayed_where_that_is_asked_for(done, place):
+    assert run(place, "--replay=0.5").returncode == 0
+    assert (place / "out/ft/base_text/train_samples.bin").exists() and not (done[0] / "out/ft/base_text/train_samples.bin").exists()
+    weights = [checkpoint.load(folder / "out/ckpt_ft.pt")["model"]["norm.weight"] for folder in (place, done[0])]
+    assert not torch.equal(*weights)
+
+
+def test_a_longer_context_is_trained_and_exported(place):
+    assert run(place, "--max_seq_len=96", "--max_iters=2", "--eval_interval=2").returncode == 0
+    assert export.open_model(place / "out/arianna_v1_ft.bin").args.max_seq_len == 96
+
+
+def test_a_killed_command_ends_with_the_same_files(done, place):
+    folder, _ = done
+    process = subprocess.Popen(command("--save_minutes=0.0001"), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("step 3:"):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    result = run(place)
+    assert result.returncode == 0, result.stderr
+    expected, found = contents(folder), contents(place)
+    for name in ("out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "out/ft/ckpt_000006.pt"):
+        assert found[name] == expected[name]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_goes_on(done, place, number, code):
+    folder, _ = done
+    process = subprocess.Popen(command(), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("step 0:"):
+            process.send_signal(number)
+    process.wait(60)
+    process.stdout.close()
+    if process.returncode != 0:  # else it was done before the signal came
+        assert process.returncode == code and "the same command goes on" in said
+    assert run(place).returncode == 0
+    assert contents(place)["out/ckpt_ft.pt"] == contents(folder)["out/ckpt_ft.pt"]
+
+
+@pytest.mark.parametrize("name", ["version 0.bin", "version 1.bin", "version 2.bin", "folder"])
+def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, name):
+    """llama2.c's files and a folder of Hugging Face's, by themselves."""
+    model, base = build(TINY), place / name
+    if name == "version 1.bin":
+        base.write_bytes(version_1(model))
+    else:
+        format = {"version 0.bin": "llama2c", "version 2.bin": "llama2c-int8", "folder": "hf"}[name]
+        export.export_model(model, base, format, tokenizer=tokenizer)
+    before = sha256(base)
+    result = run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}")
+    assert result.returncode == 0, result.stderr
+    began, result_of = export.open_model(place / "out/ft/ckpt_000000.pt"), export.open_model(place / "out/ckpt_ft.pt")
+    expected = export.open_model(base).state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in began.state_dict().items())
+    assert not torch.equal(result_of.layers[0].attention.wq.weight, expected["layers.0.attention.wq.weight"])
+    assert (place / "out/ft/report.html").exists() == (name == "folder") and sha256(base) == before
+    if name == "folder":
+        assert "is trained: 2 iterations" in run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", "--report=True").stdout
+
+
+def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monkeypatch):
+    import arianna_ft
+
+    export.export_model(build(TINY), place / "folder", "hf", tokenizer=tokenizer)
+    rules = json.loads((place / "folder/tokenizer.json").read_text())
+    rules["model"]["vocab"].pop("\u2581the")
+    (place / "folder/tokenizer.json").write_text(json.dumps(rules))
+    monkeypatch.chdir(place)
+    flags = ["--conversations=talk.jsonl", "--base=folder", f"--tokenizer={tokenizer.path}"]
+    with pytest.raises(config.UsageError, match="tok4096.model does not belong to folder: 1 of its 4096 tokens"):
+        arianna_ft.main(flags)
+    with pytest.raises(config.UsageError, match="folder/ckpt_ft.pt would be written, but it is an input of this run or in one"):
+        arianna_ft.main([*flags, "--out_dir=folder"])
+    assert not (place / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_verdict_is_shown_in_tensorboard(place):
+    pytest.importorskip("tensorboard")
+    assert run(place, "--tensorboard", "--max_iters=2", "--eval_interval=2").returncode == 0
+    curves, texts = tensorboard_of(place / "out/ft")
+    assert [step for step, _ in curves["val_loss"]] == [0, 2] and "held-out answers went from" in texts["verdict/text_summary"][0][1]
+    assert "samples/Who are you?/text_summary" in texts
+
+
+def test_a_large_file_gives_what_a_small_one_does_and_goes_on_alike(done, place, monkeypatch, capsys):
+    monkeypatch.setattr(arianna_ft, "LARGE", 1000)
+    monkeypatch.setattr(shards, "PART", 1000)
+    monkeypatch.setattr(parallel, "cores", lambda: 1)
+    monkeypatch.chdir(place)
+    flags = command()[2:]
+    assert arianna_ft.main([*flags, "--dry_run"]) == 0 and not (place / "out").exists()
+    assert arianna_ft.main(flags) == 0
+    assert "30 conversations" in capsys.readouterr().out and not (place / "data/ft_corpus.txt").exists()
+    assert len(list((place / "out/ft/data").glob("train_*.bin"))) > 2
+    assert (place / "out/arianna_v1_ft.bin").read_bytes() == (done[0] / "out/arianna_v1_ft.bin").read_bytes()
+    assert arianna_ft.main(flags) == 0
+    assert "is trained: 6 iterations" in capsys.readouterr().out
+    inputs = scored_run.scoring_inputs(scored_run.read_run(place / "out/ft"), export.open_model("base.pt"))
+    assert inputs[1] == {"train": 22, "held_out": 8, "rows": inputs[1]["rows"]}
+    (place / "talk.jsonl").write_text((place / "talk.jsonl").read_text().replace("windows", "doors"))
+    with pytest.raises(config.UsageError, match="other conversations.*--fresh"):
+        arianna_ft.main(flags)
+
+
+def test_inputs_are_never_written(done):
+    folder, _ = done
+    fresh = {p.name: p.stat().st_mtime_ns for p in (folder / "talk.jsonl", folder / "base.pt")}
+    run(folder, "--dry_run")
+    assert fresh == {p.name: p.stat().st_mtime_ns for p in (folder / "talk.jsonl", folder / "base.pt")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--conversations=none.jsonl"], "none.jsonl"),
+        (["--base=none.pt"], "none.pt is missing"),
+        (["--base=talk.jsonl"], "talk.jsonl is damaged or not a checkpoint"),
+        (["--tokenizer=talk.jsonl"], "talk.jsonl is not a SentencePiece model"),
+        (["--max_iters=0"], "max_iters is 0"),
+        (["--warmup_iters=6"], "warmup_iters is 6"),
+        (["--convesations=talk.jsonl"], "did you mean --conversations"),
+        (["--leraning_rate=1"], "did you mean --learning_rate"),
+        (["--config=none.toml"], "none.toml cannot be read"),
+        (["--base=out/none.pt"], "is missing"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_nothing_is_written(place, flags, sentence):
+    before = contents(place)
+    result = run(place, *flags)
+    assert result.returncode == 2
+    assert sentence in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert contents(place) == before and not (place / "out").exists()
+
+
+def test_faulty_conversations_are_told_without_torch(place):
+    (place / "talk.jsonl").write_text('[{"role": "user", "content": "Hello"}]\n' * 3)
+    environment = os.environ | {"ARIANNA_ENVIRONMENT": ""}
+    started = [sys.executable, "-X", "importtime", *command()[1:]]
+    result = subprocess.run(started, cwd=place, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2 and "talk.jsonl:1: " in result.stderr
+    assert " torch" not in result.stderr and "numpy" not in result.stderr
+
+
+def test_help_does_not_import_torch():
+    result = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "arianna_ft.py"), "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and "--conversations" in result.stdout and "--learning_rate" in result.stdout
+    assert " torch" not in result.stderr and "numpy" not in result.stderr and "sentencepiece" not in result.stderr
+
+
+def test_the_shipped_base_takes_a_few_iterations(tmp_path):
+    """The real model and Arianna's own conversations."""
+    flags = [f"--out_dir={tmp_path / 'out'}", "--max_iters=2", "--eval_interval=2", "--dry_run"]
+    result = subprocess.run([sys.executable, str(ROOT / "arianna_ft.py"), *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "171 conversations" in result.stdout and "7.16 million parameters" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_default_job_makes_the_shipped_base_better(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "arianna_ft.py"), f"--out_dir={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Better: held-out answers went from" in result.stdout
