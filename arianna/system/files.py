@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
+
+from arianna.system.config import UsageError
 
 
 def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
@@ -32,7 +34,9 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
     except OSError as error:
         if error.errno is None:  # not the system's but check's, and a sentence already
             raise
-        raise OSError(error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 
@@ -66,7 +70,9 @@ def append(file: BinaryIO, line: str) -> None:
         while data:
             data = data[file.write(data) :]
     except OSError as error:
-        raise OSError(error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}"
+        ) from error
 
 
 def sync(file: BinaryIO) -> None:
@@ -74,7 +80,9 @@ def sync(file: BinaryIO) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(error.errno, f"{file.name} could not be written to the disk: {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{file.name} could not be written to the disk: {error.strerror}"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -96,3 +104,58 @@ def sha256(path: str | Path) -> str:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+AnyPath = str | os.PathLike[str]
+
+
+def check_outputs(
+    outputs: Iterable[AnyPath],
+    inputs: Iterable[AnyPath | None],
+    force: bool = False,
+    ours: Iterable[AnyPath] = (),
+) -> None:
+    """Raise UsageError unless every output may be written: it is no input, and what is there was made by this run.
+
+    `outputs` are the files to be written (or folders, where the command fills a folder of its own), `inputs` what it
+    reads (None is left out), `ours` the outputs that an earlier start of this run made. `force` allows to replace what
+    is there, never an input.
+    """
+    sources, made = [Path(path) for path in inputs if path], [Path(path).absolute() for path in ours]
+    for given in outputs:
+        check_name(given)
+        output = Path(given)
+        if any(overlap(output, source) for source in sources):
+            raise UsageError(
+                f"{output} would be written, but it is an input of this run or in one; give another name."
+            )
+        if not force and is_occupied(output) and output.absolute() not in made:
+            raise UsageError(
+                f"{output} exists and was not made by this run; give another name, or --force to replace it."
+            )
+
+
+def check_name(path: AnyPath) -> None:
+    """Raise UsageError for a path that is empty, or that cannot be written into a text (its name is not UTF-8)."""
+    if not os.fspath(path):
+        raise UsageError("an output's name is empty; give the name of a file or folder.")
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(Path(path).absolute()).decode(errors="backslashreplace")
+        raise UsageError(f"the name {shown} is not UTF-8; give a folder whose name is.") from None
+
+
+def overlap(output: Path, source: Path) -> bool:
+    """Whether one is the other (also by a link), or lies in it."""
+    if output.exists() and source.exists() and output.samefile(source):  # hard links have two paths
+        return True
+    a, b = output.resolve(), source.resolve()
+    return a == b or b in a.parents or a in b.parents
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether something would be lost there: a file, a link, or a folder that is not empty; not a device such as /dev/null."""
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.is_symlink() or path.is_file()

@@ -8,6 +8,8 @@ import os
 
 import pytest
 
+from arianna.system import files
+from arianna.system.config import UsageError
 from arianna.system.files import append, remove_leftovers, sha256, write_atomic
 
 
@@ -109,3 +111,37 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [alive, *others]
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == others
+
+
+def test_an_output_that_is_an_input_is_refused_even_with_force(tmp_path):
+    source, folder = tmp_path / "a.jsonl", tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_text("w")
+    source.write_text("one")
+    (tmp_path / "link").symlink_to(source)
+    os.link(source, tmp_path / "hard")
+    for output in (source, tmp_path / "link", tmp_path / "hard", tmp_path / "x/../a.jsonl", folder / "new", folder, tmp_path):
+        with pytest.raises(UsageError, match="would be written, but it is an input"):
+            files.check_outputs([output], [source, folder, None], force=True)
+    assert source.read_text() == "one"
+
+
+def test_what_is_there_needs_force_unless_this_run_made_it(tmp_path):
+    there, empty, full = tmp_path / "there", tmp_path / "empty", tmp_path / "full"
+    there.write_text("mine")
+    for folder in (empty, full):
+        folder.mkdir()
+    (full / "file").write_text("mine")
+    (tmp_path / "astray").symlink_to(tmp_path / "nothing")
+    for output in (there, full, tmp_path / "astray"):
+        with pytest.raises(UsageError, match="exists and was not made by this run"):
+            files.check_outputs([output], [])
+        files.check_outputs([output], [], force=True)
+        files.check_outputs([output], [], ours=[output])
+    files.check_outputs([tmp_path / "new", empty, "/dev/null"], [tmp_path / "missing"])
+
+
+def test_a_name_that_is_empty_or_not_utf_8_is_refused():
+    for name in ("", os.fsdecode(b"caf\xe9/out")):
+        with pytest.raises(UsageError, match="name"):
+            files.check_outputs([name], [])
