@@ -10,12 +10,10 @@ with the best held-out answers, and exports it for llama2.c. Stop it at any time
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -130,16 +128,15 @@ def whole_job(argv: list[str] | None) -> int:
     dashboards.check(trainer)
     found = read_conversations(pipeline)
     try:
-        with trainer_ahead(pipeline, trainer, found) as trainer_process:
-            job = preflight(pipeline, trainer, found)
-            if pipeline.dry_run:
-                return dry_run(job)
-            with processes.lock(Path(pipeline.out_dir), "arianna_ft"):
-                for folder in (CORPUS.parent, Path(pipeline.out_dir), *(pipeline.run / name for name in ("", "data", "base_text"))):
-                    remove_leftovers(folder, shared=True)
-                prepare(job, found)
-                code = train(job, trainer_process)
-                return finish(job) if code == 0 else code
+        job = preflight(pipeline, trainer, found)
+        if pipeline.dry_run:
+            return dry_run(job)
+        with processes.lock(Path(pipeline.out_dir), "arianna_ft"):
+            for folder in (CORPUS.parent, Path(pipeline.out_dir), *(pipeline.run / name for name in ("", "data", "base_text"))):
+                remove_leftovers(folder, shared=True)
+            prepare(job, found)
+            code = train(job)
+            return finish(job) if code == 0 else code
     except ValueError as error:
         raise config.UsageError(str(error)) from None
     except OSError as error:
@@ -211,16 +208,6 @@ def hashes(large: shards.Plan, run: Path) -> dict[str, str]:
             "--fresh to begin anew (the old folder is kept), or another --out_dir."
         )
     return {}
-
-
-def trainer_ahead(
-    pipeline: PipelineConfig, trainer: TrainConfig, found: conversations.Found | shards.Found
-) -> contextlib.AbstractContextManager[subprocess.Popen[bytes] | None]:
-    """The trainer of a new run, which imports torch while this process does, and then waits; not where it would wait for long."""
-    new = pipeline.fresh or not (pipeline.run / "ckpt.pt").exists()
-    if new and isinstance(found, conversations.Found) and trainer.nproc == 1 and not pipeline.dry_run:
-        return processes.ahead(trainer_command(pipeline, trainer))
-    return contextlib.nullcontext()
 
 
 def trainer_command(pipeline: PipelineConfig, trainer: TrainConfig) -> list[str]:
@@ -353,8 +340,8 @@ def write_corpus(found: conversations.Found) -> None:
         say(f"{error.strerror}; the readable copy is left out")
 
 
-def train(job: Job, process: subprocess.Popen[bytes] | None) -> int:
-    """Let train_arianna.py do the steps in a process of its own, the one that waits if there is one; returns its exit code."""
+def train(job: Job) -> int:
+    """Let train_arianna.py do the steps in a process of its own; returns its exit code."""
     from arianna.reporting import scored_run
 
     pipeline, finished = job.pipeline, job.progress is not None and job.progress.finished
@@ -364,7 +351,7 @@ def train(job: Job, process: subprocess.Popen[bytes] | None) -> int:
         return 0
     notes = filter(None, [presets.note(dataclasses.asdict(job.trainer))])  # for the report
     scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0, notes)
-    code = processes.run_child(trainer_command(pipeline, job.trainer), process)
+    code = processes.run_child(trainer_command(pipeline, job.trainer))
     if code == KILLED:
         say("training was killed from outside, for want of memory perhaps; the same command goes on from here")
     return code

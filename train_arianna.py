@@ -314,5 +314,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    processes.wait_for_word()
     config.run_main(main)

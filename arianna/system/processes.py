@@ -25,7 +25,6 @@ from arianna.system.files import is_alive
 
 STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
 PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and with which it ends
-WAITS = "ARIANNA_WAITS"  # set in a child that was started ahead of time
 LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
     "GOMP_SPINCOUNT": ("10000", "threads that wait for each other soon sleep: on a busy machine spinning costs 4/5 of the speed"),
     "MALLOC_MMAP_MAX_": ("0", "big blocks stay with the process instead of being returned and zeroed again at every step"),
@@ -191,48 +190,21 @@ def ended(code: int) -> int:
     return code
 
 
-def start(command: list[str], stdin: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
-    """Start a command in a process group of its own, so that a Ctrl-C reaches it only through us; it ends when this process does if
-    it looks after its parent (`watch_parent`)."""
-    group = {"process_group": 0} if os.name == "posix" else {}
-    return subprocess.Popen(command, bufsize=0, stdin=stdin, env={**os.environ, PARENT: str(os.getpid()), **environment}, **group)
+def run_child(command: list[str]) -> int:
+    """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
-
-@contextlib.contextmanager
-def ahead(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python started ahead of time, so that it imports while we still look at what there is to do. It waits (`wait_for_word`) until
-    `run_child` lets it go, and ends with the pipe between us if that never happens."""
-    child = start(command, subprocess.PIPE, **{WAITS: "1"})
-    try:
-        yield child
-    finally:
-        child.stdin.close()
-        child.terminate()  # one that has ended is left alone
-        child.wait()
-
-
-def wait_for_word() -> None:
-    """In a process that was started ahead of time: go on when its parent says so, end if that is gone or will not."""
-    if os.environ.pop(WAITS, None) and not sys.stdin.readline():
-        sys.exit()
-
-
-def run_child(command: list[str], child: subprocess.Popen[bytes] | None = None) -> int:
-    """Run a command, or the one that waits, to its end and return its exit code, 128 + n if signal n killed it.
-
-    A Ctrl-C is passed on as SIGTERM. Raises Stopped if a signal came, to either, before the command could answer it, or when it was as
-    good as done.
+    It gets a process group of its own, so that a Ctrl-C reaches it only through us, as SIGTERM; it ends when this process does if it
+    looks after its parent (`watch_parent`). Raises Stopped if a signal came, to either, before the command could answer it, or when it
+    was as good as done.
     """
-    child, passed = child or start(command), []
+    group = {"process_group": 0} if os.name == "posix" else {}
+    child, passed = subprocess.Popen(command, env={**os.environ, PARENT: str(os.getpid())}, **group), []
 
     def pass_on(number: int, frame: object) -> None:
         passed.append(number)
         child.terminate()  # not SIGINT, to which a Python that is just starting answers with a traceback
 
     with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
-        if child.stdin:
-            with contextlib.suppress(BrokenPipeError):  # it was killed
-                child.stdin.write(b"go\n")
         code = child.wait()
     if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):
         raise Stopped(passed[0] if passed else -code)

@@ -199,13 +199,6 @@ MUTATIONS = [
         "tests/system/test_processes.py::test_a_child_ends_with_its_wrapper",
     ),
     Mutation(
-        "a trainer that waits ends with its wrapper",
-        "arianna/system/processes.py",
-        "    if os.environ.pop(WAITS, None) and not sys.stdin.readline():",
-        "    if os.environ.pop(WAITS, None) and sys.stdin.readline() is None:",
-        "tests/system/test_processes.py::test_a_process_started_ahead_of_time_ends_with_the_one_that_started_it",
-    ),
-    Mutation(
         "a signal is passed on to the trainer",
         "arianna/system/processes.py",
         "child.terminate()  # not SIGINT",

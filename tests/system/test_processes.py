@@ -116,44 +116,6 @@ print("went on without it", flush=True)
     process.stdout.close()
 
 
-AHEAD = """
-from arianna.system import processes
-print("ready", flush=True)
-processes.wait_for_word()
-print("went on", flush=True)
-sys.exit(7)
-"""
-
-
-def ahead(within: str) -> list[str]:
-    """A process that has started another ahead of time, and what it does then."""
-    return script(f"import time\nfrom arianna.system import processes\nwith processes.ahead({script(AHEAD)!r}) as child:\n    {within}")
-
-
-@POSIX
-def test_a_process_started_ahead_of_time_waits_for_word():
-    let_go = subprocess.run(ahead("sys.exit(processes.run_child([], child))"), capture_output=True)
-    assert (let_go.stdout, let_go.stderr, let_go.returncode) == (b"ready\nwent on\n", b"", 7)
-    never = subprocess.run(ahead("time.sleep(1); raise ValueError('refused')"), capture_output=True)
-    assert b"refused" in never.stderr and never.stdout in (b"", b"ready\n")
-
-
-@POSIX
-def test_a_process_started_ahead_of_time_ends_with_the_one_that_started_it():
-    process = subprocess.Popen(ahead("time.sleep(60)"), stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"ready\n"
-    process.kill()
-    process.wait()
-    assert process.stdout.read() == b"", "all that comes until the one ahead has closed its end too"
-    process.stdout.close()
-
-
-@POSIX
-def test_a_process_started_ahead_of_time_that_was_killed_is_told_as_any_other():
-    killed = subprocess.run(ahead("child.kill(); child.wait(); sys.exit(processes.run_child([], child))"), capture_output=True)
-    assert (killed.returncode, killed.stderr) == (137, b"")
-
-
 @POSIX
 def test_a_signal_that_comes_when_the_child_is_done_is_not_lost(tmp_path):
     child = "import signal; signal.signal(signal.SIGTERM, lambda *a: sys.exit(0)); print('ready', flush=True); signal.pause()"
