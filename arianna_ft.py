@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arianna.corpus import conversations
-from arianna.system import config, processes, settings_file
+from arianna.system import config, environment, processes, settings_file
 from arianna.system.files import remove_leftovers, write_atomic
 from arianna.training import dashboards, presets
 from arianna.training.settings import TrainConfig
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with processes.stoppable():
             return whole_job(argv)
-    except processes.Stopped as stopped:
+    except processes.StoppedError as stopped:
         say("stopped; the same command goes on from here")
         return stopped.exit_code
 
@@ -455,6 +455,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    processes.restart_with_environment()
-    processes.speak_on()
+    environment.prepare(lasting=True)
     config.run_main(lambda argv: processes.ended(main(argv)))

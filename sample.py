@@ -11,9 +11,9 @@ Text ends where the model says so (BOS or EOS), after --max_new_tokens, or where
 from __future__ import annotations
 
 if __name__ == "__main__":  # before torch is imported: threads read at the start how long to wait for each other
-    from arianna.system import processes
+    from arianna.system import environment
 
-    processes.restart_with_environment()
+    environment.prepare()
 
 import contextlib
 import math

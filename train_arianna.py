@@ -11,10 +11,9 @@ Stop it at any time; the same command carries on.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before torch is imported: allocator and threads read their settings at the start
-    from arianna.system import processes
+    from arianna.system import environment, processes
 
-    processes.restart_with_environment()
-    processes.speak_on()
+    environment.prepare(lasting=True)
     processes.end_quietly()
 
 import contextlib
@@ -34,7 +33,7 @@ from arianna import evaluate
 from arianna.corpus.encoding import TRAIN_ALL, TRAIN_ANSWERS
 from arianna.formats import checkpoint
 from arianna.scoring import answers, choose
-from arianna.system import config, processes, resources, settings_file
+from arianna.system import config, environment, processes, resources, settings_file
 from arianna.system.files import remove_leftovers
 from arianna.training import compilation, dashboards
 from arianna.training.devices import Precision, Team, pick_precision, steady_threads
@@ -172,7 +171,7 @@ class Run:
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
         if state.threads not in (None, threads := torch.get_num_threads()):
             self.log.say(f"computed with {state.threads} threads so far, now with {threads}: sums will differ in their last digits")
-        if added := os.environ.get(processes.STARTED):
+        if added := os.environ.get(environment.STARTED):
             self.log.say(f"set in the environment: {added}")
 
     def forward(self) -> Callable:
@@ -291,7 +290,7 @@ def do(run: Run, stop: processes.Stop) -> Result:
             keep_settings(run.folder, cfg)
             log.boards = dashboards.Dashboards(cfg, run.folder)
         run.announce()
-        with run.watch, processes.awake(log.say) if run.team.leads else contextlib.nullcontext():
+        with run.watch, environment.awake(log.say) if run.team.leads else contextlib.nullcontext():
             run.loop(stop)
     code = 0 if state.finished(cfg) else stop.exit_code
     if code:

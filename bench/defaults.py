@@ -13,9 +13,9 @@ runs that no other has: one for each core, with OMP_NUM_THREADS=1, is fastest. W
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from arianna.system import processes
+    from arianna.system import environment
 
-    processes.restart_with_environment()
+    environment.restart_with_environment()
 
 import argparse
 import contextlib

@@ -12,7 +12,7 @@ import pytest  # noqa: E402
 from helpers import build  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from arianna.system import processes  # noqa: E402
+from arianna.system import environment  # noqa: E402
 from model import Transformer  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
@@ -30,7 +30,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 @pytest.fixture(autouse=True)
 def may_sleep(monkeypatch) -> None:
     """A training run in the tests' own process keeps nothing awake."""
-    monkeypatch.setattr(processes, "KEEP_AWAKE", {})
+    monkeypatch.setattr(environment, "KEEP_AWAKE", {})
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import typing
 from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar
 
+from arianna.system import environment
+
 T = TypeVar("T")
 
 
@@ -155,9 +157,9 @@ def field_comments(cls: type) -> dict[str, str]:
 
 def run_main(main, argv: list[str] | None = None) -> NoReturn:
     """Call main and exit with its code; the user's mistakes (UsageError) become one line and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # what a terminal or a pipe cannot spell is no reason to stop
+    environment.open_streams()
+    if not isinstance(sys.stdout, environment.Stream):
+        environment.speak_on(lasting=False)
     try:
         sys.exit(main(argv))
     except UsageError as error:
@@ -165,3 +167,5 @@ def run_main(main, argv: list[str] | None = None) -> NoReturn:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        sys.stdout.flush()  # while a failure can still be told

@@ -34,9 +34,7 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
     except OSError as error:
         if error.errno is None:  # not the system's but check's, and a sentence already
             raise
-        raise OSError(
-            error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}"
-        ) from error
+        raise OSError(error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 
@@ -70,9 +68,7 @@ def append(file: BinaryIO, line: str) -> None:
         while data:
             data = data[file.write(data) :]
     except OSError as error:
-        raise OSError(
-            error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}"
-        ) from error
+        raise OSError(error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}") from error
 
 
 def sync(file: BinaryIO) -> None:
@@ -80,9 +76,7 @@ def sync(file: BinaryIO) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(
-            error.errno, f"{file.name} could not be written to the disk: {error.strerror}"
-        ) from error
+        raise OSError(error.errno, f"{file.name} could not be written to the disk: {error.strerror}") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -126,13 +120,9 @@ def check_outputs(
         check_name(given)
         output = Path(given)
         if any(overlap(output, source) for source in sources):
-            raise UsageError(
-                f"{output} would be written, but it is an input of this run or in one; give another name."
-            )
+            raise UsageError(f"{output} would be written, but it is an input of this run or in one; give another name.")
         if not force and is_occupied(output) and output.absolute() not in made:
-            raise UsageError(
-                f"{output} exists and was not made by this run; give another name, or --force to replace it."
-            )
+            raise UsageError(f"{output} exists and was not made by this run; give another name, or --force to replace it.")
 
 
 def check_name(path: AnyPath) -> None:

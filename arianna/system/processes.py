@@ -1,6 +1,5 @@
-"""The process around a run: its environment, the lock on its folder, signals, parent and child, keeping awake.
+"""A process among others: the lock on a folder, signals, parent and child.
 
-restart_with_environment()      # once, before torch is imported
 with lock(folder), stop_signals() as stop: ...
 launch(2, "train_arianna.py", flags)     # torchrun, which ends with the process that started it
 """
@@ -9,67 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from arianna.system.files import is_alive
 
-STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
 PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and with which it ends
-LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
-    "GOMP_SPINCOUNT": ("10000", "threads that wait for each other soon sleep: on a busy machine spinning costs 4/5 of the speed"),
-    "MALLOC_MMAP_MAX_": ("0", "big blocks stay with the process instead of being returned and zeroed again at every step"),
-    "MALLOC_TRIM_THRESHOLD_": ("8589934592", "the same at the heap's end"),
-    "MALLOC_TOP_PAD_": ("268435456", "the heap grows by 256 MB at a time"),
-    "GLIBC_TUNABLES": ("glibc.malloc.hugetlb=1", "large pages for them"),
-}
-
-
-def restart_with_environment() -> None:
-    """Start this very command once more with the settings above that the user has not set; does nothing elsewhere."""
-    if platform.system() != "Linux" or STARTED in os.environ:
-        return
-    added = {name: value for name, (value, _) in LINUX.items() if name not in os.environ}
-    os.environ.update(added, **{STARTED: " ".join(added)})
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-class Unbroken:
-    """A stream of text that goes on in silence once its other end is gone or full: no closed terminal ends a night's run."""
-
-    def __init__(self, stream: TextIO):
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        self.attempt(self.stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self.attempt(self.stream.flush)
-
-    def attempt(self, function: Callable, *values: str) -> None:
-        try:
-            function(*values)
-        except OSError:  # what is still in the buffer goes nowhere too
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def speak_on() -> None:
-    """Let this process print for ever, whatever becomes of its terminal."""
-    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
 
 
 def end_quietly() -> None:
@@ -77,13 +27,13 @@ def end_quietly() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-class Locked(ValueError):
+class LockedError(ValueError):
     """Another process is at work in the folder."""
 
 
 @contextlib.contextmanager
 def lock(folder: Path, name: str = "run") -> Iterator[None]:
-    """Hold a folder for this process; the system releases it at any death. Raises Locked, naming who holds it.
+    """Hold a folder for this process; the system releases it at any death. Raises LockedError, naming who holds it.
 
     A child waits some seconds, since the child of a wrapper that was just killed may be about to end.
     """
@@ -94,7 +44,7 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
     try:
         held.acquire(timeout=10 if PARENT in os.environ else 0)
     except Timeout:
-        raise Locked(f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir.") from None
+        raise LockedError(f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir.") from None
     try:
         with contextlib.suppress(OSError):  # on a full disk, say
             note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
@@ -161,7 +111,7 @@ def end_at_once(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-class Stopped(BaseException):
+class StoppedError(BaseException):
     """A signal asked this process to end. Not an Exception: nothing that goes on after an error goes on after this."""
 
     def __init__(self, number: int):
@@ -170,14 +120,14 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM raises Stopped, so that half-written files are removed; the second ends at once."""
+    """Within, the first Ctrl-C or SIGTERM raises StoppedError, so that half-written files are removed; the second ends at once."""
     asked = []
 
     def stop(number: int, frame: object) -> None:
         if asked:
             end_at_once(number)
         asked.append(number)
-        raise Stopped(number)
+        raise StoppedError(number)
 
     with answering(signal.SIGINT, signal.SIGTERM, by=stop):
         yield
@@ -194,7 +144,7 @@ def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
     It gets a process group of its own, so that a Ctrl-C reaches it only through us, as SIGTERM; it ends when this process does if it
-    looks after its parent (`watch_parent`). Raises Stopped if a signal came, to either, before the command could answer it, or when it
+    looks after its parent (`watch_parent`). Raises StoppedError if a signal came, to either, before the command could answer it, or when it
     was as good as done.
     """
     group = {"process_group": 0} if os.name == "posix" else {}
@@ -207,7 +157,7 @@ def run_child(command: list[str]) -> int:
     with answering(signal.SIGINT, signal.SIGTERM, by=pass_on):
         code = child.wait()
     if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):
-        raise Stopped(passed[0] if passed else -code)
+        raise StoppedError(passed[0] if passed else -code)
     if passed and code == 128 + signal.SIGTERM:
         return 128 + passed[0]
     return code if code >= 0 else 128 - code
@@ -242,38 +192,3 @@ def launch(nproc: int, script: str, flags: list[str]) -> int:
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0
-
-
-KEEP_AWAKE = {  # each holds on while the command behind it runs, which says when it does
-    "systemd-inhibit": ["--what=sleep:idle", "--who=InnerArianna", "--why=a model is in training"],
-    "caffeinate": ["-i", "-s"],
-}
-
-
-@contextlib.contextmanager
-def awake(say: Callable[[str], None]) -> Iterator[None]:
-    """Ask the system not to sleep within, where it takes such a wish; `say` is told once it is granted.
-
-    The child that asks reads a pipe whose other end only this process holds, so that it ends with us at any death.
-    """
-    program = next((p for p in KEEP_AWAKE if shutil.which(p)), None)
-    if program is None or os.name != "posix":
-        yield
-        return
-    command, pipe = [program, *KEEP_AWAKE[program], "sh", "-c", "echo granted; exec cat"], subprocess.PIPE
-    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)
-
-    def hear() -> None:
-        if child.stdout.readline():
-            say(f"kept awake by {program} while this runs")
-
-    hearing = threading.Thread(target=hear)
-    hearing.start()
-    try:
-        yield
-    finally:
-        child.stdin.close()
-        child.terminate()
-        hearing.join()
-        child.stdout.close()
-        child.wait()

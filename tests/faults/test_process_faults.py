@@ -111,7 +111,7 @@ try:
     with processes.lock(pathlib.Path(sys.argv[1])):
         print("mine", flush=True)
         sys.stdin.read()
-except processes.Locked as error:
+except processes.LockedError as error:
     print(error, flush=True)
     sys.exit(2)
 """

@@ -34,7 +34,7 @@ with processes.lock(pathlib.Path({str(tmp_path)!r})):
 """
     process = subprocess.Popen(script(holder))
     wait_for(tmp_path / "held")
-    with pytest.raises(processes.Locked, match=rf"in use by process {process.pid} \(since \d{{4}}-"), processes.lock(tmp_path):
+    with pytest.raises(processes.LockedError, match=rf"in use by process {process.pid} \(since \d{{4}}-"), processes.lock(tmp_path):
         pass
     process.kill()
     process.wait()
@@ -123,7 +123,7 @@ def test_a_signal_that_comes_when_the_child_is_done_is_not_lost(tmp_path):
 from arianna.system import processes
 try:
     processes.run_child({script(child)!r})
-except processes.Stopped as stopped:
+except processes.StoppedError as stopped:
     sys.exit(stopped.exit_code)
 """
     process = subprocess.Popen(script(wrapper), stdout=subprocess.PIPE)
@@ -136,7 +136,7 @@ except processes.Stopped as stopped:
 @POSIX
 def test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good_order():
     child = ["sh", "-c", "kill -TERM $$"]
-    with pytest.raises(processes.Stopped) as stopped:
+    with pytest.raises(processes.StoppedError) as stopped:
         processes.run_child(child)
     assert stopped.value.exit_code == 143
 
@@ -148,7 +148,7 @@ def test_a_child_that_is_only_starting_ends_without_a_traceback():
 from arianna.system import processes
 try:
     processes.run_child({script(child)!r})
-except processes.Stopped as stopped:
+except processes.StoppedError as stopped:
     sys.exit(stopped.exit_code)
 """
     process = subprocess.Popen(script(wrapper), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -180,7 +180,7 @@ try:
             time.sleep(120)
         finally:
             print("closed", flush=True)
-except processes.Stopped as stopped:
+except processes.StoppedError as stopped:
     sys.exit(stopped.exit_code)
 """
     process = subprocess.Popen(script(program), stdout=subprocess.PIPE)
@@ -225,108 +225,3 @@ with processes.stoppable():
         process.terminate()
     assert process.wait(60) == -signal.SIGTERM
     process.stdout.close()
-
-
-@POSIX
-def test_the_end_of_a_pipe_does_not_end_the_run(tmp_path):
-    program = f"""
-import pathlib
-from arianna.system import processes
-processes.speak_on()
-for number in range(20_000):
-    print("a line", flush=True)
-    print("another", file=sys.stderr)
-pathlib.Path({str(tmp_path / "done")!r}).touch()
-"""
-    process = subprocess.Popen(script(program), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(60) == 0 and (tmp_path / "done").exists()
-
-
-@POSIX
-def test_a_closed_terminal_does_not_end_the_run(tmp_path):
-    program = f"""
-import fcntl, pathlib, termios, time
-from arianna.system import processes
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-processes.speak_on()
-with processes.stoppable():
-    print("ready", flush=True)
-    while not pathlib.Path({str(tmp_path / "closed")!r}).exists(): time.sleep(0.01)
-    for _ in range(100):
-        print("into the void", flush=True)
-    pathlib.Path({str(tmp_path / "done")!r}).touch()
-"""
-    here, there = os.openpty()
-    process = subprocess.Popen(script(program), stdin=there, stdout=there, stderr=there, start_new_session=True)
-    os.close(there)
-    assert os.read(here, 5) == b"ready"
-    os.close(here)
-    (tmp_path / "closed").touch()
-    assert process.wait(60) == 0 and (tmp_path / "done").exists()
-
-
-def pretend_to_inhibit(tmp_path, monkeypatch, body: str) -> None:
-    (tmp_path / "systemd-inhibit").write_text(f"#!/bin/sh\n{body}\n")
-    (tmp_path / "systemd-inhibit").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(processes, "KEEP_AWAKE", {"systemd-inhibit": ["--what=sleep:idle"]})
-
-
-@POSIX
-def test_the_system_is_asked_not_to_sleep_and_what_asks_ends_with_the_run(tmp_path, monkeypatch):
-    pretend_to_inhibit(tmp_path, monkeypatch, 'test "$1" = --what=sleep:idle && shift && exec "$@"')
-    said, heard = [], threading.Event()
-    with processes.awake(lambda line: (said.append(line), heard.set())):
-        assert heard.wait(60)
-    assert said == ["kept awake by systemd-inhibit while this runs"]
-
-
-@POSIX
-def test_a_system_that_refuses_may_sleep(tmp_path, monkeypatch):
-    pretend_to_inhibit(tmp_path, monkeypatch, "echo 'Failed to connect to bus' >&2; exit 1")
-    said = []
-    with processes.awake(said.append):
-        pass
-    assert said == []
-
-
-@POSIX
-def test_what_keeps_the_system_awake_ends_when_the_run_is_killed(tmp_path, monkeypatch):
-    pretend_to_inhibit(tmp_path, monkeypatch, 'shift; exec "$@"')
-    program = """
-import time
-from arianna.system import processes
-processes.KEEP_AWAKE = {"systemd-inhibit": ["--what=sleep:idle"]}
-with processes.awake(lambda line: print(line, flush=True)):
-    time.sleep(120)
-"""
-    process = subprocess.Popen(script(program), stdout=subprocess.PIPE)
-    assert process.stdout.readline().startswith(b"kept awake")
-    asks = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
-    (child,) = (int(pid) for pid, parent, _ in map(str.split, asks.splitlines()) if int(parent) == process.pid)
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 60
-    while is_alive(child):
-        assert time.monotonic() < deadline, "it goes on"
-        time.sleep(0.05)
-
-
-def is_alive(pid: int) -> bool:
-    return subprocess.run(["ps", "-p", str(pid)], capture_output=True).returncode == 0
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
-def test_the_environment_is_set_once_and_never_over_the_users(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(
-        f"import sys, os; sys.path.insert(0, {str(ROOT)!r})\nfrom arianna.system import processes\nprocesses.restart_with_environment()\n"
-        "print(os.environ['GOMP_SPINCOUNT'], os.environ['MALLOC_MMAP_MAX_'], os.environ[processes.STARTED], sys.argv[1:])"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != processes.STARTED and k not in processes.LINUX} | {"GOMP_SPINCOUNT": "7"}
-    done = subprocess.run([sys.executable, program, "--a=b c"], env=environment, capture_output=True, text=True, check=True)
-    spin, mmap, added, argv = done.stdout.strip().split(" ", 2)[0], done.stdout.split(" ")[1], done.stdout, done.stdout
-    assert (spin, mmap) == ("7", "0")
-    assert "GOMP_SPINCOUNT" not in added and "['--a=b c']" in argv
