@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from arianna.reporting.scored_run import this_machine
-from arianna.system import environment
+from arianna.system.environment import LINUX, STARTED
 
 PAIRS = 7
 
@@ -32,8 +32,8 @@ class Worker:
 
 def environment(tuned: bool) -> dict[str, str]:
     """The environment of a program that trains as ours does, or as its user starts it."""
-    plain = {name: value for name, value in os.environ.items() if name not in {*environment.LINUX, environment.STARTED}}
-    return plain | {name: value for name, (value, _) in environment.LINUX.items()} | {environment.STARTED: ""} if tuned else plain
+    plain = {name: value for name, value in os.environ.items() if name not in {*LINUX, STARTED}}
+    return plain | {name: value for name, (value, _) in LINUX.items()} | {STARTED: ""} if tuned else plain
 
 
 @contextlib.contextmanager
