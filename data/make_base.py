@@ -1,11 +1,11 @@
-"""Make the shipped base from open text: clean and sample the sources, train the tokenizer, write shards, train in two stages.
+"""Make the shipped base from open text: cleaned sources, tokenizer, shards, two stages of training.
 
-    python data/make_base.py --sources=FOLDER --out=data/base            # everything; the same command goes on after a stop
-    python data/make_base.py --sources=FOLDER --out=data/base --prepare  # the tokenizer and the shards only
+    python data/make_base.py --sources=FOLDER --out=data/base            # everything; goes on after a stop
+    python data/make_base.py --sources=FOLDER --out=data/base --prepare  # no training
 
-FOLDER and its subfolders hold the files that data/sources.tsv names (with licences and SHA-256). That table is also the mix:
-how often each file is read in the broad stage, where the rate stays, and in the close stage, where it falls (0.2: a fifth
-of its documents; 3: three times).
+FOLDER and its subfolders hold the files that data/sources.tsv names (with licences and SHA-256). That table is
+also the mix: how often each file is read in the broad stage, where the learning rate stays, and in the close
+stage, where it falls (0.2: a fifth of its documents; 3: three times).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from arianna.corpus.conversations import Conversation, corpus_text  # noqa: E402
 from arianna.corpus.encoding import ASCII, encode_text, encode_turns  # noqa: E402
+from arianna.scoring.words import words_of  # noqa: E402
 from arianna.system import config  # noqa: E402
 from arianna.system.files import sha256, write_atomic  # noqa: E402
 from tokenizer import Tokenizer, train  # noqa: E402
@@ -36,53 +37,26 @@ STAGES = ("broad", "close")
 PIECE_WORDS = 170  # of a talk: longer ones are cut, so that a piece fits a context of 256 tokens
 TURN_WORDS = 80  # a talk with a longer turn is left out there
 CHUNK_WORDS = 300  # of prose: paragraphs are joined up to so many
-SAME_ANSWER = 8  # conversations of one turn that may share an answer: some fixed answers stand behind hundreds of questions
+SAME_ANSWER = (
+    8  # one-turn talks that may share an answer: some fixed answers stand behind hundreds of questions
+)
 HELD_OUT = 0.01  # of the documents, by hash
 SCORED = 65_536  # tokens of each kind at most that are scored
 TOPICAL = 0.05  # share of names and of words about films, sport and bands above which a talk is trivia
 KEPT_TRIVIA = 0.4  # of such talks
 TRIVIA = re.compile(
-    r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|lyrics|concerts?|rapper|"
-    r"football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|coach|league|playoffs?|super bowl|marvel|disney|"
-    r"episodes?|netflix|superhero\w*|comics?)\b",
+    r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|lyrics|"
+    r"concerts?|rapper|football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|coach|league|playoffs?|"
+    r"super bowl|marvel|disney|episodes?|netflix|superhero\w*|comics?)\b",
     re.IGNORECASE,
 )
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 COMMON = frozenset(
-    [
-        "the",
-        "a",
-        "and",
-        "to",
-        "i",
-        "you",
-        "it",
-        "is",
-        "of",
-        "in",
-        "that",
-        "was",
-        "he",
-        "she",
-        "they",
-        "we",
-        "my",
-        "on",
-        "for",
-        "with",
-        "so",
-        "be",
-        "do",
-        "have",
-        "not",
-        "but",
-        "me",
-        "what",
-        "are",
-    ]
+    "the a and to i you it is of in that was he she they we my on for with so be do not but me".split()
 )
-ENGLISH = 0.15  # share of the commonest words in any English text of twenty words or more
+ENGLISH = 0.15  # share of these in any English text of twenty words or more
+WORD_SOURCES = 2  # sources in which a word must stand to count as one; every word of the voice does
 LINKS = re.compile(r"https?:|www\.|@\w|[<>{}|\\^_~#*]|\d{5}")
 
 
@@ -118,7 +92,12 @@ class Source:
 def read_table(cfg: BaseConfig) -> list[Source]:
     """The sources, each found and unchanged. Raises UsageError for the first that is not."""
     folders = [Path(cfg.sources), ROOT / "data"]
-    where = {p.name: p for folder in folders for p in folder.rglob("*") if p.is_file() and Path(cfg.out) not in p.parents}
+    where = {
+        p.name: p
+        for folder in folders
+        for p in folder.rglob("*")
+        if p.is_file() and Path(cfg.out) not in p.parents
+    }
     sources = []
     with open(cfg.mix, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter="\t"), 2):
@@ -126,13 +105,26 @@ def read_table(cfg: BaseConfig) -> list[Source]:
             if not (row["licence"] or "").strip():
                 raise config.UsageError(f"{place}: {name} has no licence; name it, or leave the source out.")
             if name not in where:
-                raise config.UsageError(f"{place}: {name} is not in {cfg.sources}; put it there (SHA-256 {row['sha256']}).")
+                raise config.UsageError(
+                    f"{place}: {name} is not in {cfg.sources}; put it there (SHA-256 {row['sha256']})."
+                )
             if row["sha256"] and (found := sha256(where[name])) != row["sha256"]:
-                raise config.UsageError(f"{place}: {where[name]} has the SHA-256 {found}, expected {row['sha256']}.")
-            sources.append(Source(where[name], row["kind"], {stage: share(row, stage, place) for stage in STAGES}, row["sha256"]))
+                raise config.UsageError(
+                    f"{place}: {where[name]} has the SHA-256 {found}, expected {row['sha256']}."
+                )
+            sources.append(
+                Source(
+                    where[name],
+                    row["kind"],
+                    {stage: share(row, stage, place) for stage in STAGES},
+                    row["sha256"],
+                )
+            )
     for stage in STAGES:
         if not any(s.times[stage] for s in sources):
-            raise config.UsageError(f"{cfg.mix}: the {stage} stage reads nothing; give a source a share above 0.")
+            raise config.UsageError(
+                f"{cfg.mix}: the {stage} stage reads nothing; give a source a share above 0."
+            )
     return sources
 
 
@@ -142,7 +134,9 @@ def share(row: dict[str, str], stage: str, place: str) -> float:
     except (TypeError, ValueError):
         value = -1.0
     if not 0 <= value <= 100:
-        raise config.UsageError(f"{place}: {stage} of {row['file']} is {row[stage]!r}; it must be a number from 0 to 100.")
+        raise config.UsageError(
+            f"{place}: {stage} of {row['file']} is {row[stage]!r}; it must be a number from 0 to 100."
+        )
     return value
 
 
@@ -158,7 +152,9 @@ def is_english(text: str) -> bool:
     """Few letters beyond ASCII, and the commonest words among any twenty or more."""
     words = WORD.findall(text.lower())
     foreign = sum(not c.isascii() for c in text)
-    return foreign <= 0.01 * len(text) and (len(words) < 20 or sum(w in COMMON for w in words) >= ENGLISH * len(words))
+    return foreign <= 0.01 * len(text) and (
+        len(words) < 20 or sum(w in COMMON for w in words) >= ENGLISH * len(words)
+    )
 
 
 def is_trivia(text: str) -> bool:
@@ -179,7 +175,11 @@ def clean_talks(path: Path) -> Iterator[Conversation]:
         turns = list(zip(texts[::2], texts[1::2], strict=False))
         for piece in pieces(turns):
             whole = " ".join(text for turn in piece for text in turn)
-            if LINKS.search(whole) or not is_english(whole) or (is_trivia(whole) and draw(whole) > KEPT_TRIVIA):
+            if (
+                LINKS.search(whole)
+                or not is_english(whole)
+                or (is_trivia(whole) and draw(whole) > KEPT_TRIVIA)
+            ):
                 continue
             answers[piece[0][1]] += len(piece) == 1
             if answers[piece[0][1]] <= SAME_ANSWER:
@@ -187,7 +187,7 @@ def clean_talks(path: Path) -> Iterator[Conversation]:
 
 
 def pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Runs of turns of at most PIECE_WORDS; a turn with an empty or a long side ends a run and is left out."""
+    """Yield runs of at most PIECE_WORDS; a turn with a long or empty side ends a run and is left out."""
     piece: list[tuple[str, str]] = []
     size = 0
     for turn in turns:
@@ -241,7 +241,9 @@ def text_of(document: Conversation | str) -> str:
 # ---- tokenizer and shards ----
 
 
-def train_tokenizer(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source]) -> Tokenizer:
+def train_tokenizer(
+    cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source]
+) -> Tokenizer:
     """A tokenizer of the broad stage's text, without the marks of the template."""
     out = Path(cfg.out)
     text = out / "tokenizer.txt"
@@ -249,7 +251,11 @@ def train_tokenizer(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str
     for source in sources:
         for document in cleaned[source.path]:
             if draw(text_of(document)) < min(source.times["broad"], 1.0):
-                lines += document.split("\n\n") if isinstance(document, str) else [t for turn in document.turns for t in turn]
+                lines += (
+                    document.split("\n\n")
+                    if isinstance(document, str)
+                    else [t for turn in document.turns for t in turn]
+                )
     write_atomic(text, "\n".join(lines).encode())
     tokenizer = train([text], out / "tok4096.model", cfg.vocab_size, threads=2)
     write_atomic(out / "tok4096.bin", tokenizer.to_bin())
@@ -257,7 +263,11 @@ def train_tokenizer(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str
 
 
 def encode(document: Conversation | str, tokenizer: Tokenizer) -> np.ndarray:
-    return encode_text(document, tokenizer) if isinstance(document, str) else encode_turns(document, tokenizer)[0]
+    return (
+        encode_text(document, tokenizer)
+        if isinstance(document, str)
+        else encode_turns(document, tokenizer)[0]
+    )
 
 
 def repeats(document: Conversation | str, times: float) -> int:
@@ -265,9 +275,13 @@ def repeats(document: Conversation | str, times: float) -> int:
     return int(times) + (draw("again " + text_of(document)) < times % 1)
 
 
-def write_shards(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source], tokenizer: Tokenizer) -> None:
-    """For each stage a folder with train.bin, all its documents in one shuffled order, and val.bin; and a folder "scored" with
-    what is held out, a file a kind."""
+def write_shards(
+    cfg: BaseConfig,
+    cleaned: dict[Path, list[Conversation | str]],
+    sources: list[Source],
+    tokenizer: Tokenizer,
+) -> None:
+    """Write a folder a stage, its documents shuffled once, and "scored" with what is held out, by kind."""
     held: dict[str, list[np.ndarray]] = defaultdict(list)
     streams: dict[str, list[np.ndarray]] = {stage: [] for stage in STAGES}
     for source in sources:
@@ -281,16 +295,34 @@ def write_shards(cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]],
                 count = repeats(document, source.times[stage])
                 kept[stage] += count * len(tokens)
                 streams[stage] += [tokens] * count
-        print(f"{source.path.name}: " + ", ".join(f"{kept[stage]:,} tokens {stage}" for stage in STAGES), flush=True)
+        print(
+            f"{source.path.name}: " + ", ".join(f"{kept[stage]:,} tokens {stage}" for stage in STAGES),
+            flush=True,
+        )
     out = Path(cfg.out)
     scored = {kind: np.concatenate(tokens)[:SCORED] for kind, tokens in held.items()}
     for stage, stream in streams.items():
         order = np.random.default_rng(cfg.seed).permutation(len(stream))
         put(out / stage / "train.bin", np.concatenate([stream[i] for i in order]))
         kinds = {source.kind for source in sources if source.times[stage]}
-        put(out / stage / "val.bin", np.concatenate([t[: SCORED // 4] for kind, t in scored.items() if kind in kinds]))
+        put(
+            out / stage / "val.bin",
+            np.concatenate([t[: SCORED // 4] for kind, t in scored.items() if kind in kinds]),
+        )
     for kind, tokens in scored.items():
         put(out / "scored" / f"val_{kind}.bin", tokens)
+
+
+def write_words(
+    cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source]
+) -> None:
+    """Write the words that count as words, sorted: a report calls others invented."""
+    count: Counter[str] = Counter()
+    for source in sources:
+        found = {word for document in cleaned[source.path] for word in words_of(text_of(document))}
+        count.update({word: WORD_SOURCES if source.kind == "voice" else 1 for word in found})
+    words = sorted(word for word, n in count.items() if n >= WORD_SOURCES)
+    write_atomic(Path(cfg.out) / "words.txt", "".join(f"{word}\n" for word in words).encode())
 
 
 def put(path: Path, tokens: np.ndarray) -> None:
@@ -301,11 +333,14 @@ def put(path: Path, tokens: np.ndarray) -> None:
 def prepare(cfg: BaseConfig) -> None:
     """Tokenizer and shards, unless they were made from these sources already."""
     sources, note = read_table(cfg), Path(cfg.out) / "prepared.json"
-    made_of = {"mix": sha256(cfg.mix), "script": sha256(__file__), "seed": cfg.seed} | {s.path.name: sha256(s.path) for s in sources}
+    made_of = {"mix": sha256(cfg.mix), "script": sha256(__file__), "seed": cfg.seed} | {
+        s.path.name: sha256(s.path) for s in sources
+    }
     if note.is_file() and json.loads(note.read_text()) == made_of:
         return
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
     cleaned = {source.path: list(documents(source)) for source in sources}
+    write_words(cfg, cleaned, sources)
     write_shards(cfg, cleaned, sources, train_tokenizer(cfg, cleaned, sources))
     write_atomic(note, json.dumps(made_of).encode())
 
@@ -321,9 +356,13 @@ def run(flags: Iterable[str]) -> None:
 
 
 def train_stages(cfg: BaseConfig) -> Path:
-    """The broad stage with a rate that stays, then the close stage in which it falls to 0; returns the last checkpoint."""
+    """Train the broad stage, whose rate stays, then the close stage, in which it falls."""
     out = Path(cfg.out)
-    common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}", f"--base_text_dir={out / 'scored'}"]
+    common = [
+        f"--batch_size={cfg.batch_size}",
+        f"--learning_rate={cfg.learning_rate}",
+        f"--base_text_dir={out / 'scored'}",
+    ]
     common += [
         "--optimizer=muon",
         "--schedule=wsd",
@@ -333,10 +372,10 @@ def train_stages(cfg: BaseConfig) -> Path:
         "--compile",
     ]
     broad, close = (out / f"run_{stage}" for stage in STAGES)
-    run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}", f"--max_iters={cfg.broad_iters}",
-         "--warmup_iters=100", "--decay_ratio=0", "--eval_interval=250"])  # fmt: skip
-    run([*common, f"--base={broad / 'ckpt.pt'}", f"--data_dir={out / 'close'}", f"--out_dir={close}", f"--max_iters={cfg.close_iters}",
-         "--warmup_iters=20", "--decay_ratio=1", "--eval_interval=250"])  # fmt: skip
+    run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}"]
+        + [f"--max_iters={cfg.broad_iters}", "--warmup_iters=100", "--decay_ratio=0"])  # fmt: skip
+    run([*common, f"--base={broad / 'ckpt.pt'}", f"--data_dir={out / 'close'}", f"--out_dir={close}"]
+        + [f"--max_iters={cfg.close_iters}", "--warmup_iters=20", "--decay_ratio=1"])  # fmt: skip
     return close / f"ckpt_{cfg.close_iters:06d}.pt"
 
 
@@ -344,8 +383,11 @@ def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(BaseConfig, argv, __doc__)
     prepare(cfg)
     if not cfg.prepare:
-        print(f"the base is {train_stages(cfg)}; ship it with")
-        print("  python -m arianna.export out/ckpt_v1_base.pt --format=checkpoint --half --checkpoint=...")
+        base = train_stages(cfg)
+        print(f"the base is {base}; ship it in float16 with")
+        print(
+            f"  python -m arianna.export out/ckpt_v1_base.pt --format=checkpoint --half --checkpoint={base}"
+        )
     return 0
 
 
