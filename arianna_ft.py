@@ -160,7 +160,7 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     """Read every input, say what was found, and refuse what cannot work before anything is written."""
     small = isinstance(found, conversations.Found)
     halves = conversations.split(found.conversations) if small else ()
-    from arianna import export
+    from arianna import formats
     from arianna.corpus import encoding, shards
     from arianna.scoring import base_text
     from arianna.system import resources
@@ -171,11 +171,11 @@ def preflight(pipeline: PipelineConfig, trainer: TrainConfig, found: conversatio
     refuse_overwriting(pipeline)
     try:
         tokenizer = Tokenizer(pipeline.tokenizer)
-        base = export.open_model(pipeline.base)
+        base = formats.open_model(pipeline.base)
     except OSError as error:
         raise config.UsageError(str(error)) from None
     tokenizer.check_fits(base.args.vocab_size, pipeline.base)
-    export.check_tokenizer(pipeline.base, tokenizer)
+    formats.check_tokenizer(pipeline.base, tokenizer)
     contexts = (trainer.max_seq_len or base.args.max_seq_len, base.args.max_seq_len)
     folders: dict[str, dict[str, bytes]] = {}
     if small:
@@ -283,13 +283,13 @@ def write_files(files: dict[str, bytes], folder: Path) -> None:
 def plan(job: Job, folder: Path) -> str:
     """Score the base, time a step on a copy of it: what will run, on what, for how long, and how much disk."""
     import train_arianna
-    from arianna import export
+    from arianna import formats
     from arianna.system import resources
     from arianna.training import devices
 
     cfg = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
     same = cfg.max_seq_len in (None, job.base.args.max_seq_len)
-    base = job.base if same else export.open_model(cfg.base, cfg.max_seq_len)  # in the context that is trained: its rows are longer
+    base = job.base if same else formats.open_model(cfg.base, cfg.max_seq_len)  # in the context that is trained: its rows are longer
     told = about_base(cfg, base)
     seconds, task = train_arianna.time_steps(cfg, base)
     parameters = sum(p.numel() for p in job.base.parameters())
@@ -390,14 +390,14 @@ def morning_report(run: Path, choice: Choice) -> str:
 
 def choose_model(job: Job) -> tuple[Choice, Transformer]:
     """The run's result. Blends are scored only where the best checkpoint forgets too much, and once."""
-    from arianna import export
+    from arianna import formats
     from arianna.scoring import choose
 
     run, settings = job.pipeline.run, {"max_forgetting": job.pipeline.max_forgetting, "blend": job.pipeline.blend}
     points = choose.evaluations(run)
     best = choose.best_checkpoint(points)
-    tuned = export.open_model(run / f"ckpt_{best.step:06d}.pt")
-    base = export.open_model(job.pipeline.base, tuned.args.max_seq_len)
+    tuned = formats.open_model(run / f"ckpt_{best.step:06d}.pt")
+    base = formats.open_model(job.pipeline.base, tuned.args.max_seq_len)
     choice = choose.recall(settings, run)
     if choice is None or choice.best != best:
         choice = choose.choose(points, **settings, score=lambda point, share: score_blend(job, base, tuned, point, share))

@@ -179,10 +179,10 @@ def check_files(cfg: SampleConfig) -> None:
 def open_model(name: str, tokenizer: Tokenizer, cfg: SampleConfig) -> Transformer:
     import torch
 
-    from arianna import export
+    from arianna import formats
     from arianna.training import devices
 
-    model = export.open_model(name)
+    model = formats.open_model(name)
     tokenizer.check_fits(model.args.vocab_size, name)
     devices.steady_threads()
     for p in model.parameters():

@@ -172,11 +172,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate(cfg: EvaluateConfig) -> dict[str, Any]:
     """The scores of `checkpoint` and `compare` (None without), each in the base's context, and their `difference`."""
-    from arianna import export
+    from arianna import formats
 
     files = [f for f in (cfg.checkpoint, cfg.compare) if f]
-    base = export.open_model(files[-1])
-    models = [export.open_model(f, base.args.max_seq_len) for f in files]
+    base = formats.open_model(files[-1])
+    models = [formats.open_model(f, base.args.max_seq_len) for f in files]
     tokenizer = Tokenizer(cfg.tokenizer)
     for file, model in zip(files, models, strict=True):
         tokenizer.check_fits(model.args.vocab_size, file)

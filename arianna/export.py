@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from arianna.formats.table import FORMATS, Format, Options, format_of
+from arianna.formats import check_tokenizer, open_model
+from arianna.formats.table import FORMATS, Format, Options
 from arianna.system import config
 from arianna.system.files import write_atomic
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
 
     from arianna_data import Rows
     from model import Transformer
-    from tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,6 @@ class ExportConfig:
             raise ValueError(f"--gguf_type goes with --format=gguf; {self.format} is not written in it")
         if self.report is not None and self.format != "hf":
             raise ValueError(f"--report goes with --format=hf; {self.format} has no model card")
-
-
-def open_model(path: str | Path, max_seq_len: int | None = None) -> Transformer:
-    """The model of a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder, in float32 on the CPU.
-
-    It has another context where one is given. Raises ValueError or OSError with one sentence for what cannot be read.
-    """
-    path = Path(path)
-    return format_of(path).read(path, max_seq_len)
-
-
-def check_tokenizer(path: str | Path, tokenizer: Tokenizer) -> None:
-    """Raise ValueError if the model at a path carries a tokenizer, as a Hugging Face folder and a .gguf do, and it is another one."""
-    path = Path(path)
-    format_of(path).check_tokenizer(path, tokenizer)
 
 
 class Unfaithful(OSError):

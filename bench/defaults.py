@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 import train_arianna
-from arianna import export
+from arianna import formats
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
 from arianna.scoring import base_text, choose
@@ -140,7 +140,7 @@ def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path
     cut, whole = trial.settings.get("windows") == "cut", "template" in trial.settings
     data, text = folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}", folder / f"base_text{', library' * bool(library)}"
     with filelock.FileLock(folder / ".lock"):
-        tokenizer, base = Tokenizer(TOKENIZER), export.open_model(BASE)
+        tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
             halves = fold_of(conversations.read(TALK).conversations, trial.fold)
             with template_trained() if whole else contextlib.nullcontext():
@@ -209,8 +209,8 @@ def scheduled(name: str | None) -> Iterator[None]:
 
 
 def score_blend(cfg: TrainConfig, best: choose.Point, share: float) -> choose.Point:
-    tuned = export.open_model(Path(cfg.out_dir) / f"ckpt_{best.step:06d}.pt")
-    model = choose.blended(export.open_model(BASE), tuned, share).to(pick_device(cfg.device))
+    tuned = formats.open_model(Path(cfg.out_dir) / f"ckpt_{best.step:06d}.pt")
+    model = choose.blended(formats.open_model(BASE), tuned, share).to(pick_device(cfg.device))
     return train_arianna.score_point(cfg, model, best.step, share)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import train_arianna
-from arianna import export
+from arianna import export, formats
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
 from arianna.scoring import base_text
@@ -63,7 +63,7 @@ class Point:
 
 def prepare(folder: Path) -> None:
     """What both train on, and what all are scored on."""
-    place, tokenizer, base = folder / "place", Tokenizer(str(HERE / TOKENIZER)), export.open_model(HERE / BASE)
+    place, tokenizer, base = folder / "place", Tokenizer(str(HERE / TOKENIZER)), formats.open_model(HERE / BASE)
     shutil.copytree(HERE / "data", place / "data", dirs_exist_ok=True)
     (place / "out").mkdir(exist_ok=True)
     shutil.copy(HERE / BASE, place / BASE)
@@ -115,7 +115,7 @@ def run(words: list[str], models: str, folder: Path) -> dict[str, Any]:
 
 def score(model: Path, folder: Path, seconds: float) -> Point:
     cfg = TrainConfig(base=BASE, data_dir=str(folder / "rows"), base_text_dir=str(folder / "base_text"))
-    found = train_arianna.score_point(cfg, export.open_model(model), 0, 1.0)
+    found = train_arianna.score_point(cfg, formats.open_model(model), 0, 1.0)
     return Point(seconds, found.answer_loss, found.base_text)
 
 

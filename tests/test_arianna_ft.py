@@ -13,7 +13,7 @@ import torch
 from helpers import ROOT, TINY, build, command, furnish, tensorboard_of, version_1
 
 import arianna_ft
-from arianna import export
+from arianna import export, formats
 from arianna.corpus import parallel, shards
 from arianna.formats import checkpoint
 from arianna.reporting import scored_run
@@ -59,7 +59,7 @@ def test_the_command_leaves_all_that_it_promises(done):
 
 def test_the_export_is_the_chosen_checkpoint(done):
     folder, said = done
-    a, b = export.open_model(folder / "out/ckpt_ft.pt"), export.open_model(folder / "out/arianna_v1_ft.bin")
+    a, b = formats.open_model(folder / "out/ckpt_ft.pt"), formats.open_model(folder / "out/arianna_v1_ft.bin")
     tokens = torch.arange(3, 60)[None]
     assert torch.equal(a(tokens), b(tokens))
     losses = {}
@@ -68,7 +68,7 @@ def test_the_export_is_the_chosen_checkpoint(done):
         if "val_loss" in entry and entry["step"] > 0:
             losses[entry["step"]] = entry["val_loss"]
     best = min(losses, key=losses.get)
-    chosen = export.open_model(folder / f"out/ft/ckpt_{best:06d}.pt")
+    chosen = formats.open_model(folder / f"out/ft/ckpt_{best:06d}.pt")
     assert torch.equal(a(tokens), chosen(tokens)) and f"iteration {best}" in said
 
 
@@ -165,7 +165,7 @@ def test_what_the_base_says_is_replayed_where_that_is_asked_for(done, place):
 
 def test_a_longer_context_is_trained_and_exported(place):
     assert run(place, "--max_seq_len=96", "--max_iters=2", "--eval_interval=2").returncode == 0
-    assert export.open_model(place / "out/arianna_v1_ft.bin").args.max_seq_len == 96
+    assert formats.open_model(place / "out/arianna_v1_ft.bin").args.max_seq_len == 96
 
 
 def test_a_killed_command_ends_with_the_same_files(done, place):
@@ -213,8 +213,8 @@ def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, n
     before = sha256(base)
     result = run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}")
     assert result.returncode == 0, result.stderr
-    began, result_of = export.open_model(place / "out/ft/ckpt_000000.pt"), export.open_model(place / "out/ckpt_ft.pt")
-    expected = export.open_model(base).state_dict()
+    began, result_of = formats.open_model(place / "out/ft/ckpt_000000.pt"), formats.open_model(place / "out/ckpt_ft.pt")
+    expected = formats.open_model(base).state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in began.state_dict().items())
     assert not torch.equal(result_of.layers[0].attention.wq.weight, expected["layers.0.attention.wq.weight"])
     assert (place / "out/ft/report.html").exists() == (name == "folder") and sha256(base) == before
@@ -260,7 +260,7 @@ def test_a_large_file_gives_what_a_small_one_does_and_goes_on_alike(done, place,
     assert (place / "out/arianna_v1_ft.bin").read_bytes() == (done[0] / "out/arianna_v1_ft.bin").read_bytes()
     assert arianna_ft.main(flags) == 0
     assert "is trained: 6 iterations" in capsys.readouterr().out
-    inputs = scored_run.scoring_inputs(scored_run.read_run(place / "out/ft"), export.open_model("base.pt"))
+    inputs = scored_run.scoring_inputs(scored_run.read_run(place / "out/ft"), formats.open_model("base.pt"))
     assert inputs[1] == {"train": 22, "held_out": 8, "rows": inputs[1]["rows"]}
     (place / "talk.jsonl").write_text((place / "talk.jsonl").read_text().replace("windows", "doors"))
     with pytest.raises(config.UsageError, match="other conversations.*--fresh"):

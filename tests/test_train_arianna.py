@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import train_arianna
-from arianna import export
+from arianna import formats
 from arianna.formats import checkpoint
 from arianna.scoring import answers, choose
 from arianna.system import config
@@ -81,10 +81,10 @@ def test_gradients_of_one_by_eight_and_eight_by_one_are_equal():
 
 
 def test_timing_a_step_leaves_the_base_as_it_is(tmp_path, base):
-    model = export.open_model(base)
+    model = formats.open_model(base)
     seconds, task = train_arianna.time_steps(settings_for(tmp_path, base, learning_rate=1.0), model)
     assert seconds > 0 and len(task.rows) > 0
-    assert equal(model.state_dict(), export.open_model(base).state_dict())
+    assert equal(model.state_dict(), formats.open_model(base).state_dict())
 
 
 def test_a_loss_that_is_not_finite_changes_nothing():
@@ -295,7 +295,7 @@ def test_what_the_base_predicts_is_learned_from_replayed_rows(tmp_path, base):
 @torch.no_grad()
 def forgotten(run: Path, base: Path, texts: Path) -> float:
     """KL(base || tuned) on the first row of a text, in nats a token."""
-    models = [export.open_model(path) for path in (base, run / "ckpt.pt")]
+    models = [formats.open_model(path) for path in (base, run / "ckpt.pt")]
     x = torch.from_numpy(np.fromfile(texts / "val.bin", "<u2").astype(np.int64))[None, :48]
     before, after = (model(x).log_softmax(-1) for model in models)
     return float((before.exp() * (before - after)).sum(-1).mean())

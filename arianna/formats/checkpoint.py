@@ -131,6 +131,15 @@ def check_weights(weights: dict[str, Any], expected: dict[str, tuple[int, ...]],
             raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier checkpoint.")
 
 
+def tokenizer_of(checkpoint: dict[str, Any]) -> dict[str, str] | None:
+    """Which tokenizer a checkpoint says that it was trained with, {"sha256", "path"}; None for one that does not say."""
+    run = checkpoint.get("run")
+    stored = run.get("tokenizer") if isinstance(run, dict) else None
+    if not isinstance(stored, dict) or not all(isinstance(stored.get(name), str) for name in ("sha256", "path")):
+        return None
+    return {name: stored[name] for name in ("sha256", "path")}
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two tensors are one, by storage or by value."""
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:

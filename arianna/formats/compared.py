@@ -102,10 +102,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def read_and_compare(cfg: CompareConfig) -> list[dict[str, Any]]:
-    from arianna import export
+    from arianna import export, formats
     from tokenizer import Tokenizer
 
-    model, tokenizer = export.open_model(cfg.checkpoint), Tokenizer(cfg.tokenizer)
+    model, tokenizer = formats.open_model(cfg.checkpoint), Tokenizer(cfg.tokenizer)
     tokenizer.check_fits(model.args.vocab_size, cfg.checkpoint)
     return compare(model, tokenizer, export.held_out_rows(cfg.data_dir, model))
 

@@ -155,3 +155,18 @@ def format_of(path: Path) -> Format:
     if path.is_dir():
         return FORMATS["hf"]
     return next((kind for kind in FORMATS.values() if kind.suffix and kind.suffix == path.suffix), FORMATS["checkpoint"])
+
+
+def open_model(path: str | Path, max_seq_len: int | None = None) -> Transformer:
+    """The model of a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder, in float32 on the CPU.
+
+    It has another context where one is given. Raises ValueError or OSError with one sentence for what cannot be read.
+    """
+    path = Path(path)
+    return format_of(path).read(path, max_seq_len)
+
+
+def check_tokenizer(path: str | Path, tokenizer: Tokenizer) -> None:
+    """Raise ValueError if the model at a path carries a tokenizer, as a Hugging Face folder and a .gguf do, and it is another one."""
+    path = Path(path)
+    format_of(path).check_tokenizer(path, tokenizer)

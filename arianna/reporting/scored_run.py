@@ -201,7 +201,8 @@ def candidates(found: Found) -> list[Point]:
 
 def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Base and tuned in full (`evaluate.score_model`), and of every candidate, blended alike, what `bootstrap` needs."""
-    from arianna import evaluate, export
+    from arianna import evaluate
+    from arianna.formats import open_model
     from arianna.scoring.losses import answer_loss
 
     paths, share = found.job["paths"], found.choice.used.blend
@@ -209,12 +210,12 @@ def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
         then = found.state["inputs"].get(name) or found.job["hashes"].get(name)
         if not Path(path).exists() or sha256(path) != then:
             raise ValueError(f"{path} is not there or has changed since {found.folder} was trained; the scores need it.")
-    base = export.open_model(paths["base"])
+    base = open_model(paths["base"])
     inputs, counts = scoring_inputs(found, base)
     print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
 
     def tuned(point: Point, context: int | None = base.args.max_seq_len) -> Transformer:
-        return choose.blended(base, export.open_model(weights(found.folder, point), context), share)
+        return choose.blended(base, open_model(weights(found.folder, point), context), share)
 
     models = {"base": base, "tuned": tuned(found.choice.used)}
     scores = {name: evaluate.score_model(model, inputs, **sampling) for name, model in models.items()}

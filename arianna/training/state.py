@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from arianna import export
+from arianna import formats
 from arianna.formats import checkpoint
 from arianna.training.optimizer import AdamW, load_moments, make_optimizer
 from arianna.training.run_folder import RUN_FORMAT, Refused, check_same_run, latest_state
@@ -92,7 +92,7 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
 def new_model(cfg: TrainConfig) -> Transformer | None:
     """The model that a run begins with, on the CPU; None where only a checkpoint in its folder can tell."""
     if cfg.init_from == "resume":
-        return None if cfg.base is None else export.open_model(cfg.base, cfg.max_seq_len)
+        return None if cfg.base is None else formats.open_model(cfg.base, cfg.max_seq_len)
     shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
     model = Transformer(ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256))
     model.init_weights(cfg.seed)
@@ -119,4 +119,4 @@ def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:
     So the rows need not be true to be of use, and are not learned by heart (learning without forgetting, Li & Hoiem 2016,
     arXiv 1606.09282).
     """
-    return export.open_model(cfg.base).to(device) if cfg.replay and cfg.base else None
+    return formats.open_model(cfg.base).to(device) if cfg.replay and cfg.base else None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import ROOT, TINY, build, lively
 
-from arianna import export
+from arianna import export, formats
 from arianna.corpus import conversations
 from arianna.export import export_model, main, open_model
 from arianna.formats import checkpoint, vocabulary
@@ -240,11 +240,11 @@ def test_any_damaged_byte_ahead_of_the_tensors_is_one_sentence_or_harmless(tmp_p
 
 
 def test_a_tokenizer_that_does_not_belong_to_a_file_is_refused(tmp_path, exported):
-    export.check_tokenizer(exported, SHIPPED)
+    formats.check_tokenizer(exported, SHIPPED)
     path = tmp_path / "a.gguf"
     path.write_bytes(exported.read_bytes().replace(string("\u2581the".encode()), string("\u2581tha".encode()), 1))
     with pytest.raises(ValueError, match="tok4096.model does not belong to .*a.gguf: 1 of its 4096 entries in tokenizer.ggml.tokens"):
-        export.check_tokenizer(path, SHIPPED)
+        formats.check_tokenizer(path, SHIPPED)
 
 
 # ---- the command ----

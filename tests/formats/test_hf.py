@@ -16,7 +16,7 @@ from helpers import REPORT, ROOT, TINY, build, lively, logits, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arianna import export
+from arianna import export, formats
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
 from arianna.export import export_model, main, open_model
@@ -427,21 +427,21 @@ def test_an_output_equal_to_the_embeddings_is_tied(tmp_path):
 
 
 def test_a_tokenizer_that_does_not_belong_to_a_folder_is_refused(tmp_path, exported):
-    export.check_tokenizer(exported, SHIPPED)
+    formats.check_tokenizer(exported, SHIPPED)
     folder = written(tmp_path / "a")
     rules = json.loads((folder / "tokenizer.json").read_text())
     a, b = list(rules["model"]["vocab"])[300:302]
     rules["model"]["vocab"] |= {a: 301, b: 300}
     (folder / "tokenizer.json").write_text(json.dumps(rules))
     with pytest.raises(ValueError, match="tok4096.model does not belong to .*: 2 of its 4096 tokens are others .*tokenizer.model"):
-        export.check_tokenizer(folder, SHIPPED)
+        formats.check_tokenizer(folder, SHIPPED)
     with pytest.raises(config.UsageError, match="does not belong to"):
         main([str(tmp_path / "b"), f"--checkpoint={folder}", "--format=hf", f"--tokenizer={SHIPPED.path}"])
     (folder / "tokenizer.json").write_text("[]")
     with pytest.raises(ValueError, match="tokenizer.json is damaged"):
-        export.check_tokenizer(folder, SHIPPED)
+        formats.check_tokenizer(folder, SHIPPED)
     (folder / "tokenizer.json").unlink()
-    export.check_tokenizer(folder, SHIPPED)
+    formats.check_tokenizer(folder, SHIPPED)
 
 
 # ---- the command ----

@@ -8,7 +8,7 @@ import torch
 from helpers import ROOT, TINY, build, settings_for
 
 import sample
-from arianna import export
+from arianna import export, formats
 from arianna.formats import checkpoint
 from train_arianna import train
 
@@ -27,7 +27,7 @@ def test_another_shape_is_fine_tuned_exported_and_sampled(tmp_path, name, capsys
     checkpoint.save(base, checkpoint.pack(build(args, tied)))
     result = train(settings_for(tmp_path, base, max_iters=4, eval_interval=2, learning_rate=1e-3))
     assert result.step == 4 and math.isfinite(result.best_loss)
-    tuned = export.open_model(tmp_path / "run/ckpt.pt")
+    tuned = formats.open_model(tmp_path / "run/ckpt.pt")
     assert tuned.args == args and tuned.tied is tied
     assert all(not torch.equal(p, q) for p, q in zip(tuned.parameters(), build(args, tied).parameters(), strict=True)), "all learn"
     export.export_model(tuned, tmp_path / "model.bin")
@@ -43,5 +43,5 @@ def test_another_shape_is_fine_tuned_exported_and_sampled(tmp_path, name, capsys
 def test_grouped_heads_are_trained_from_scratch_by_their_flags(tmp_path):
     shape = {"dim": 48, "n_layers": 3, "n_heads": 12, "n_kv_heads": 3, "max_seq_len": 32, "multiple_of": 16}
     assert train(settings_for(tmp_path, max_iters=2, **shape)).step == 2
-    made = export.open_model(tmp_path / "run/ckpt.pt").args
+    made = formats.open_model(tmp_path / "run/ckpt.pt").args
     assert {key: getattr(made, key) for key in shape} == shape

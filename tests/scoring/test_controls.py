@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 import train_arianna
-from arianna import export, report
+from arianna import formats, report
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
 from arianna.formats import checkpoint
@@ -46,7 +46,7 @@ def base(tmp_path_factory, tokenizer: Tokenizer) -> Path:
     encoding.write_prepared({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
     shape = TrainConfig(init_from="scratch", data_dir=str(folder), out_dir=str(folder / "run"), max_iters=100, learning_rate=5e-3, **SHAPE)
     train_arianna.train(shape)
-    checkpoint.save(folder / "base.pt", checkpoint.pack(export.open_model(folder / "run/ckpt.pt")))
+    checkpoint.save(folder / "base.pt", checkpoint.pack(formats.open_model(folder / "run/ckpt.pt")))
     return folder / "base.pt"
 
 
@@ -62,7 +62,7 @@ def facts(base: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch):
         (tmp_path / "talk.jsonl").write_text("\n".join(map(line, talk)))
         halves = conversations.split(conversations.read(str(tmp_path / "talk.jsonl")).conversations)
         encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
-        samples = base_text.sampled_rows(export.open_model(base), 8, 1)
+        samples = base_text.sampled_rows(formats.open_model(base), 8, 1)
         encoding.write_prepared({"val_samples.bin": samples.tobytes()}, run / "base_text")
         folders = {"data_dir": str(run / "data"), "base_text_dir": str(run / "base_text"), "out_dir": str(run)}
         train_arianna.train(TrainConfig(base=str(base), max_iters=300, eval_interval=100, learning_rate=1e-2, **folders))

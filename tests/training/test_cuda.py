@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import TINY, batch, build, settings_for, weights, write_conversations, write_shards
 
-from arianna import export
+from arianna import formats
 from arianna.formats import checkpoint
 from arianna.scoring import choose
 from arianna.training.devices import Precision, Team
@@ -69,7 +69,7 @@ def test_a_run_goes_on_where_it_was_saved(tmp_path, write, settings):
 def test_a_checkpoint_made_there_opens_on_a_cpu_and_writes_the_same(tmp_path):
     cfg = settings_for(tmp_path, device="cuda", max_iters=2)
     train(cfg)
-    model = export.open_model(tmp_path / "run/ckpt.pt")
+    model = formats.open_model(tmp_path / "run/ckpt.pt")
     assert model.tok_embeddings.weight.device.type == "cpu"
     prompts = [[1, 300, 400], [1, 500]]
     there = model.generate(prompts, 20, temperature=0)
