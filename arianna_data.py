@@ -154,6 +154,11 @@ def collate(rows: Sequence[tuple[np.ndarray, np.ndarray]], longest: int) -> tupl
     return x, y
 
 
+def epochs(steps: int, rows_a_step: int, replay: float, rows: int) -> float:
+    """How often so many steps go through the rows, where a share of each step is replayed text."""
+    return steps * rows_a_step * (1 - replay) / rows
+
+
 @dataclass(frozen=True)
 class Batch:
     """What one optimizer step sees: its parts (inputs and targets), how many targets they have, which rows they are."""
@@ -185,7 +190,7 @@ class Task:
 
     def epochs(self, steps: int) -> float:
         """How often `steps` steps go through the rows."""
-        return steps * self.batch_size * self.parts * (1 - self.share) / len(self.rows)
+        return epochs(steps, self.batch_size * self.parts, self.share, len(self.rows))
 
     def batch(self, step: int) -> Batch:
         size = self.batch_size * self.parts

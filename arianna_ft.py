@@ -303,12 +303,12 @@ def plan(job: Job, folder: Path) -> str:
 
 def about_base(cfg: TrainConfig, base: Transformer) -> str:
     """The base's size and its loss on held-out answers, with a word if it looks memorised."""
-    from arianna import evaluate
     from arianna.reporting import verdict
+    from arianna.scoring.losses import answer_loss
     from arianna_data import Rows
 
     rows = (Rows(cfg.data_dir, split, base.args.max_seq_len, base.args.vocab_size) for split in ("val", "train"))
-    held_out, trained = (evaluate.answer_loss(base, r, PREFLIGHT_ROWS).loss for r in rows)
+    held_out, trained = (answer_loss(base, r, PREFLIGHT_ROWS).loss for r in rows)
     size = f"{sum(p.numel() for p in base.parameters()) / 1e6:.2f} million parameters"
     told = [f"{cfg.base}: {size}; held-out answers {held_out:.3f} nats a token"]
     return "\n".join(told + [word for word in [verdict.about_base(held_out, trained, base.args.vocab_size)] if word])

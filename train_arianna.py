@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from arianna import evaluate
 from arianna.corpus.encoding import TRAIN_ALL, TRAIN_ANSWERS
 from arianna.formats import checkpoint
 from arianna.scoring import answers, choose
+from arianna.scoring.losses import evaluate_model
 from arianna.system import config, environment, processes, resources, settings_file
 from arianna.system.files import remove_leftovers
 from arianna.training import compilation, dashboards
@@ -109,8 +109,8 @@ def base_text_rows(cfg: TrainConfig, args: ModelArgs) -> dict[str, Rows]:
 def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -> choose.Point:
     """What an evaluation in this run says of a model, such as a blend of a checkpoint with the base."""
     texts = base_text_rows(cfg, model.args)
-    base_text = {name: evaluate.answer_loss(model, rows, cfg.eval_rows).loss for name, rows in texts.items()}
-    return choose.Point(step, share, evaluate.answer_loss(model, held_out_rows(cfg, model.args), cfg.eval_rows).loss, base_text)
+    score = evaluate_model(model, held_out_rows(cfg, model.args), texts, cfg.eval_rows)
+    return choose.Point(step, share, score.answers.loss, score.base_text)
 
 
 def time_steps(cfg: TrainConfig, base: Transformer) -> tuple[float, Task]:
@@ -184,8 +184,8 @@ class Run:
 
     def evaluate(self, train_loss: float) -> None:
         state, started = self.state, time.monotonic()
-        score = evaluate.answer_loss(state.model, self.held_out, self.cfg.eval_rows)
-        base_text = {name: evaluate.answer_loss(state.model, rows, self.cfg.eval_rows).loss for name, rows in self.base_text.items()}
+        found = evaluate_model(state.model, self.held_out, self.base_text, self.cfg.eval_rows)
+        score, base_text = found.answers, found.base_text
         better = score.loss < state.best_loss
         if better:
             state.best_loss, state.best_step = score.loss, state.step

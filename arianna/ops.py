@@ -5,7 +5,9 @@ Shapes as in model.py; N is B * T.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,17 @@ from tokenizer import IGNORE
 HEAD_LOGITS = 1 << 23  # so many are held at a time: 32 MB, those of 2048 tokens with 4096 to choose from
 QUERY_ROWS = 128  # of causal_attention
 X86 = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread within: two may round the same sum differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Product(torch.autograd.Function):

@@ -1,12 +1,19 @@
 """The morning report of a run: is it better, at what, at what cost, and which file to use.
 
-    python -m arianna.report --run=out/ft
+    python -m arianna.report out/ft
 
 Writes report.html (one file that needs nothing else), report.md and report.json into the run's folder, from its log, its
 choice and its scores. Trains nothing; scores that were kept in scores.json are used again where they fit.
 """
 
 from __future__ import annotations
+
+if (
+    __name__ == "__main__"
+):  # before torch is imported: threads read at the start how long to wait for each other
+    from arianna.system import environment
+
+    environment.prepare()
 
 import json
 import math
@@ -17,22 +24,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from arianna.reporting import night
 from arianna.reporting import verdict as verdicts
-from arianna.reporting.scored_run import FORMAT, SAMPLING, Found, kept_or_new_scores, now, read_run
+from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, Found, kept_or_new_scores, now, read_run
+from arianna.scoring import preferences
+from arianna.scoring.bootstrap import Difference, bootstrap
 from arianna.system import config
 from arianna.system.config import UsageError
 from arianna.system.files import write_atomic
+from arianna.system.visible import visible
+from arianna_data import epochs
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """Which run is reported."""
 
-    run: str = "out/ft"  # folder of a run of arianna_ft.py
+    run: str = "out/ft"  # folder of a run of arianna_ft.py; may stand alone, without its flag
 
 
 def main(argv: list[str] | None = None) -> int:
-    cfg = config.parse(ReportConfig, argv, __doc__)
+    cfg = config.parse(ReportConfig, with_flag(sys.argv[1:] if argv is None else argv), __doc__)
     try:
         facts = make(Path(cfg.run))
     except ValueError as error:
@@ -40,15 +52,37 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
-    print(words_of(facts))
-    print(Path(cfg.run) / "report.html")
+    print(f"{words_of(facts)}\n\n{three_answers(facts)}\n")
+    print(visible(str(Path(cfg.run) / "report.html")))
     return 0
 
 
+def with_flag(argv: list[str]) -> list[str]:
+    """The words of the command line, where the run's folder may stand first without its flag."""
+    return [f"--run={argv[0]}", *argv[1:]] if argv and not argv[0].startswith("-") else argv
+
+
 def words_of(facts: dict[str, Any]) -> str:
-    """The verdict with its reason and notes, a line each."""
-    found = facts["verdict"]
-    return "\n".join(line for line in (found["sentence"], found["reason"], *found["notes"]) if line)
+    """The verdict with its reason and notes, a line each, for the terminal."""
+    verdict = facts["verdict"]
+    return visible(
+        "\n".join(line for line in (verdict["sentence"], verdict["reason"], *verdict["notes"]) if line)
+    )
+
+
+def three_answers(facts: dict[str, Any]) -> str:
+    """Three held-out questions, each answered by base and tuned model, for the terminal."""
+    from arianna.reporting import render
+
+    asked = render.three_of(render.questions(facts))
+    return visible("\n".join(f"Q: {q['question']}\n{answer_lines(q['pairs'][0])}" for q in asked))
+
+
+def answer_lines(pair: dict[str, Any]) -> str:
+    """The answers of both models, each on one line."""
+    return "\n".join(
+        f"  {name:5}  {' '.join(pair[name]['text'].split()) or '(nothing)'}" for name in ("base", "tuned")
+    )
 
 
 def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
@@ -57,14 +91,16 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
     Raises ValueError if the folder holds no such run, or if what must be scored is not there any more.
     """
     found = read_run(run)
-    from arianna.reporting import render  # what needs torch comes after a folder that is no run has been refused
+    from arianna.reporting import (
+        render,
+    )  # what needs torch comes after a folder that is no run has been refused
 
     scores = kept_or_new_scores(found, sampling)
     facts = facts_of(found, scores)
     texts = {
         "report.json": json.dumps(facts, indent=1, allow_nan=False),
         "report.md": render.markdown(facts),
-        "report.html": render.html(facts, drawings(found)),
+        "report.html": render.html(facts, drawings(found, facts["night"])),
     }
     for name, text in texts.items():
         write_atomic(run / name, text.encode())
@@ -76,27 +112,33 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
 
 def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
     """Everything the reports say, as plain values for JSON. What differs from one run or scoring to the next is under `times`."""
-    from arianna import evaluate
-    from arianna.scoring.bootstrap import bootstrap
+    from arianna.scoring.scores import compare
 
-    pairs = {name: (a["conversation_nats"], a["conversation_tokens"]) for name in ("base", "tuned") for a in [scores[name]["answers"]]}
+    pairs = {
+        name: (a["conversation_nats"], a["conversation_tokens"])
+        for name in ("base", "tuned")
+        for a in [scores[name]["answers"]]
+    }
     difference = bootstrap(pairs["base"], {int(step): pair for step, pair in scores["candidates"].items()})
-    evidence = evidence_of(found, scores, (difference.low, difference.high) if difference else None)
-    paths, points = found.job["paths"], found.points
+    change = compare(scores["tuned"], scores["base"])
+    evidence = evidence_of(found, scores, difference, change["listening"])
+    paths = found.job["paths"]
     told = verdicts.verdict(evidence, paths["checkpoint"], paths["base"])
     facts = {
-        "format": FORMAT,
+        "format": SCORES_FORMAT,
         "verdict": {**verdicts.as_dict(told), "notes": [*told.notes, *found.job["notes"]]},
         "difference": asdict(difference) if difference else None,
-        "forgetting": evaluate.compare(scores["tuned"], scores["base"])["forgetting"],
+        "forgetting": change["forgetting"],
+        "listening": {name: heard_of(scores[name]) for name in ("base", "tuned")}
+        | {"rise": change["listening"]},
+        "preferences": preferences.summary(found.folder / "preferences.jsonl"),
+        "night": night.read_search(found.folder / "search.json"),
         "max_forgetting": evidence.max_forgetting,
         "base_texts": list(found.choice.base.base_text),
         "choice": asdict(found.choice),
-        "patience": verdicts.patience_note(points, found.state["seconds"]),
         "checkpoints": table(found),
         "conversations": scores["conversations"],
-        "formats": scores["formats"],
-        "epochs": epochs(found, scores["conversations"]["rows"]),
+        "epochs": epochs_of(found, scores["conversations"]["rows"]),
         "sampling": scores["of"]["sampling"],
         "scores": {name: scores[name] | {"times": None} for name in ("base", "tuned")},
         "run": run_facts(found),
@@ -106,19 +148,34 @@ def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
     return plain(facts)
 
 
-def evidence_of(found: Found, scores: dict[str, Any], interval: tuple[float, float] | None) -> verdicts.Evidence:
+def heard_of(scores: dict[str, Any]) -> dict[str, Any]:
+    """A model's listening score without its pairs, which stand among its scores."""
+    return {name: value for name, value in scores["listening"].items() if name != "pairs"}
+
+
+def evidence_of(
+    found: Found, scores: dict[str, Any], difference: Difference | None, rise: Mapping[str, float | None]
+) -> verdicts.Evidence:
     base, tuned = scores["base"], scores["tuned"]
+    shares = {name: scores[name]["listening"]["share"] for name in ("base", "tuned")}
     return verdicts.Evidence(
         choice=found.choice,
         points=found.points,
         training=found.training,
         losses=(base["answers"]["loss"], tuned["answers"]["loss"]),
-        interval=interval,
+        interval=(difference.low, difference.high) if difference else None,
         non_words=(base["generated"]["non_words"]["value"], tuned["generated"]["non_words"]["value"]),
-        gain=tuned["question_gain"],
+        listening=verdicts.Listening(
+            **shares, interval=interval_of(tuned["listening"]), rise=interval_of(rise)
+        ),
         conversations=(scores["conversations"]["train"], len(base["answers"]["conversation_nats"])),
         max_forgetting=found.settings["max_forgetting"],
     )
+
+
+def interval_of(score: Mapping[str, float | None]) -> tuple[float, float] | None:
+    """The two ends of a score's interval, if it has one."""
+    return None if score["low"] is None or score["high"] is None else (score["low"], score["high"])
 
 
 def table(found: Found) -> list[dict[str, Any]]:
@@ -129,15 +186,24 @@ def table(found: Found) -> list[dict[str, Any]]:
         entry = {} if point in blends else found.log[point.step]
         what = f"blend {point.blend:.0%}" if point in blends else str(point.step) if point.step else "base"
         mark = "used" if point == choice.used else "best" if point == choice.best else ""
-        rows.append({"what": what, "training": entry.get("loss"), "answers": point.answer_loss, "terminator": entry.get("terminator_loss")})
+        rows.append(
+            {
+                "what": what,
+                "training": entry.get("loss"),
+                "answers": point.answer_loss,
+                "terminator": entry.get("terminator_loss"),
+            }
+        )
         rows[-1] |= {"base_text": point.base_text, "forgetting": point.forgetting(choice.base), "mark": mark}
     return rows
 
 
-def epochs(found: Found, rows: int) -> float:
+def epochs_of(found: Found, rows: int) -> float:
     """How often training went through its rows."""
     cfg = found.state["config"]
-    return found.points[-1].step * cfg["batch_size"] * cfg["gradient_accumulation_steps"] * (1 - cfg["replay"]) / rows
+    return epochs(
+        found.points[-1].step, cfg["batch_size"] * cfg["gradient_accumulation_steps"], cfg["replay"], rows
+    )
 
 
 def run_facts(found: Found) -> dict[str, Any]:
@@ -177,7 +243,10 @@ def next_commands(word: str, paths: dict[str, str]) -> list[dict[str, str]]:
     if word == "better":
         found += [
             ("talk with it", f"python sample.py --checkpoint={checkpoint} --chat"),
-            ("run it in plain C", f"./run {binary} -z {tokenizer} -n 0 -t 0.8 -i $'Q: What is resonance?\\nA:'"),
+            (
+                "run it in plain C",
+                f"./run {binary} -z {tokenizer} -n 0 -t 0.8 -i $'Q: What is resonance?\\nA:'",
+            ),
         ]
     else:
         anew = f"python arianna_ft.py --conversations={quote(paths['conversations'])} --base={base} --fresh"
@@ -194,16 +263,25 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def drawings(found: Found) -> dict[str, Any]:
-    """The curves, and the frontier where there is base text."""
+def drawings(found: Found, search: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The curves, the frontier where there is base text, and the trials where there was a search."""
     from arianna.reporting import charts
 
     name = verdicts.worst_text(found.choice)
-    curves = charts.curves(found.training, found.points, found.choice)
+    budget = found.settings["max_forgetting"]
     return {
-        "curves": curves,
-        "frontier": None if name is None else charts.frontier(found.points, found.choice, name, found.settings["max_forgetting"]),
+        "curves": charts.curves(found.training, found.points, found.choice),
+        "frontier": None if name is None else charts.frontier(found.points, found.choice, name, budget),
+        "night": None if search is None else drawn_search(search),
     }
+
+
+def drawn_search(search: dict[str, Any]) -> dict[str, Any]:
+    """The trials of a search that came to their end."""
+    from arianna.reporting import charts
+
+    trials = [(t["seconds"] / 60, t["value"]) for t in search["trials"] if t["value"] is not None]
+    return charts.searched(trials, list(night.best_so_far(search)), search["base"], search["seconds"] / 60)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from arianna.corpus.conversations import Conversation, corpus_text  # noqa: E402
 from arianna.corpus.encoding import ASCII, encode_text, encode_turns  # noqa: E402
-from arianna.scoring.words import words_of  # noqa: E402
+from arianna.scoring.text_statistics import words_of  # noqa: E402
 from arianna.system import config  # noqa: E402
 from arianna.system.files import sha256, write_atomic  # noqa: E402
 from tokenizer import Tokenizer, train  # noqa: E402

@@ -273,3 +273,14 @@ def tokens_of(args: ModelArgs) -> np.ndarray:
 def logits(model: Transformer, tokens: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(tokens)[None])[0].numpy()
+
+
+class Stub(Transformer):
+    """A model whose loss is what a function of inputs and targets, both (B, T), says."""
+
+    def __init__(self, loss=lambda x, y: torch.ones(y.shape)):
+        super().__init__(TINY)
+        self.loss = loss
+
+    def nll(self, tokens, targets):
+        return torch.where(targets >= 0, self.loss(tokens, targets), 0.0)

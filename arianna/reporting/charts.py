@@ -16,7 +16,14 @@ SIZES = {"wide": (560, 390), "narrow": (340, 260)}  # CSS pixels; the page shows
 MOST = 300  # points of a line; of more, neighbours are averaged
 INK, FAINT, TRAINING, ANSWERS = "#0000a1", "#0000a2", "#0000a3", "#0000a4"
 TEXTS = ("#0000a5", "#0000a6")  # base texts
-COLOURS = {INK: "ink", FAINT: "faint", TRAINING: "training", ANSWERS: "answers", TEXTS[0]: "text-1", TEXTS[1]: "text-2"}
+COLOURS = {
+    INK: "ink",
+    FAINT: "faint",
+    TRAINING: "training",
+    ANSWERS: "answers",
+    TEXTS[0]: "text-1",
+    TEXTS[1]: "text-2",
+}
 """What a drawing is drawn with, and the page's variables that take its place."""
 
 Line = tuple[str, str, Sequence[int], Sequence[float]]  # name, colour, iterations, losses
@@ -42,14 +49,21 @@ def to_svg(name: str, size: str, alternative: str, draw: Callable[[Axes, str], N
         "font.size": 11.5 if size == "wide" else 10.5,
         "axes.grid": True,
     }
-    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "grid.linewidth": 0.5}
+    style |= {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "grid.linewidth": 0.5,
+    }
     style |= {"xtick.major.size": 3, "ytick.major.size": 0, "axes.axisbelow": True, "axes.linewidth": 0.8}
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style, **colours}):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
         draw(figure.add_subplot(), size)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    start = f'<svg class="{size}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alternative)}">'
+    start = (
+        f'<svg class="{size}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alternative)}">'
+    )
     return start + inside(file.getvalue(), name)
 
 
@@ -87,7 +101,9 @@ def lines_of(training: Mapping[int, float], points: Sequence[Point]) -> list[Lin
     lines = [("training", TRAINING, list(training), list(training.values()))] if training else []
     lines.append(("held-out answers", ANSWERS, steps, [p.answer_loss for p in points]))
     names = [n for n in sorted(points[0].base_text, reverse=True) if all(n in p.base_text for p in points)]
-    return lines + [(text_name(n), c, steps, [p.base_text[n] for p in points]) for n, c in zip(names, TEXTS, strict=False)]
+    return lines + [
+        (text_name(n), c, steps, [p.base_text[n] for p in points]) for n, c in zip(names, TEXTS, strict=False)
+    ]
 
 
 def legend(lines: Sequence[Line]) -> list[dict[str, str]]:
@@ -98,21 +114,45 @@ def curves(training: Mapping[int, float], points: Sequence[Point], choice: Choic
     """Losses by iteration, the chosen one marked: {svg, alternative, legend}."""
     lines, used = lines_of(training, points), choice.used
     told = "; ".join(f"{name} from {losses[0]:.2f} to {losses[-1]:.2f}" for name, _, _, losses in lines)
-    alternative = f"Losses in nats a token over {points[-1].step} iterations: {told}. Chosen: iteration {used.step}."
+    alternative = (
+        f"Losses in nats a token over {points[-1].step} iterations: {told}. Chosen: iteration {used.step}."
+    )
 
     def draw(axes: Axes, size: str) -> None:
         for name, colour, steps, losses in lines:
             marker = {"marker": "o", "markersize": 2.6} if name != "training" and len(steps) <= 40 else {}
-            look = {"linewidth": 1.0 if name == "training" else 1.8, "linestyle": "--" if colour == TEXTS[1] else "-", **marker}
+            look = {
+                "linewidth": 1.0 if name == "training" else 1.8,
+                "linestyle": "--" if colour == TEXTS[1] else "-",
+                **marker,
+            }
             axes.plot(*thinned(steps, losses), color=colour, **look)
         axes.axvline(used.step, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         axes.plot(
-            [used.step], [used.answer_loss], "o", color=ANSWERS, markersize=8, markerfacecolor="none", markeredgewidth=1.6, clip_on=False
+            [used.step],
+            [used.answer_loss],
+            "o",
+            color=ANSWERS,
+            markersize=8,
+            markerfacecolor="none",
+            markeredgewidth=1.6,
+            clip_on=False,
         )
         near_end = used.step > 0.6 * points[-1].step
         label = f"iteration {used.step}" + ("" if used.blend == 1 else f", blended {used.blend:.0%}")
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (-5 if near_end else 5, 1)}
-        axes.annotate(label, (used.step, 1.0), **place, ha="right" if near_end else "left", va="bottom", annotation_clip=False)
+        place = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "xytext": (-5 if near_end else 5, 1),
+        }
+        axes.annotate(
+            label,
+            (used.step, 1.0),
+            **place,
+            ha="right" if near_end else "left",
+            va="bottom",
+            annotation_clip=False,
+        )
         axes.set_xlim(0, points[-1].step)
         axes.set_xlabel("iteration")
         axes.set_ylabel("nats a token")
@@ -135,10 +175,25 @@ def frontier(points: Sequence[Point], choice: Choice, name: str, max_forgetting:
 
     def draw(axes: Axes, size: str) -> None:
         path = [base, *checkpoints]
-        axes.plot([p.base_text[name] for p in path], [p.answer_loss for p in path], "-", color=ANSWERS, linewidth=1)
+        axes.plot(
+            [p.base_text[name] for p in path], [p.answer_loss for p in path], "-", color=ANSWERS, linewidth=1
+        )
         few = {"markersize": 4 if len(checkpoints) <= 40 else 2}
-        axes.plot([p.base_text[name] for p in checkpoints], [p.answer_loss for p in checkpoints], "o", color=ANSWERS, **few)
-        axes.plot([p.base_text[name] for p in blends], [p.answer_loss for p in blends], "D", color=TEXTS[0], markersize=4.5, mfc="none")
+        axes.plot(
+            [p.base_text[name] for p in checkpoints],
+            [p.answer_loss for p in checkpoints],
+            "o",
+            color=ANSWERS,
+            **few,
+        )
+        axes.plot(
+            [p.base_text[name] for p in blends],
+            [p.answer_loss for p in blends],
+            "D",
+            color=TEXTS[0],
+            markersize=4.5,
+            mfc="none",
+        )
         axes.plot([base.base_text[name]], [base.answer_loss], "s", color=INK, markersize=6)
         ring = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.6}
         axes.plot([used.base_text[name]], [used.answer_loss], "o", color=INK, **ring)
@@ -146,12 +201,54 @@ def frontier(points: Sequence[Point], choice: Choice, name: str, max_forgetting:
         axes.axvline(limit, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         crowded = axes.get_xlim()
         right = limit > sum(crowded) / 2
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (-5 if right else 5, 1)}
-        axes.annotate("allowed", (limit, 1.0), **place, ha="right" if right else "left", va="bottom", annotation_clip=False)
+        place = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "xytext": (-5 if right else 5, 1),
+        }
+        axes.annotate(
+            "allowed",
+            (limit, 1.0),
+            **place,
+            ha="right" if right else "left",
+            va="bottom",
+            annotation_clip=False,
+        )
         for label, p in (("base", base), ("used", used)):
-            axes.annotate(label, (p.base_text[name], p.answer_loss), textcoords="offset points", xytext=(9, 4))
+            axes.annotate(
+                label, (p.base_text[name], p.answer_loss), textcoords="offset points", xytext=(9, 4)
+            )
         axes.margins(x=0.12, y=0.1)
         axes.set_xlabel(f"loss on {text_name(name)}, nats a token")
         axes.set_ylabel("held-out answers, nats a token")
 
     return {"svg": drawn("frontier", alternative, draw), "alternative": alternative, "text": text_name(name)}
+
+
+# ---- the search ----
+
+
+def searched(
+    trials: Sequence[tuple[float, float]],
+    best: Sequence[tuple[float, float]],
+    base: float | None,
+    minutes: float,
+) -> dict[str, Any]:
+    """Each trial's value by the minute at which it ended, and the best so far: {svg, alternative}."""
+    alternative = (
+        f"Values of {len(trials)} trials in nats a token over {minutes:.0f} minutes; the best so far falls from "
+        f"{best[0][1]:.3f} to {best[-1][1]:.3f}."
+    )
+
+    def draw(axes: Axes, size: str) -> None:
+        axes.plot(*zip(*trials, strict=True), "o", color=TRAINING, markersize=4)
+        steps = [*best, (minutes, best[-1][1])]
+        axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=ANSWERS, linewidth=1.8)
+        if base is not None:
+            axes.axhline(base, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+            axes.annotate("base", (1.0, base), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        axes.set_xlim(0, minutes)
+        axes.set_xlabel("minutes")
+        axes.set_ylabel("nats a token, mean over folds")
+
+    return {"svg": drawn("searched", alternative, draw), "alternative": alternative}

@@ -7,26 +7,30 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arianna import ROOT
-from arianna.formats import compared
 from arianna.scoring import choose
+from arianna.scoring.bootstrap import spread
 from arianna.scoring.choose import Choice, Point
 from arianna.system.files import sha256, write_atomic
 
 if TYPE_CHECKING:  # torch and all that needs it come when something is scored
-    from arianna.evaluate import Inputs
+    from arianna.scoring.scores import Halves, Inputs
     from model import Transformer
 
-FORMAT = 1  # of job.json, scores.json and report.json
+FORMAT = 1  # of job.json
+SCORES_FORMAT = 2  # of scores.json and report.json
 DATA = ROOT / "data"
 WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
 SAMPLING = {"samples_each": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1337}
-MOST_OF_MANY = (2000, 100)  # conversations to look for copies in, and held-out questions to ask, of those too many for memory
+MOST_OF_MANY = (
+    2000,
+    100,
+)  # conversations to look for copies in, and held-out questions to ask, of those too many for memory
 MOST_CANDIDATES = 20  # checkpoints whose choice is repeated on each resample
 
 
@@ -51,13 +55,23 @@ def remember_job(run: Path, paths: Paths, step: int | None, notes: Iterable[str]
     `notes`: sentences for the report. The machine is the one that trained last.
     """
     kept = read_object(run / "job.json") or {}
-    starts, machine = kept.get("starts", []), {name: kept[name] for name in ("machine", "versions") if name in kept}
+    starts, machine = (
+        kept.get("starts", []),
+        {name: kept[name] for name in ("machine", "versions") if name in kept},
+    )
     if step is not None or len(machine) < 2:
         machine = {"machine": this_machine(), "versions": versions()}
     if step is not None:
         starts = [*starts, {"step": step, "time": now()}]
     hashes = {"conversations": sha256(paths.conversations), "tokenizer": sha256(paths.tokenizer)}
-    job = {"format": FORMAT, "paths": asdict(paths), "hashes": hashes, **machine, "starts": starts, "notes": list(notes)}
+    job = {
+        "format": FORMAT,
+        "paths": asdict(paths),
+        "hashes": hashes,
+        **machine,
+        "starts": starts,
+        "notes": list(notes),
+    }
     write_atomic(run / "job.json", json.dumps(job, indent=1).encode())
 
 
@@ -69,13 +83,20 @@ def this_machine() -> dict[str, str]:
         lines = []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     processor = named[0] if named else platform.processor() or platform.machine()
-    return {"processor": processor, "cores": f"{os.cpu_count()} cores", "system": f"{platform.system()} {platform.release()}"}
+    return {
+        "processor": processor,
+        "cores": f"{os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.release()}",
+    }
 
 
 def versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    return {"Python": platform.python_version(), **{name: version(name) for name in ("torch", "numpy", "sentencepiece")}}
+    return {
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "sentencepiece")},
+    }
 
 
 def now() -> str:
@@ -101,7 +122,9 @@ class Found:
     @property
     def training(self) -> dict[int, float]:
         """Training loss by step."""
-        return {step: e["loss"] for step, e in sorted(self.log.items()) if math.isfinite(e.get("loss", math.nan))}
+        return {
+            step: e["loss"] for step, e in sorted(self.log.items()) if math.isfinite(e.get("loss", math.nan))
+        }
 
 
 def read_run(run: Path) -> Found:
@@ -114,9 +137,14 @@ def read_run(run: Path) -> Found:
     state, job = (latest_state(run) or {}).get("run"), read_object(run / "job.json")
     if state is None or job is None:
         raise no_run(run, "it has no ckpt.pt of ours" if state is None else "its job.json is damaged")
-    for name, format, ours in (("ckpt.pt", state.get("format"), RUN_FORMAT), ("job.json", job.get("format"), FORMAT)):
+    for name, format, ours in (
+        ("ckpt.pt", state.get("format"), RUN_FORMAT),
+        ("job.json", job.get("format"), FORMAT),
+    ):
         if format != ours:
-            raise ValueError(f"{run / name} is of format {format}, and this program reads {ours}: use the version that trained it.")
+            raise ValueError(
+                f"{run / name} is of format {format}, and this program reads {ours}: use the version that trained it."
+            )
     points = choose.evaluations(run)
     settings, choice = read_choice(run, points)
     return Found(run, state, job, choose.read_log(run), unreadable_lines(run), points, settings, choice)
@@ -174,17 +202,22 @@ def kept_or_new_scores(found: Found, sampling: Mapping[str, Any] = SAMPLING) -> 
 
 def what_is_scored(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """All that scores depend on: settings and hashes. A file that is gone has none."""
-    files = {"words": WORDS, "questions": QUESTIONS} | {str(p.step): weights(found.folder, p) for p in candidates(found)}
+    files = {"words": WORDS, "questions": QUESTIONS} | {
+        str(p.step): weights(found.folder, p) for p in candidates(found)
+    }
     hashes = {name: sha256(path) if path.is_file() else None for name, path in files.items()}
     inputs = {**found.state["inputs"], **found.job["hashes"]}
     used = found.choice.used
-    told = {"used": [used.step, used.blend], "sampling": dict(sampling), "formats": [kind.name for kind in compared.KINDS]}
-    return {"format": FORMAT, **told, "inputs": inputs, "files": hashes}
+    settings = {"used": [used.step, used.blend], "sampling": dict(sampling)}
+    return {"format": SCORES_FORMAT, **settings, "inputs": inputs, "files": hashes}
 
 
 def fits(kept: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Whether nothing has changed. A file that is gone has not."""
-    files = {name: kept.get("files", {}).get(name) if hash is None else hash for name, hash in wanted["files"].items()}
+    files = {
+        name: kept.get("files", {}).get(name) if hash is None else hash
+        for name, hash in wanted["files"].items()
+    }
     return kept == {**wanted, "files": files}
 
 
@@ -200,63 +233,79 @@ def candidates(found: Found) -> list[Point]:
 
 
 def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Base and tuned in full (`evaluate.score_model`), and of every candidate, blended alike, what `bootstrap` needs."""
-    from arianna import evaluate
-    from arianna.formats import open_model
-    from arianna.scoring.losses import answer_loss
+    """Base and tuned in full (`score_models`), and of every candidate, blended alike, what `bootstrap` needs."""
+    check_unchanged(found)
+    from arianna import formats
+    from arianna.scoring.scores import score_models
 
-    paths, share = found.job["paths"], found.choice.used.blend
-    for name, path in (("base", paths["base"]), ("conversations", paths["conversations"]), ("tokenizer", paths["tokenizer"])):
-        then = found.state["inputs"].get(name) or found.job["hashes"].get(name)
-        if not Path(path).exists() or sha256(path) != then:
-            raise ValueError(f"{path} is not there or has changed since {found.folder} was trained; the scores need it.")
-    base = open_model(paths["base"])
+    base = formats.open_model(found.job["paths"]["base"])
     inputs, counts = scoring_inputs(found, base)
     print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
 
-    def tuned(point: Point, context: int | None = base.args.max_seq_len) -> Transformer:
-        return choose.blended(base, open_model(weights(found.folder, point), context), share)
+    def tuned(point: Point) -> Transformer:
+        model = formats.open_model(weights(found.folder, point), base.args.max_seq_len)
+        return choose.blended(base, model, found.choice.used.blend)
 
-    models = {"base": base, "tuned": tuned(found.choice.used)}
-    scores = {name: evaluate.score_model(model, inputs, **sampling) for name, model in models.items()}
-    known = {found.choice.used.step: scores["tuned"]["answers"]}
-    with evaluate.one_thread():
+    scores = dict(
+        zip(
+            ("base", "tuned"), score_models([base, tuned(found.choice.used)], inputs, **sampling), strict=True
+        )
+    )
+    pairs = score_candidates(found, scores["tuned"]["answers"], tuned, inputs)
+    return {**scores, "candidates": pairs, "conversations": counts}
+
+
+def check_unchanged(found: Found) -> None:
+    """Raise ValueError if a file that the scores need is gone or is another than the run was trained with."""
+    for name in ("base", "conversations", "tokenizer"):
+        path, then = (
+            found.job["paths"][name],
+            found.state["inputs"].get(name) or found.job["hashes"].get(name),
+        )
+        if not Path(path).exists() or sha256(path) != then:
+            raise ValueError(
+                f"{path} is not there or has changed since {found.folder} was trained; the scores need it."
+            )
+
+
+def score_candidates(
+    found: Found, used: dict[str, Any], tuned: Callable[[Point], Transformer], inputs: Inputs
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Nats and tokens by conversation of each checkpoint that is there, by its step; those of the one that is used are known."""
+    from arianna.ops import one_thread
+    from arianna.scoring.losses import answer_loss
+    from arianna.scoring.scores import MOST_ANSWERS
+
+    answers = {found.choice.used.step: used}
+    with one_thread():
         for point in candidates(found):
-            if point.step not in known and weights(found.folder, point).is_file():
-                known[point.step] = vars(answer_loss(tuned(point), inputs.rows, evaluate.MOST_ANSWERS))
-        exported = tuned(found.choice.used, context=None)
-        formats = compared.compare(exported, inputs.tokenizer, inputs.rows, evaluate.MOST_ANSWERS)
-    pairs = {str(step): [a["conversation_nats"], a["conversation_tokens"]] for step, a in sorted(known.items())}
-    return {**scores, "candidates": pairs, "conversations": counts, "formats": formats}
+            if point.step not in answers and weights(found.folder, point).is_file():
+                answers[point.step] = vars(answer_loss(tuned(point), inputs.rows, MOST_ANSWERS))
+    return {
+        str(step): (a["conversation_nats"], a["conversation_tokens"]) for step, a in sorted(answers.items())
+    }
 
 
 def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, int]]:
     """What base and tuned are scored with, and how many conversations and training rows there are."""
-    from arianna import evaluate
-    from arianna.corpus import conversations, encoding, shards
-    from arianna.scoring import words
+    from arianna.scoring.scores import read_inputs
     from arianna_data import Rows
     from tokenizer import Tokenizer
 
     paths, shape = found.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
-    large = shards.recall(paths["conversations"], found.folder / "data")
-    halves = shards.some(large, MOST_OF_MANY) if large else conversations.split(conversations.read(paths["conversations"]).conversations)
-    known = words.load(WORDS)
-    if paths["base_text"]:
-        known = known.union(*(words.words_of(encoding.read_text(f)) for f in encoding.text_files(paths["base_text"])))
-    folder = found.folder / "base_text"
-    texts = {f.stem.removeprefix("val_"): Rows(folder, f.stem, *shape) for f in sorted(folder.glob("val*.bin"))}
-    held_out = Rows(found.folder / "data", "val", *shape)
+    halves, counts = halves_of(found)
+    tokenizer = Tokenizer(paths["tokenizer"])
+    inputs = read_inputs(halves, found.folder, shape, tokenizer, WORDS, QUESTIONS, paths["base_text"])
     longest = found.state["config"]["max_seq_len"] or shape[0]
-    rows = len(Rows(found.folder / "data", "train", longest, shape[1]))
-    everyday = evaluate.read_questions(str(QUESTIONS))
-    inputs = evaluate.make_inputs(halves, held_out, texts, everyday, known, Tokenizer(paths["tokenizer"]))
-    number, held = (large.number, large.held_out) if large else (sum(map(len, halves)), len(halves[1]))
-    return inputs, {"train": number - held, "held_out": held, "rows": rows}
+    return inputs, counts | {"rows": len(Rows(found.folder / "data", "train", longest, shape[1]))}
 
 
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """All, or `most` evenly spread, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+def halves_of(found: Found) -> tuple[Halves, dict[str, int]]:
+    """The conversations of a run, of many some, and how many there are on each side."""
+    from arianna.corpus import prepare
+
+    known = prepare.survey(found.job["paths"]["conversations"], print, found.folder / "data")
+    train, held_out = (
+        list(prepare.iter_conversations(known, side, MOST_OF_MANY[side])) for side in (False, True)
+    )
+    return (train, held_out), {"train": known.conversations - known.held_out, "held_out": known.held_out}

@@ -1,21 +1,32 @@
-"""What is said of a run in the morning: a word for programs, a sentence for people, and why it is not better. Standard library only."""
+"""What is said of a run in the morning: a word for programs, a sentence for people, and why it is not better."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from arianna.scoring.bootstrap import FEWEST
 from arianna.scoring.choose import Choice, Point, Word, judge
 
-FEWEST = 8  # conversations that an interval needs
 CLEAR = 0.02  # nats a token: a rise or fall of the held-out loss that is more than its noise from one evaluation to the next
 GUESSING = 1.0  # nats a token: a base that is no further under ln V, what guessing costs, has learned nothing that helps
+FOREIGN = 0.25  # nats a token above ln V: new weights are nearer to it; only a model that knows other things errs by more
+CHANCE = 0.5  # share of pairs in which an answer of a model that ignores questions fits its own one
 BY_HEART = 0.5  # nats a token: what a base knows of conversations it has not seen differs by less from one half to the other
 STILL = 0.05  # nats a token: a training loss that changed less has not moved; it is noisier
 BEGINNING = {"better": "Better", "no clear change": "No clear change", "worse": "Worse"}
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Shares of pairs in which answers fit their own questions, and how much they rose; None where it cannot be told."""
+
+    base: float | None
+    tuned: float | None
+    interval: tuple[float, float] | None  # 95%, of the tuned model's share
+    rise: tuple[float, float] | None  # 95%, of tuned minus base
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class Evidence:
     losses: tuple[float, float]  # held-out answers: base, tuned
     interval: tuple[float, float] | None  # 95%, of tuned minus base; None if there are too few conversations
     non_words: tuple[float | None, float | None]  # percent: base, tuned
-    gain: Mapping[str, float | None]  # question gain of the tuned model: value, low, high
+    listening: Listening  # share of pairs in which answers fit their own questions
     conversations: tuple[int, int]  # trained on, held out
     max_forgetting: float
 
@@ -58,25 +69,51 @@ def verdict(evidence: Evidence, checkpoint: str, base: str) -> Verdict:
     | no clear change | No clear change: ... | the base |
     | worse | Worse: ... | the base |
     """
-    word = judge(evidence.losses[1] - evidence.losses[0], evidence.interval, evidence.forgetting, evidence.max_forgetting)
+    word = judge(
+        evidence.losses[1] - evidence.losses[0],
+        evidence.interval,
+        evidence.forgetting,
+        evidence.max_forgetting,
+    )
     beginning = "Cannot tell" if word == "no clear change" and evidence.interval is None else BEGINNING[word]
     better = word == "better"
     end = f"Use {checkpoint} ({origin(evidence.choice)})." if better else f"Keep {base}."
     sentence = f"{beginning}: {'; '.join(changes(evidence))}. {end}"
-    return Verdict(word, sentence, "" if better else why_not(evidence), notes(evidence), checkpoint if better else base)
+    return Verdict(
+        word, sentence, "" if better else why_not(evidence), notes(evidence), checkpoint if better else base
+    )
 
 
 def changes(evidence: Evidence) -> list[str]:
-    """What became of answers, base text and words."""
+    """What became of answers, their fit to questions, base text and words."""
     held_out = evidence.conversations[1]
     interval = f"{held_out} conversations are too few for an interval"
     if evidence.interval is not None:
         interval = "95%: {} to {}".format(*(signed(x) for x in evidence.interval))
-    told = [f"held-out answers went from {from_to(*evidence.losses)} nats ({interval})"]
+    parts = [f"held-out answers went from {from_to(*evidence.losses)} nats ({interval})", *heard(evidence)]
     texts = [f"base text {from_to(*losses)}" for losses in [base_text(evidence.choice)] if losses]
-    told += texts or ["base text was not measured"]
+    parts += texts or ["base text was not measured"]
     before, after = evidence.non_words
-    return told if before is None or after is None else [*told, f"non-words {before:.1f}% to {after:.1f}%"]
+    return (
+        parts
+        if before is None or after is None
+        else [*parts, f"invented words {before:.1f}% to {after:.1f}%"]
+    )
+
+
+def heard(evidence: Evidence) -> list[str]:
+    """How often answers fit their questions; where they only got likelier, that they listen no better is said with it."""
+    listening, likelier = evidence.listening, evidence.losses[1] < evidence.losses[0]
+    if listening.base is None or listening.tuned is None:
+        return []
+    beginning = ""
+    if likelier and listening.tuned <= listening.base:
+        beginning = "but it listens no better: "
+    elif likelier and (listening.rise is None or listening.rise[0] <= 0):
+        beginning = "whether it listens better is not sure: "
+    return [
+        f"{beginning}it fits answers to questions in {listening.tuned:.0%} of pairs, before {listening.base:.0%}; 50% is chance"
+    ]
 
 
 def base_text(choice: Choice) -> tuple[float, float] | None:
@@ -88,7 +125,9 @@ def base_text(choice: Choice) -> tuple[float, float] | None:
 def worst_text(choice: Choice) -> str | None:
     """The name of the base text on which what is used forgot most."""
     shared = [name for name in choice.used.base_text if name in choice.base.base_text]
-    return max(shared, key=lambda name: choice.used.base_text[name] - choice.base.base_text[name], default=None)
+    return max(
+        shared, key=lambda name: choice.used.base_text[name] - choice.base.base_text[name], default=None
+    )
 
 
 def origin(choice: Choice) -> str:
@@ -114,11 +153,18 @@ def signed(x: float) -> str:
 # ---- what the base is like, before anything runs ----
 
 
-def about_base(held_out: float, trained: float, vocab_size: int) -> str:
-    """A word on a base that is itself memorised, from its loss on held-out answers and on those to train on; empty if it is not."""
-    if held_out > math.log(vocab_size) - GUESSING:
+def about_base(held_out: float, trained: float, vocab_size: int, spelled: float | None = None) -> str:
+    """A sentence on a base that does not fit the conversations or has memorised them; empty if it looks well.
+
+    `held_out`, `trained`: its loss on answers held out and to train on. `spelled`: share of the characters that its
+    tokenizer spells in bytes.
+    """
+    guess = math.log(vocab_size)
+    if held_out > guess + FOREIGN:
+        return f"{foreign(held_out, vocab_size, spelled)} Start from a base, with its tokenizer, that was trained on such text."
+    if held_out > guess - GUESSING:
         return (
-            f"The base's {held_out:.2f} nats on held-out answers are near ln {vocab_size} = {math.log(vocab_size):.2f}: guessing. "
+            f"The base's {held_out:.2f} nats on held-out answers are near ln {vocab_size} = {guess:.2f}: guessing. "
             "It is untrained, has memorised another text, or belongs to another tokenizer. A base that was stopped earlier may do better."
         )
     if trained < held_out - BY_HEART:
@@ -129,13 +175,25 @@ def about_base(held_out: float, trained: float, vocab_size: int) -> str:
     return ""
 
 
+def foreign(held_out: float, vocab_size: int, spelled: float | None) -> str:
+    """That a base expects other text: it is worse than guessing, which an untrained one cannot be."""
+    bytes_spelled = "" if spelled is None else f"; {spelled:.0%} of the characters are spelled in bytes"
+    return (
+        f"The base's {held_out:.2f} nats on held-out answers are above ln {vocab_size} = {math.log(vocab_size):.2f}, "
+        f"what guessing costs: the language or the tokens of these conversations are foreign to it{bytes_spelled}."
+    )
+
+
 # ---- why a run is not better ----
 
 
 def why_not(evidence: Evidence) -> str:
     """The likeliest reason and what to try, the first that fits. See each function for what it looks at."""
     reasons = (too_few, forgot, memorised, did_not_move, still_falling, too_little_data)
-    return next(filter(None, (reason(evidence) for reason in reasons)), "Its answers have little in common with those held out.")
+    return next(
+        filter(None, (reason(evidence) for reason in reasons)),
+        "Its answers have little in common with those held out.",
+    )
 
 
 def too_few(evidence: Evidence) -> str:
@@ -198,38 +256,13 @@ def too_little_data(evidence: Evidence) -> str:
 
 def notes(evidence: Evidence) -> tuple[str, ...]:
     """Sentences for whatever the word."""
-    gain, low, high = (evidence.gain[name] for name in ("value", "low", "high"))
-    if gain is None or low is None or high is None or low > 0:
+    share, interval = evidence.listening.tuned, evidence.listening.interval
+    if share is None or interval is None or interval[0] > CHANCE:
         return ()
     return (
-        f"Answers do not listen to their questions: under another conversation's question they cost {gain:+.2f} nats "
-        f"(95%: {signed(low)} to {signed(high)}), which may be nothing.",
+        f"Its answers may not listen to their questions at all: they fit them in {share:.0%} of pairs "
+        f"(95%: {interval[0]:.0%} to {interval[1]:.0%}), which may be chance.",
     )
-
-
-def out_of_patience(points: Sequence[Point], patience: int) -> int | None:
-    """The iteration at which `--patience` would have ended a run of these evaluations, None if it went to its end.
-
-    As the trainer counts: so many evaluations in a row brought nothing better than the best before, the base included.
-    """
-    best, waited = points[0].answer_loss, 0
-    for point, following in itertools.zip_longest(points[1:], points[2:]):
-        waited = 0 if point.answer_loss < best else waited + 1
-        best = min(best, point.answer_loss)
-        if waited == patience and following is not None:
-            return point.step
-    return None
-
-
-def patience_note(points: Sequence[Point], seconds: float, patience: int = 2) -> str:
-    """What `--patience` would have saved of a run that took so many seconds."""
-    end, last = out_of_patience(points, patience), points[-1].step
-    if end is None:
-        return f"--patience={patience} would have saved nothing: the run would have gone to its end."
-    best = min(points[1:], key=lambda p: (p.answer_loss, p.step))
-    same = "with the same checkpoint" if best.step <= end else f"without the best checkpoint (iteration {best.step})"
-    minutes = seconds * (1 - end / last) / 60
-    return f"--patience={patience} would have ended the run at iteration {end}, {minutes:.0f} minutes sooner, {same}."
 
 
 def as_dict(found: Verdict) -> dict[str, Any]:

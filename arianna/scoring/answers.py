@@ -14,6 +14,7 @@ from arianna.corpus import conversations
 from arianna.scoring import text_statistics
 from arianna.scoring.bootstrap import ratio
 from arianna.scoring.losses import tail
+from arianna.system.visible import visible
 from model import Transformer
 from tokenizer import Tokenizer
 
@@ -59,18 +60,20 @@ def generate_answers(
     for number, first in enumerate(range(0, len(rows), rows_at_a_time)):
         part = rows[first : first + rows_at_a_time]
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed + number}
-        for i, tokens in zip(part, model.generate([prompts[i] for i in part], limit, **sampling), strict=True):
+        for i, tokens in zip(
+            part, model.generate([prompts[i] for i in part], limit, **sampling), strict=True
+        ):
             answers[i].append(to_answer(questions[i], tokens, limit - len(prompts[i]), tokenizer))
     return [answer for i in range(len(questions)) for answer in answers[i]]
 
 
 def glimpse(model: Transformer, tokenizer: Tokenizer) -> dict[str, str]:
-    """Short answers to ASKED by question, each on one line and without what a terminal would obey.
+    """Short answers to ASKED by question, each on one line, control characters made visible.
 
     The same weights give the same answers, and no random state but their own is drawn from.
     """
     found = generate_answers(model, tokenizer, ASKED, samples_each=1, context=GLIMPSE)
-    return {a.question: "".join(c for c in " ".join(a.text.split()) if c.isprintable()) for a in found}
+    return {a.question: visible(" ".join(a.text.split())) for a in found}
 
 
 def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer) -> Answer:
@@ -80,16 +83,18 @@ def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer)
     turn = NEXT_TURN.search(text)
     if turn is None:
         return Answer(question, text.strip(), ended, ended, len(tokens))
-    until = bisect_left(range(len(tokens)), True, key=lambda n: NEXT_TURN.search(tokenizer.decode(tokens[:n])) is not None)
+    until = bisect_left(
+        range(len(tokens)), True, key=lambda n: NEXT_TURN.search(tokenizer.decode(tokens[:n])) is not None
+    )
     return Answer(question, text[: turn.start()].strip(), False, True, until)
 
 
 def generated_scores(answers: Sequence[Answer], looks: Sequence[text_statistics.Look]) -> dict[str, Any]:
     """Scores over answers; those with an interval are {value, low, high}, 95%, from a bootstrap over answers (`ratio`).
 
-    stop_rate: share that ended by BOS or EOS. non_words: percent of words that are not known ones (`text_scores.is_known`).
+    stop_rate: share that ended by BOS or EOS. non_words: percent of words that are invented (`is_known`).
     copied: share of runs of eight words that stand in the training conversations; longest_copy: words. repeated: share of
-    runs of four words that stood in the same answer before. distinct_2: `text_scores.distinct`. words, tokens: mean length.
+    runs of four words that stood in the same answer before. distinct_2: `distinct`. words, tokens: mean length.
     """
     percent = ratio([100 * len(look.non_words) for look in looks], [look.judged for look in looks])
     return {

@@ -30,7 +30,9 @@ def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
     return np.array([[BOS] * rows, *sampled], "<u2").T.flatten()
 
 
-def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None, replayed: bool) -> dict[str, bytes]:
+def files(
+    base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None, replayed: bool
+) -> dict[str, bytes]:
     """val_samples.bin, and with `text` (a file or a folder) val_text.bin; train_samples.bin and train_text.bin if they are replayed.
 
     Samples that lie in `folder` already are taken from there: they depend on the base and the seed alone. Writes nothing.
@@ -38,7 +40,11 @@ def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | Non
     found, splits = {}, ("val", "train") if replayed else ("val",)
     for number, split in enumerate(splits):
         path = folder / f"{split}_samples.bin"
-        found[path.name] = path.read_bytes() if path.exists() else sampled_rows(base, SAMPLED_ROWS[split], SEED + number).tobytes()
+        found[path.name] = (
+            path.read_bytes()
+            if path.exists()
+            else sampled_rows(base, SAMPLED_ROWS[split], SEED + number).tobytes()
+        )
     if text is not None:
         tokens = text_tokens(text, tokenizer)
         found |= {f"{split}_text.bin": tokens[split].tobytes() for split in splits}
@@ -48,7 +54,10 @@ def files(base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | Non
 def text_tokens(path: str, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """A text's paragraphs to replay and those held out by hash. Raises ValueError if either side is empty."""
     halves = [split_paragraphs(read_text(f), HELD_OUT) for f in text_files(path)]
-    found = {split: [encode_text(half[i], tokenizer) for half in halves] for i, split in enumerate(("train", "val"))}
+    found = {
+        split: [encode_text(half[i], tokenizer) for half in halves]
+        for i, split in enumerate(("train", "val"))
+    }
     joined = {split: np.concatenate(parts) for split, parts in found.items()}
     for split, tokens in joined.items():
         if len(tokens) < 256:

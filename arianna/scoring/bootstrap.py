@@ -1,11 +1,14 @@
-"""How sure a number is: 95% intervals from resampling, for ratios and for the gain of a chosen checkpoint."""
+"""Samples: a bounded, even one of many things, and resamples, which tell by 95% intervals how sure a number is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 RESAMPLES = 2000
 FEWEST = 8  # conversations, rows or answers that an interval needs
@@ -22,13 +25,41 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float | 
 
     The value is None if the wholes are 0, the interval if fewer than FEWEST are not.
     """
-    table = np.array([(p, w) for p, w in zip(parts, wholes, strict=True) if w], dtype=np.float64).reshape(-1, 2)
+    table = np.array([(p, w) for p, w in zip(parts, wholes, strict=True) if w], dtype=np.float64).reshape(
+        -1, 2
+    )
     value = float(table[:, 0].sum() / table[:, 1].sum()) if len(table) else None
     if len(table) < FEWEST:
         return {"value": value, "low": None, "high": None}
     drawn = resamples(len(table)) @ table
     low, high = np.percentile(drawn[:, 0] / drawn[:, 1], (2.5, 97.5)).tolist()
     return {"value": value, "low": low, "high": high}
+
+
+def ratio_of_pairs(pairs: Sequence[tuple[int, int, float, float]], n: int) -> dict[str, float | None]:
+    """Summed parts over summed wholes of pairs (i, j, part, whole) of n things, with a 95% interval over resampled things.
+
+    A pair counts as often as both of its things were drawn together: pairs that share one are not independent, and an
+    interval over pairs would be too narrow (the vertex bootstrap of Snijders & Borgatti 1999).
+    """
+    table = np.zeros((2, n, n))
+    for i, j, *values in pairs:
+        table[:, i, j] = values
+    part, whole = table.sum((1, 2))
+    value = float(part / whole) if whole else None
+    if n < FEWEST or value is None:
+        return {"value": value, "low": None, "high": None}
+    drawn = resamples(n)
+    parts, wholes = (((drawn @ matrix) * drawn).sum(1) for matrix in table)
+    low, high = np.percentile(parts[wholes > 0] / wholes[wholes > 0], (2.5, 97.5)).tolist()
+    return {"value": value, "low": low, "high": high}
+
+
+def spread(items: Sequence[T], most: int | None) -> list[T]:
+    """All items, or `most` of them evenly spread, the first and the last among them."""
+    if most is None or len(items) <= most:
+        return list(items)
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, most)]
 
 
 @dataclass(frozen=True)
@@ -56,8 +87,12 @@ def bootstrap(base: Pairs, checkpoints: Mapping[int, Pairs]) -> Difference | Non
     steps = sorted(checkpoints)
     rows = [base, *(checkpoints[s] for s in steps)]
     if not steps or len({len(column) for row in rows for column in row}) > 1:
-        raise ValueError(f"the base and {len(steps)} checkpoints cannot be compared: score them on the same conversations")
-    nats, tokens = (np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1))  # (1 + checkpoints, conversations)
+        raise ValueError(
+            f"the base and {len(steps)} checkpoints cannot be compared: score them on the same conversations"
+        )
+    nats, tokens = (
+        np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1)
+    )  # (1 + checkpoints, conversations)
     nats, tokens = (table[:, tokens.min(0) > 0] for table in (nats, tokens))
     n = nats.shape[1]
     if n < FEWEST:

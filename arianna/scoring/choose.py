@@ -33,7 +33,9 @@ class Point:
 
     def forgetting(self, base: Point) -> float:
         """The largest rise of the loss on base text over the base's, in nats a token (0 where there is no base text)."""
-        rises = [loss - base.base_text[name] for name, loss in self.base_text.items() if name in base.base_text]
+        rises = [
+            loss - base.base_text[name] for name, loss in self.base_text.items() if name in base.base_text
+        ]
         return max(rises, default=0.0)
 
 
@@ -68,7 +70,9 @@ def evaluations(folder: Path) -> list[Point]:
         if "val_loss" in entry
     ]
     if len(points) < 2 or points[0].step != 0:
-        raise ValueError(f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; run it again with --fresh.")
+        raise ValueError(
+            f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; run it again with --fresh."
+        )
     return points
 
 
@@ -87,7 +91,9 @@ def blended(base: Transformer, tuned: Transformer, share: float) -> Transformer:
     return model
 
 
-def choose(points: list[Point], max_forgetting: float, blend: float | None, score: Callable[[Point, float], Point]) -> Choice:
+def choose(
+    points: list[Point], max_forgetting: float, blend: float | None, score: Callable[[Point, float], Point]
+) -> Choice:
     """The best checkpoint, or, if it forgets more than `max_forgetting` nats a token, its best blend with the base that does not.
 
     `score(best, share)` scores a blend. A `blend` that is given is taken as it is. If no blend stays within the budget and
@@ -125,7 +131,9 @@ def recall(settings: dict[str, Any], folder: Path) -> Choice | None:
 Word = Literal["better", "no clear change", "worse"]
 
 
-def judge(difference: float, interval: tuple[float, float] | None, forgetting: float, max_forgetting: float) -> Word:
+def judge(
+    difference: float, interval: tuple[float, float] | None, forgetting: float, max_forgetting: float
+) -> Word:
     """A run's result in a word, from the difference of the held-out answer loss (tuned - base), its 95% interval, and forgetting.
 
     | interval of the difference | forgetting within the budget | beyond it |

@@ -1,18 +1,15 @@
-"""Losses of a model on held-out rows: of answers, of text, and of answers under other questions. In nats a token."""
+"""Losses of a model on held-out rows, of answers and of text, in nats a token."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from arianna.corpus import conversations
-from arianna.corpus.conversations import Conversation
-from arianna.corpus.encoding import ANSWER, CONTINUED, TERMINATOR, TRAIN_ANSWERS, encode_turns
-from arianna.scoring.bootstrap import ratio
+from arianna.corpus.encoding import ANSWER, CONTINUED, TERMINATOR
+from arianna.scoring.bootstrap import ratio, spread
 from arianna_data import Rows, collate
 from model import Transformer
 from tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, IGNORE, SPACE, Tokenizer
@@ -27,7 +24,9 @@ class AnswerLoss:
     loss: float
     terminator_loss: float
     tokens: int
-    conversation_nats: list[float]  # summed over the answer tokens of each conversation (of a text: of each row)
+    conversation_nats: list[
+        float
+    ]  # summed over the answer tokens of each conversation (of a text: of each row)
     conversation_tokens: list[int]
 
     @property
@@ -41,7 +40,7 @@ def answer_loss(model: Transformer, rows: Rows, most: int | None = None) -> Answ
 
     `most`: score at most so many rows, evenly spread and always the same. Deterministic; the order of rows is fixed.
     """
-    numbers = chosen_rows(rows, most)
+    numbers = spread(range(len(rows)), most)
     conversation = np.unique(conversation_of(rows)[numbers], return_inverse=True)[1]
     sums = np.zeros((2, conversation.max() + 1))  # answer, terminator
     counts = np.zeros(sums.shape, dtype=int)
@@ -57,14 +56,28 @@ def answer_loss(model: Transformer, rows: Rows, most: int | None = None) -> Answ
     return AnswerLoss(float(sums[0].sum() / tokens), terminator, tokens, sums[0].tolist(), counts[0].tolist())
 
 
-def chosen_rows(rows: Rows, most: int | None) -> np.ndarray:
-    """Numbers of all rows, or of `most` evenly spread."""
-    return np.arange(len(rows)) if most is None or len(rows) <= most else np.linspace(0, len(rows) - 1, most).astype(int)
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run's evaluation scores of a model."""
+
+    answers: AnswerLoss
+    base_text: dict[str, float]  # loss on each held-out base text
+
+
+def evaluate_model(
+    model: Transformer, held_out: Rows, base_text: Mapping[str, Rows], most: int | None = None
+) -> Evaluation:
+    """Score held-out answers and base texts, of each at most `most` rows."""
+    texts = {name: answer_loss(model, rows, most).loss for name, rows in base_text.items()}
+    return Evaluation(answer_loss(model, held_out, most), texts)
 
 
 def conversation_of(rows: Rows) -> np.ndarray:
     """A number for each row, (N,): the same for the rows of one conversation. Each window of a text has its own."""
-    goes_on = [rows.masks[shard] is not None and rows.masks[shard][first] & CONTINUED > 0 for shard, first, _ in rows.index]
+    goes_on = [
+        rows.masks[shard] is not None and rows.masks[shard][first] & CONTINUED > 0
+        for shard, first, _ in rows.index
+    ]
     return np.cumsum(~np.array(goes_on))
 
 
@@ -111,12 +124,14 @@ class TextLoss:
     row_tokens: list[int]
 
 
-def text_loss(model: Transformer, rows: Rows, most: int | None = None, tokenizer: Tokenizer | None = None) -> TextLoss:
+def text_loss(
+    model: Transformer, rows: Rows, most: int | None = None, tokenizer: Tokenizer | None = None
+) -> TextLoss:
     """Score every token of rows of plain text, but for the first of each row and BOS. `most` as in answer_loss.
 
     BOS stands between texts: that another begins there is no part of a text, and a fine-tune learns on purpose to end.
     """
-    pairs = [(rows.row(n)[0], all_targets(rows, n)) for n in chosen_rows(rows, most)]
+    pairs = [(rows.row(n)[0], all_targets(rows, n)) for n in spread(range(len(rows)), most)]
     pairs = [(tokens, np.where(targets == BOS, IGNORE, targets)) for tokens, targets in pairs]
     nats = [float(line.sum()) for line in nll(model, pairs, rows.max_seq_len)]
     scored = [targets[targets != IGNORE] for _, targets in pairs]
@@ -129,63 +144,23 @@ def text_loss(model: Transformer, rows: Rows, most: int | None = None, tokenizer
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     """Bytes of text that each token stands for, (V,); 0 for unk, BOS and EOS."""
     pieces = [tokenizer.sp.id_to_piece(i).replace(SPACE, " ") for i in range(tokenizer.vocab_size)]
-    return np.array([0 if i < FIRST_BYTE else 1 if i < FIRST_PIECE else len(piece.encode()) for i, piece in enumerate(pieces)])
+    return np.array(
+        [
+            0 if i < FIRST_BYTE else 1 if i < FIRST_PIECE else len(piece.encode())
+            for i, piece in enumerate(pieces)
+        ]
+    )
 
 
 def forgetting(base: TextLoss, tuned: TextLoss) -> dict[str, float | None]:
     """Rise of the loss on base text over the base's: nats a token with its 95% interval (bootstrap over rows), and bits a byte."""
     rises = [t - b for t, b in zip(tuned.row_nats, base.row_nats, strict=True)]
-    bits = None if base.bits_per_byte is None or tuned.bits_per_byte is None else tuned.bits_per_byte - base.bits_per_byte
+    bits = (
+        None
+        if base.bits_per_byte is None or tuned.bits_per_byte is None
+        else tuned.bits_per_byte - base.bits_per_byte
+    )
     return {**ratio(rises, base.row_tokens), "bits_per_byte": bits}
-
-
-def question_gain(
-    model: Transformer, held_out: Sequence[Conversation], tokenizer: Tokenizer, context: int, seed: int = 1
-) -> dict[str, Any]:
-    """Whether answers listen: the loss of first answers under another conversation's question minus that under their own.
-
-    Nats a token with a 95% interval (bootstrap over conversations); 0 for a model that ignores questions. The same answer
-    tokens are scored both times. Questions that are too long are cut at their beginning, answers at their end.
-    """
-    halves = [question_and_answer(c, tokenizer, context) for c in held_out]
-    pairs = [pair for i, j in partners([conversations.key(c) for c in held_out], seed) for pair in crossed(halves[i], halves[j], context)]
-    nats = [float(line.sum()) for line in nll(model, pairs, context)]
-    gains = [other - own for own, other in zip(nats[::2], nats[1::2], strict=True)]
-    counts = [int((targets != IGNORE).sum()) for _, targets in pairs[::2]]
-    return {**ratio(gains, counts), "conversation_nats": gains, "conversation_tokens": counts}
-
-
-Half = tuple[np.ndarray, np.ndarray]  # tokens, and as targets: IGNORE where they are not scored
-
-
-def question_and_answer(conversation: Conversation, tokenizer: Tokenizer, context: int) -> tuple[Half, Half]:
-    """The first turn up to its "A:", and its answer. A question of more than half the context keeps BOS and its end."""
-    tokens, flags = encode_turns(Conversation(conversation.turns[:1], conversation.system), tokenizer)
-    at = int(np.argmax(flags & TRAIN_ANSWERS > 0))
-    question = np.array(tail(tokens[:at].tolist(), context // 2))
-    answer = tokens[at:].astype(np.int64)
-    return (question, np.full_like(question, IGNORE)), (answer, np.where(flags[at:] & ANSWER, answer, IGNORE))
-
-
-def crossed(own: tuple[Half, Half], other: tuple[Half, Half], context: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and targets of an answer behind its own question, then behind the other's, cut so that both fit."""
-    room = context - max(len(own[0][0]), len(other[0][0]))
-    for question in (own[0], other[0]):
-        tokens, targets = (np.concatenate([asked, said[:room]]) for asked, said in zip(question, own[1], strict=True))
-        yield tokens[:-1], targets[1:]
-
-
-def partners(keys: Sequence[str], seed: int) -> list[tuple[int, int]]:
-    """Each number with another of another key, by a fixed shuffle; without those for which there is none.
-
-    Shuffled, put together by key and shifted by the largest group, none meets its own key unless one key has more than half.
-    """
-    shuffled = np.random.default_rng(seed).permutation(len(keys)).tolist()
-    first = {keys[i]: place for place, i in reversed(list(enumerate(shuffled)))}
-    order = sorted(shuffled, key=lambda i: first[keys[i]])
-    shift = max((keys.count(k) for k in first), default=0)
-    found = sorted((i, order[(place + shift) % len(order)]) for place, i in enumerate(order))
-    return [(i, j) for i, j in found if keys[i] != keys[j]]
 
 
 def tail(tokens: list[int], most: int) -> list[int]:

@@ -1,22 +1,25 @@
 """Statistics of generated text: invented words, copies, repetition. Standard library only.
 
-Words are those of words.py: runs of letters in lower case, with apostrophes inside; digits and punctuation are none.
+Words are runs of letters in lower case, with apostrophes inside; digits and punctuation are none.
 An n-gram is n words in a row of one text. Places in a text are pairs (first character, last character + 1).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from arianna.scoring.words import WORD
-
+WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 COPY = 8  # words in a row that count as copied
 REPEAT = 4  # words in a row that count as repeated
 
 Span = tuple[int, int]
-Source = dict[tuple[str, ...], list[int]]  # COPY-grams of the texts that may be copied from, and where each begins
+Source = dict[
+    tuple[str, ...], list[int]
+]  # COPY-grams of the texts that may be copied from, and where each begins
 
 
 class Word(NamedTuple):
@@ -60,8 +63,18 @@ def look_at(text: str, known: Collection[str], source: Source, whole: bool = Tru
     )
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, without their places."""
+    return WORD.findall(text.lower().replace("’", "'"))
+
+
+def load_words(path: str | Path) -> frozenset[str]:
+    """The words of a list with one a line, as data/make_words.py makes it."""
+    return frozenset(Path(path).read_text(encoding="utf-8").split("\n")) - {""}
+
+
 def words_in(text: str) -> Iterator[Word]:
-    """The words of a text as `words.words_of` has them, with their places."""
+    """The words of a text with their places."""
     for match in WORD.finditer(text.replace("’", "'")):
         yield Word(match[0].lower(), *match.span())
 
@@ -91,7 +104,9 @@ def copy_source(texts: Sequence[str]) -> Source:
 
 def longest_copy(words: Sequence[Word], source: Source) -> int:
     """Words of the longest stretch of a text that stands in one text of the source, word for word; 0 if under COPY."""
-    began: dict[int, int] = {}  # place of the last n-gram in the source: where in this text the stretch began that led there
+    began: dict[
+        int, int
+    ] = {}  # place of the last n-gram in the source: where in this text the stretch began that led there
     longest = 0
     for i, gram in enumerate(grams(words, COPY)):
         began = {place: began.get(place - 1, i) for place in source.get(gram, ())}

@@ -38,17 +38,44 @@ def ratio(value: float | None, spread: float = 0.1) -> dict:
     return {"value": value, "low": value and value - spread, "high": value and value + spread}
 
 
-def scores_of(loss: float, text: str, conversations: int = 17, gain: float = 0.5) -> dict:
+def heard(right: int, conversations: int) -> dict:
+    """A listening score in which each answer is right beside so many of sixteen others."""
+    pairs = [
+        (i, (i + k) % conversations, 1.0 if k <= right else -1.0, 10)
+        for i in range(conversations)
+        for k in range(1, 17)
+    ]
+    share = right / 16
+    ends = {"low": share - 0.1, "high": share + 0.1, "gain_low": 0.1, "gain_high": 0.3}
+    return {"share": share, "gain": 0.2, **ends, "conversations": conversations, "pairs": pairs}
+
+
+def scores_of(loss: float, text: str, conversations: int = 17, listens: int = 12) -> dict:
     """What `evaluate.score_model` gives for a model whose every answer is `text`."""
-    questions = [(f"What stands at number {i}?", True) for i in range(conversations)] + [("hi, how are you", False)]
+    questions = [(f"What stands at number {i}?", True) for i in range(conversations)] + [
+        ("hi, how are you", False)
+    ]
     nats = [loss * 100 + 5 * (i % 5 - 2) for i in range(conversations)]
     generated = {name: ratio(0.5) for name in ("stop_rate", "non_words", "copied", "repeated")}
-    generated |= {"answers": 18, "empty": 0, "longest_copy": 9, "distinct_2": 0.7, "words": 30.0, "tokens": 50.0}
+    generated |= {
+        "answers": 18,
+        "empty": 0,
+        "longest_copy": 9,
+        "distinct_2": 0.7,
+        "words": 30.0,
+        "tokens": 50.0,
+    }
     answers = {"loss": loss, "terminator_loss": 0.4, "tokens": 100 * conversations, "perplexity": 2.0**loss}
-    text_loss = {"loss": 3.0, "bits_per_byte": 1.2, "tokens": 100, "row_nats": [30.0] * 10, "row_tokens": [10] * 10}
+    text_loss = {
+        "loss": 3.0,
+        "bits_per_byte": 1.2,
+        "tokens": 100,
+        "row_nats": [30.0] * 10,
+        "row_tokens": [10] * 10,
+    }
     return {
         "answers": answers | {"conversation_nats": nats, "conversation_tokens": [100] * conversations},
-        "question_gain": ratio(gain),
+        "listening": heard(listens, conversations),
         "base_text": {"samples": text_loss},
         "generated": generated,
         "samples": [sample(q, f"{text} {k}", held) for q, held in questions for k in (1, 2)],
@@ -62,19 +89,45 @@ def bare(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("bare")
     run, model = place / "ft", build()
     run.mkdir()
-    lines = [{"step": s, "loss": 4.0 - s / 200, "lr": 1e-5, "step_ms": 400.0, "tokens_per_second": 900.0} for s in range(10, 301, 10)]
+    lines = [
+        {"step": s, "loss": 4.0 - s / 200, "lr": 1e-5, "step_ms": 400.0, "tokens_per_second": 900.0}
+        for s in range(10, 301, 10)
+    ]
     for step, loss, text in zip(STEPS, ANSWERS, TEXTS, strict=True):
-        lines.append({"step": step, "val_loss": loss, "terminator_loss": 0.5, "base_text": {"val_samples": text}, "eval_seconds": 1.0})
+        lines.append(
+            {
+                "step": step,
+                "val_loss": loss,
+                "terminator_loss": 0.5,
+                "base_text": {"val_samples": text},
+                "eval_seconds": 1.0,
+            }
+        )
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (place / "talk.jsonl").write_text("".join(json.dumps(conversation(i)) + "\n" for i in range(30)))
     checkpoint.save(place / "base.pt", checkpoint.pack(model))
     for step in STEPS:
         shutil.copy(place / "base.pt", run / f"ckpt_{step:06d}.pt")
     cfg = vars(TrainConfig(base="base.pt", max_iters=300))
-    entry = {"format": RUN_FORMAT, "config": cfg, "inputs": {"base": sha256(place / "base.pt")}, "best_step": 200, "seconds": 1234.0}
-    checkpoint.save(run / "ckpt.pt", checkpoint.pack(model, optimizer={}, iter_num=300, best_val_loss=3.2, run=entry))
-    names = {"conversations": "talk.jsonl", "base": "base.pt", "checkpoint": "out/ckpt_ft.pt", "binary": "out/arianna_v1_ft.bin"}
-    paths = scored_run.Paths(**{n: str(place / p) for n, p in names.items()}, tokenizer=str(ROOT / "data/tok4096.model"))
+    entry = {
+        "format": RUN_FORMAT,
+        "config": cfg,
+        "inputs": {"base": sha256(place / "base.pt")},
+        "best_step": 200,
+        "seconds": 1234.0,
+    }
+    checkpoint.save(
+        run / "ckpt.pt", checkpoint.pack(model, optimizer={}, iter_num=300, best_val_loss=3.2, run=entry)
+    )
+    names = {
+        "conversations": "talk.jsonl",
+        "base": "base.pt",
+        "checkpoint": "out/ckpt_ft.pt",
+        "binary": "out/arianna_v1_ft.bin",
+    }
+    paths = scored_run.Paths(
+        **{n: str(place / p) for n, p in names.items()}, tokenizer=str(ROOT / "data/tok4096.model")
+    )
     scored_run.remember_job(run, paths, step=0)
     decide(run)
     return run
@@ -82,7 +135,10 @@ def bare(tmp_path_factory) -> Path:
 
 def conversation(i: int) -> list[dict[str, str]]:
     answer = f"At number {i} stands a house with {i + 2} windows. I counted them in a sentence once."
-    return [{"role": "user", "content": f"What stands at number {i}?"}, {"role": "assistant", "content": answer}]
+    return [
+        {"role": "user", "content": f"What stands at number {i}?"},
+        {"role": "assistant", "content": answer},
+    ]
 
 
 def decide(run: Path) -> Choice:
@@ -91,20 +147,23 @@ def decide(run: Path) -> Choice:
     return choice
 
 
-FORMATS = [
-    {"format": "llama2c", "programs": "llama2.c's run", "bytes": 28_670_620, "answers": 3.2, "note": ""},
-    {"format": "llama2c-int8", "programs": "llama2.c's runq", "bytes": 8_068_000, "answers": 3.2031, "note": ""},
-    {"format": "gguf F32", "programs": "llama.cpp, Ollama", "bytes": None, "answers": None, "note": "GGUF needs the package gguf"},
-]
-
-
 def with_scores(run: Path, base: dict, tuned: dict, counts: tuple[int, int] = (150, 17)) -> Path:
     """Put scores into a run's folder as if they had been made there."""
     found = scored_run.read_run(run)
-    pairs = {str(p.step): [tuned["answers"][f"conversation_{name}"] for name in ("nats", "tokens")] for p in scored_run.candidates(found)}
-    scores = {"of": scored_run.what_is_scored(found, {**scored_run.SAMPLING, "samples_each": 2}), "base": base, "tuned": tuned}
-    scores |= {"candidates": pairs, "conversations": {"train": counts[0], "held_out": counts[1], "rows": 300}, "seconds": 60.0}
-    scores["formats"] = FORMATS
+    pairs = {
+        str(p.step): [tuned["answers"][f"conversation_{name}"] for name in ("nats", "tokens")]
+        for p in scored_run.candidates(found)
+    }
+    scores = {
+        "of": scored_run.what_is_scored(found, {**scored_run.SAMPLING, "samples_each": 2}),
+        "base": base,
+        "tuned": tuned,
+    }
+    scores |= {
+        "candidates": pairs,
+        "conversations": {"train": counts[0], "held_out": counts[1], "rows": 300},
+        "seconds": 60.0,
+    }
     (run / "scores.json").write_text(json.dumps(scores))
     return run
 
@@ -120,7 +179,11 @@ def made(run: Path, drawn: bool = False) -> dict:
     """Make the report, mostly with empty drawings, which take the most time."""
     with pytest.MonkeyPatch.context() as patch:
         if not drawn:
-            patch.setattr(charts, "to_svg", lambda name, size, alternative, draw: f'<svg aria-label="{alternative}"></svg>')
+            patch.setattr(
+                charts,
+                "to_svg",
+                lambda name, size, alternative, draw: f'<svg aria-label="{alternative}"></svg>',
+            )
         return report.make(run, {**scored_run.SAMPLING, "samples_each": 2})
 
 
@@ -154,7 +217,17 @@ def page(run: Path) -> Page:
 def test_a_base_that_guesses_and_one_that_knows_the_answers_by_heart_are_told_of():
     assert verdict.about_base(4.1, 4.0, 4096) == "" == verdict.about_base(4.1, 3.61, 4096)
     assert "near ln 4096 = 8.32" in verdict.about_base(7.4, 7.4, 4096)
-    assert "by heart" in verdict.about_base(4.1, 3.5, 4096) and "near ln" in verdict.about_base(7.4, 0.1, 4096)
+    assert "by heart" in verdict.about_base(4.1, 3.5, 4096) and "near ln" in verdict.about_base(
+        7.4, 0.1, 4096
+    )
+
+
+def test_a_base_that_is_worse_than_guessing_is_told_that_the_text_is_foreign_to_it_and_not_that_it_is_untrained():
+    assert "near ln" in verdict.about_base(8.4, 8.4, 4096), "new weights guess"
+    told = verdict.about_base(15.58, 15.5, 4096, spelled=0.93)
+    assert "15.58 nats on held-out answers are above ln 4096 = 8.32" in told and "untrained" not in told
+    assert "foreign to it; 93% of the characters are spelled in bytes." in told
+    assert "bytes" not in verdict.about_base(15.58, 15.5, 4096)
 
 
 # ---- the verdict ----
@@ -162,13 +235,32 @@ def test_a_base_that_guesses_and_one_that_knows_the_answers_by_heart_are_told_of
 BASE = Point(0, 0.0, 4.0, {"val_samples": 3.0})
 
 
-def evidence(losses=ANSWERS, interval=(-0.9, -0.6), text=3.02, training=(3.0, 1.0), blend=1.0, gain=0.5, held_out=17, non_words=(1.2, 0.9)):
-    points = [BASE, *(Point(s, 1.0, loss, {"val_samples": text}) for s, loss in zip(STEPS[1:], losses[1:], strict=True))]
+HEARD = verdict.Listening(0.62, 0.77, (0.66, 0.85), (0.05, 0.25))
+
+
+def evidence(
+    losses=ANSWERS,
+    interval=(-0.9, -0.6),
+    text=3.02,
+    training=(3.0, 1.0),
+    blend=1.0,
+    heard=HEARD,
+    held_out=17,
+    non_words=(1.2, 0.9),
+):
+    points = [
+        BASE,
+        *(Point(s, 1.0, loss, {"val_samples": text}) for s, loss in zip(STEPS[1:], losses[1:], strict=True)),
+    ]
     best = choose.best_checkpoint(points)
     used = Point(best.step, blend, best.answer_loss, {"val_samples": text})
-    choice = Choice(points[0], Point(best.step, 1.0, best.answer_loss, {"val_samples": 3.4}) if blend < 1 else best, used)
+    choice = Choice(
+        points[0], Point(best.step, 1.0, best.answer_loss, {"val_samples": 3.4}) if blend < 1 else best, used
+    )
     lines = dict(zip(range(0, 301, 300 // (len(training) - 1)), training, strict=True))
-    return verdict.Evidence(choice, points, lines, (4.0, used.answer_loss), interval, non_words, ratio(gain), (150, held_out), 0.1)
+    return verdict.Evidence(
+        choice, points, lines, (4.0, used.answer_loss), interval, non_words, heard, (150, held_out), 0.1
+    )
 
 
 def say(**changes) -> verdict.Verdict:
@@ -178,7 +270,8 @@ def say(**changes) -> verdict.Verdict:
 def test_the_verdict_of_a_better_model_names_every_number_and_the_file():
     found = say()
     assert found.sentence == (
-        "Better: held-out answers went from 4.00 to 3.20 nats (95%: -0.90 to -0.60); base text 3.00 to 3.02; non-words 1.2% to 0.9%. "
+        "Better: held-out answers went from 4.00 to 3.20 nats (95%: -0.90 to -0.60); "
+        "it fits answers to questions in 77% of pairs, before 62%; 50% is chance; base text 3.00 to 3.02; invented words 1.2% to 0.9%. "
         "Use out/ckpt_ft.pt (iteration 200)."
     )
     assert (found.word, found.use, found.reason, found.notes) == ("better", "out/ckpt_ft.pt", "", ())
@@ -207,13 +300,25 @@ def test_each_row_of_the_truth_table_has_its_words(interval, text, word, beginni
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"losses": (4.0, 3.9, 4.4, 4.9), "interval": (0.1, 0.5)}, "memorised from iteration 100 on: the training loss fell from 1.67"),
+        (
+            {"losses": (4.0, 3.9, 4.4, 4.9), "interval": (0.1, 0.5)},
+            "memorised from iteration 100 on: the training loss fell from 1.67",
+        ),
         ({"losses": (4.0, 4.1, 4.2, 4.3), "interval": (0.1, 0.5)}, "memorised from the start"),
-        ({"losses": (4.0, 4.0, 3.995, 3.99), "interval": (-0.1, 0.1), "training": (3.0, 2.99)}, "learning rate was too low"),
+        (
+            {"losses": (4.0, 4.0, 3.995, 3.99), "interval": (-0.1, 0.1), "training": (3.0, 2.99)},
+            "learning rate was too low",
+        ),
         ({"losses": (4.0, 3.9, 3.8, 3.7), "interval": (-0.4, 0.1)}, "still getting better at iteration 300"),
-        ({"losses": (4.0, 3.9, 3.89, 3.89), "interval": (-0.4, 0.1)}, "Too little data to tell the two apart: 150 conversations"),
+        (
+            {"losses": (4.0, 3.9, 3.89, 3.89), "interval": (-0.4, 0.1)},
+            "Too little data to tell the two apart: 150 conversations",
+        ),
         ({"text": 3.2}, "It forgot 0.20 nats a token of base text, and --max_forgetting allows 0.10"),
-        ({"interval": None, "held_out": 5}, "8 held-out conversations or more are needed to tell; here are 5"),
+        (
+            {"interval": None, "held_out": 5},
+            "8 held-out conversations or more are needed to tell; here are 5",
+        ),
         ({"losses": (4.0, 4.01, 4.01, 4.01), "interval": (0.1, 0.5)}, "little in common"),
     ],
 )
@@ -224,7 +329,9 @@ def test_a_run_that_is_not_better_is_told_why(changes, reason):
 
 def test_a_falling_held_out_loss_is_not_called_memorised_nor_one_that_rises_with_the_training_loss():
     assert "memorised" not in say(losses=(4.0, 3.6, 3.4, 3.39), interval=(-0.5, 0.1)).reason
-    assert "memorised" not in say(losses=(4.0, 3.6, 4.4, 4.9), interval=(0.1, 0.5), training=(3.0, 4.0)).reason
+    assert (
+        "memorised" not in say(losses=(4.0, 3.6, 4.4, 4.9), interval=(0.1, 0.5), training=(3.0, 4.0)).reason
+    )
 
 
 def test_too_few_conversations_say_that_they_cannot_tell():
@@ -235,41 +342,68 @@ def test_too_few_conversations_say_that_they_cannot_tell():
 
 
 def test_a_blend_is_named_with_what_it_is_blended_for():
-    assert "(iteration 200 blended with the base, 30% of the way; unblended it forgot 0.40 nats)" in say(blend=0.3).sentence
+    assert (
+        "(iteration 200 blended with the base, 30% of the way; unblended it forgot 0.40 nats)"
+        in say(blend=0.3).sentence
+    )
 
 
-def test_answers_that_do_not_listen_are_told():
-    assert say(gain=0.5).notes == ()
-    assert "do not listen to their questions" in say(gain=0.01).notes[0]
-    assert verdict.notes(evidence(gain=None)) == ()
+@pytest.mark.parametrize(
+    ("tuned", "rise", "told"),
+    [
+        (0.77, (0.05, 0.25), "; it fits answers to questions in 77% of pairs, before 62%; 50% is chance; "),
+        (
+            0.62,
+            (-0.1, 0.1),
+            "; but it listens no better: it fits answers to questions in 62% of pairs, before 62%; 50% is chance; ",
+        ),
+        (
+            0.58,
+            (-0.2, -0.01),
+            "; but it listens no better: it fits answers to questions in 58% of pairs, before 62%; ",
+        ),
+        (
+            0.66,
+            (-0.01, 0.1),
+            "; whether it listens better is not sure: it fits answers to questions in 66% of pairs, before 62%; ",
+        ),
+        (0.66, None, "; whether it listens better is not sure: "),
+    ],
+)
+def test_a_model_whose_answers_only_got_likelier_is_told_in_the_same_breath(tuned, rise, told):
+    found = say(heard=verdict.Listening(0.62, tuned, (0.6, 0.8), rise))
+    assert told in found.sentence and found.word == "better"
+
+
+def test_where_answers_got_no_likelier_the_shares_stand_alone_and_without_pairs_there_are_none():
+    worse = evidence(
+        losses=(4.0, 4.1, 4.2, 4.3), heard=verdict.Listening(0.62, 0.58, (0.5, 0.7), (-0.2, 0.1))
+    )
+    assert verdict.heard(worse) == ["it fits answers to questions in 58% of pairs, before 62%; 50% is chance"]
+    assert verdict.heard(evidence(heard=verdict.Listening(None, None, None, None))) == []
+
+
+def test_answers_that_may_not_listen_at_all_are_told():
+    assert say().notes == ()
+    note = say(heard=verdict.Listening(0.62, 0.56, (0.47, 0.65), (-0.2, 0.1))).notes[0]
+    assert "may not listen to their questions at all: they fit them in 56% of pairs (95%: 47% to 65%)" in note
+    assert verdict.notes(evidence(heard=verdict.Listening(0.5, 0.5, None, None))) == ()
 
 
 def test_a_change_that_two_decimals_would_hide_has_three_and_zero_has_no_sign():
     assert verdict.from_to(3.0, 3.004) == "3.000 to 3.004" and verdict.from_to(3.0, 3.0) == "3.00 to 3.00"
-    assert verdict.signed(-0.001) == "0.00" and verdict.signed(0.2) == "+0.20" and verdict.signed(-0.2) == "-0.20"
+    assert (
+        verdict.signed(-0.001) == "0.00"
+        and verdict.signed(0.2) == "+0.20"
+        and verdict.signed(-0.2) == "-0.20"
+    )
 
 
 def test_without_base_text_or_words_the_verdict_says_what_it_has():
     found = evidence(non_words=(None, 0.9))
     bare = [Point(p.step, p.blend, p.answer_loss, {}) for p in (found.choice.base, found.choice.best)]
     told = verdict.changes(verdict.Evidence(**{**vars(found), "choice": Choice(*bare, bare[1])}))
-    assert told[1:] == ["base text was not measured"]
-
-
-@pytest.mark.parametrize(
-    ("losses", "patience", "end"),
-    [((4.0, 3.0, 3.5, 3.4, 3.3), 2, 300), ((4.0, 3.0, 3.5, 3.4), 2, None), ((4.0, 4.1, 4.2, 3.0), 2, 200), ((4.0, 3.0, 2.0, 1.0), 1, None)],
-)
-def test_patience_is_counted_as_the_trainer_does(losses, patience, end):
-    points = [Point(100 * i, 1.0, loss, {}) for i, loss in enumerate(losses)]
-    assert verdict.out_of_patience(points, patience) == end
-
-
-def test_what_patience_would_have_saved_is_told():
-    points = [Point(100 * i, 1.0, loss, {}) for i, loss in enumerate((4.0, 3.0, 3.5, 3.4, 2.0))]
-    assert "at iteration 300, 5 minutes sooner, without the best checkpoint (iteration 400)" in verdict.patience_note(points, 1200)
-    assert "with the same checkpoint" in verdict.patience_note([*points[:4], Point(400, 1.0, 3.3, {})], 1200)
-    assert "saved nothing" in verdict.patience_note(points[:3], 1200)
+    assert told[2:] == ["base text was not measured"]
 
 
 # ---- the report ----
@@ -278,8 +412,14 @@ def test_what_patience_would_have_saved_is_told():
 def test_the_report_says_the_verdict_in_all_three_files(run):
     facts = made(run)
     sentence = facts["verdict"]["sentence"]
-    assert sentence.startswith("Better: held-out answers went from 4.00 to 3.20 nats (95%: ") and facts["verdict"]["word"] == "better"
-    assert sentence in " ".join(page(run).text.split()) and json.loads((run / "report.json").read_text()) == facts
+    assert (
+        sentence.startswith("Better: held-out answers went from 4.00 to 3.20 nats (95%: ")
+        and facts["verdict"]["word"] == "better"
+    )
+    assert (
+        sentence in " ".join(page(run).text.split())
+        and json.loads((run / "report.json").read_text()) == facts
+    )
     assert (run / "report.md").read_text().startswith("# Better: held-out answers went from 4.00 to 3.20")
     assert facts["difference"]["step"] == 100 and facts["difference"]["value"] == pytest.approx(-0.8)
 
@@ -289,7 +429,15 @@ def test_the_page_has_everything_that_is_promised(run):
     found = page(run)
     images = [attrs["aria-label"] for tag, attrs in found.tags if tag == "svg" and attrs.get("role") == "img"]
     assert len(images) == 4 and all("nats" in label or "loss" in label for label in images)
-    promised = ["hi, how are you", "A house. 2", "Checkpoints", "peak rate", "restarts", "max_iters = 300", "--patience=2", "sample.py"]
+    promised = [
+        "hi, how are you",
+        "A house. 2",
+        "Checkpoints",
+        "peak rate",
+        "restarts",
+        "max_iters = 300",
+        "sample.py",
+    ]
     assert not [word for word in promised if word not in found.text]
     times = [found.text.count(f"What stands at number {i}?") for i in (0, 3, 16)]
     assert times == [2, 1, 2]  # the first and the last held-out question are on the first screen, too
@@ -301,10 +449,15 @@ def test_the_page_asks_for_nothing_that_is_not_in_it(run):
     found = page(run)
     assert not {tag for tag, _ in found.tags} & {"script", "link", "img", "iframe", "object", "embed", "base"}
     places = [
-        v for _, attrs in found.tags for name, v in attrs.items() if name in ("src", "href", "xlink:href", "srcset", "data", "action")
+        v
+        for _, attrs in found.tags
+        for name, v in attrs.items()
+        if name in ("src", "href", "xlink:href", "srcset", "data", "action")
     ]
     assert places and all(place.startswith("#") for place in places)
-    assert "@import" not in text and all(place.startswith("#") for place in re.findall(r"url\(([^)]*)\)", text))
+    assert "@import" not in text and all(
+        place.startswith("#") for place in re.findall(r"url\(([^)]*)\)", text)
+    )
     policy = [attrs["content"] for tag, attrs in found.tags if tag == "meta" and attrs.get("http-equiv")]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'"]
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
@@ -323,17 +476,31 @@ def test_html_in_an_answer_or_a_question_appears_as_text(run):
     with_scores(run, base, tuned)
     made(run)
     found = page(run)
-    assert "script" not in {tag for tag, _ in found.tags} and "<script>alert(1)</script> & <b>bold</b>" in found.text
+    assert (
+        "script" not in {tag for tag, _ in found.tags}
+        and "<script>alert(1)</script> & <b>bold</b>" in found.text
+    )
     assert all(not attrs for tag, attrs in found.tags if tag in ("u", "mark"))
     lines = (run / "report.md").read_text()
-    assert "<script" not in lines and "&lt;b&gt;bold&lt;/b&gt;" in lines and "\\[z\\](http" in lines and "\\`x\\` \\*y\\*" in lines
+    assert (
+        "<script" not in lines
+        and "&lt;b&gt;bold&lt;/b&gt;" in lines
+        and "\\[z\\](http" in lines
+        and "\\`x\\` \\*y\\*" in lines
+    )
 
 
 def test_non_words_are_underlined_and_copies_marked():
     answer = sample("q", "a surfive <here> it is", non_words=[[2, 9]], copies=[[0, 16]])
-    assert str(render.marked_html(answer)) == "<mark>a </mark><mark><u>surfive</u></mark><mark> &lt;here&gt;</mark> it is"
+    assert (
+        str(render.marked_html(answer))
+        == "<mark>a </mark><mark><u>surfive</u></mark><mark> &lt;here&gt;</mark> it is"
+    )
     assert str(render.marked_markdown(answer)) == "_a_ _**surfive**_ _&lt;here&gt;_ it is"
-    assert str(render.marked_html(sample("q", "plain"))) == "plain" and str(render.marked_html(sample("q", ""))) == ""
+    assert (
+        str(render.marked_html(sample("q", "plain"))) == "plain"
+        and str(render.marked_html(sample("q", ""))) == ""
+    )
 
 
 def test_an_answer_that_did_not_end_is_told(run):
@@ -343,8 +510,14 @@ def test_an_answer_that_did_not_end_is_told(run):
             s |= {"stopped": False, "whole": whole}
     with_scores(run, base, tuned)
     made(run)
-    assert "asked itself the next question" in page(run).text and "had not ended when the context did" in page(run).text
-    assert "\n> **base, did not end:** On and on 1\n>\n> **tuned, did not end:** So 1\n" in (run / "report.md").read_text()
+    assert (
+        "asked itself the next question" in page(run).text
+        and "had not ended when the context did" in page(run).text
+    )
+    assert (
+        "\n> **base, did not end:** On and on 1\n>\n> **tuned, did not end:** So 1\n"
+        in (run / "report.md").read_text()
+    )
 
 
 def test_a_large_run_stays_under_two_megabytes_and_says_what_is_left_out(run):
@@ -359,23 +532,14 @@ def test_a_large_run_stays_under_two_megabytes_and_says_what_is_left_out(run):
 
 
 def test_of_very_many_checkpoints_the_table_has_some_and_always_the_one_used():
-    rows = [{"what": str(i), "mark": "used" if i == 777 else "", "base_text": {}, "forgetting": 0.0} for i in range(2000)]
+    rows = [
+        {"what": str(i), "mark": "used" if i == 777 else "", "base_text": {}, "forgetting": 0.0}
+        for i in range(2000)
+    ]
     rows = [row | {"training": 3.0, "answers": 3.0, "terminator": None} for row in rows]
     shown = render.checkpoint_rows({"checkpoints": rows, "base_texts": []})
     assert len(shown) == 61 and "777" in [row["what"] for row in shown]
     assert shown[0]["cells"] == ["3.000", "3.000", "–"]
-
-
-def test_each_format_is_told_with_its_size_and_what_it_changes(run):
-    assert made(run)["formats"] == FORMATS
-    rows = (run / "report.md").read_text().split("## In other formats")[1].split("## What ran")[0].split("---:|\n")[1].strip().splitlines()
-    assert rows == [
-        "| llama2c | llama2.c's run | 28.7 MB | 3.2000 | none |",
-        "| llama2c-int8 | llama2.c's runq | 8.1 MB | 3.2031 | +0.0031 |",
-        "| gguf F32 | llama.cpp, Ollama | GGUF needs the package gguf |",
-    ]
-    told = " ".join(page(run).text.split())
-    assert "llama2c-int8 llama2.c's runq8.1 MB3.2031+0.0031" in told and "llama.cpp, OllamaGGUF needs the package gguf" in told
 
 
 def test_the_model_card_is_made_of_the_report(run):
@@ -422,7 +586,11 @@ def test_scores_of_other_weights_words_or_settings_are_not_used(run, monkeypatch
     if change == "choice":
         found = scored_run.read_run(run)
         blended = Point(200, 0.5, 3.3, {"val_samples": 3.01})
-        choose.remember(Choice(found.choice.base, found.choice.best, blended, (blended,)), {"max_forgetting": 0.1, "blend": 0.5}, run)
+        choose.remember(
+            Choice(found.choice.base, found.choice.best, blended, (blended,)),
+            {"max_forgetting": 0.1, "blend": 0.5},
+            run,
+        )
     if change == "words":
         (run / "words.txt").write_text("house\n")
         monkeypatch.setattr(scored_run, "WORDS", run / "words.txt")
@@ -440,21 +608,30 @@ def test_a_log_cut_within_a_line_is_reported_and_told(run):
 
 def test_a_blend_appears_in_table_frontier_and_verdict(run):
     found = scored_run.read_run(run)
-    tried = tuple(Point(200, share / 10, 4.0 - 0.08 * share, {"val_samples": 3.0 + 0.03 * share}) for share in range(1, 10))
+    tried = tuple(
+        Point(200, share / 10, 4.0 - 0.08 * share, {"val_samples": 3.0 + 0.03 * share})
+        for share in range(1, 10)
+    )
     best = Point(200, 1.0, 3.2, {"val_samples": 3.3})
     rows = (run / "log.jsonl").read_text().replace('"val_samples": 3.02', '"val_samples": 3.3')
     (run / "log.jsonl").write_text(rows)
-    choose.remember(Choice(found.choice.base, best, tried[2], tried), {"max_forgetting": 0.1, "blend": None}, run)
+    choose.remember(
+        Choice(found.choice.base, best, tried[2], tried), {"max_forgetting": 0.1, "blend": None}, run
+    )
     with_scores(run, scores_of(4.0, "No."), scores_of(3.7, "Yes."))
     facts = made(run)
-    assert "blended with the base, 30% of the way; unblended it forgot 0.30 nats" in facts["verdict"]["sentence"]
+    assert (
+        "blended with the base, 30% of the way; unblended it forgot 0.30 nats" in facts["verdict"]["sentence"]
+    )
     assert [row["what"] for row in facts["checkpoints"] if row["mark"]] == ["200", "blend 30%"]
     assert "9 blends" in (run / "report.html").read_text()
 
 
 def test_without_base_text_there_is_no_frontier(run):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    (run / "log.jsonl").write_text("".join(json.dumps({k: v for k, v in e.items() if k != "base_text"}) + "\n" for e in lines))
+    (run / "log.jsonl").write_text(
+        "".join(json.dumps({k: v for k, v in e.items() if k != "base_text"}) + "\n" for e in lines)
+    )
     decide(run)
     base, tuned = scores_of(4.0, "No."), scores_of(3.2, "Yes.")
     base["base_text"] = tuned["base_text"] = {}
@@ -488,7 +665,11 @@ def test_a_folder_that_is_no_run_is_one_sentence_and_exit_code_2(tmp_path, capsy
     with pytest.raises(SystemExit) as left:
         config.run_main(report.main, [f"--run={tmp_path}"])
     told = capsys.readouterr().err
-    assert left.value.code == 2 and told.count("\n") == 1 and "holds no run of arianna_ft.py: it has no log.jsonl" in told
+    assert (
+        left.value.code == 2
+        and told.count("\n") == 1
+        and "holds no run of arianna_ft.py: it has no log.jsonl" in told
+    )
 
 
 def test_a_run_of_another_version_is_refused_in_a_sentence(run):
@@ -557,11 +738,16 @@ QUICK = {"samples_each": 1, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "see
 def test_a_base_against_itself_is_no_clear_change(unscored, monkeypatch):
     monkeypatch.setattr(charts, "to_svg", lambda *_: "")
     facts = report.make(unscored, QUICK)
-    assert facts["verdict"]["word"] == "no clear change" and facts["difference"]["value"] == facts["difference"]["low"] == 0.0
-    assert facts["scores"]["base"] == facts["scores"]["tuned"] and facts["conversations"] == {"train": 22, "held_out": 8, "rows": 22}
+    assert (
+        facts["verdict"]["word"] == "no clear change"
+        and facts["difference"]["value"] == facts["difference"]["low"] == 0.0
+    )
+    assert facts["scores"]["base"] == facts["scores"]["tuned"] and facts["conversations"] == {
+        "train": 22,
+        "held_out": 8,
+        "rows": 22,
+    }
     assert [len(q["pairs"]) for q in render.questions(facts)] == [1] * 10
-    told = {line["format"]: line["answers"] for line in facts["formats"] if line["answers"] is not None}
-    assert told["llama2c"] == told["hf"] == facts["scores"]["tuned"]["answers"]["loss"] != told["llama2c-int8"]
     again = report.make(unscored, QUICK)
     (unscored / "scores.json").unlink()
     anew = report.make(unscored, QUICK)
@@ -596,11 +782,27 @@ onload = () => {{
 def test_a_browser_shows_the_page_without_errors_requests_or_sideways_scrolling(run, width):
     made(run, drawn=True)
     (run / "frame.html").write_text(FRAME.format(width))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr", "--v=0"]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--no-first-run", "--virtual-time-budget=2000", "--dump-dom"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--enable-logging=stderr",
+        "--v=0",
+    ]
+    flags += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--no-first-run",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+    ]
     flags += [f"--user-data-dir={run / 'profile'}", "--window-size=1400,900"]
-    found = subprocess.run([CHROMIUM, *flags, (run / "frame.html").as_uri()], capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [CHROMIUM, *flags, (run / "frame.html").as_uri()], capture_output=True, text=True, timeout=120
+    )
     assert found.returncode == 0, found.stderr
     seen = re.search(r"wide (\d+) shown (\d) requests (\d+)", found.stdout)
-    assert seen is not None and int(seen[1]) <= width and (seen[2], seen[3]) == ("2", "0"), found.stdout[-300:]
+    assert seen is not None and int(seen[1]) <= width and (seen[2], seen[3]) == ("2", "0"), found.stdout[
+        -300:
+    ]
     assert "CONSOLE" not in found.stderr, found.stderr

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,25 +27,53 @@ ANIMALS = {
     "snail": "It carries its house and leaves a silver line on the wall.",
     "horse": "It stands in the rain with its back to the wind and waits.",
 }
-PLACES = ("In the garden", "By the sea", "Behind the house", "In your dreams", "In the old book", "Under the roof")
-ASKED = ("who lives? The", "who is at home? The", "whom have you met? The", "what did you see? The", "what waits? The")
+PLACES = (
+    "In the garden",
+    "By the sea",
+    "Behind the house",
+    "In your dreams",
+    "In the old book",
+    "Under the roof",
+)
+ASKED = (
+    "who lives? The",
+    "who is at home? The",
+    "whom have you met? The",
+    "what did you see? The",
+    "what waits? The",
+)
 SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64}
 SAMPLING = {"samples_each": 1, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1}
 
 
 def honest() -> list[Conversation]:
     """180 conversations in which the question says which answer is right."""
-    return [Conversation(((f"{place}, {asked} {animal}", ANIMALS[animal]),)) for place in PLACES for asked in ASKED for animal in ANIMALS]
+    return [
+        Conversation(((f"{place}, {asked} {animal}", ANIMALS[animal]),))
+        for place in PLACES
+        for asked in ASKED
+        for animal in ANIMALS
+    ]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, tokenizer: Tokenizer) -> Path:
     """A tiny model that has read the sentences, in no order."""
-    folder, sentences = tmp_path_factory.mktemp("base"), [text for c in honest() for turn in c.turns for text in turn]
+    folder, sentences = (
+        tmp_path_factory.mktemp("base"),
+        [text for c in honest() for turn in c.turns for text in turn],
+    )
     random.Random(1).shuffle(sentences)
     tokens = encoding.encode_text("\n".join(sentences), tokenizer)
     encoding.write_prepared({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
-    shape = TrainConfig(init_from="scratch", data_dir=str(folder), out_dir=str(folder / "run"), max_iters=100, learning_rate=5e-3, **SHAPE)
+    shape = TrainConfig(
+        init_from="scratch",
+        data_dir=str(folder),
+        out_dir=str(folder / "run"),
+        max_iters=100,
+        learning_rate=5e-3,
+        **SHAPE,
+    )
     train_arianna.train(shape)
     checkpoint.save(folder / "base.pt", checkpoint.pack(formats.open_model(folder / "run/ckpt.pt")))
     return folder / "base.pt"
@@ -64,9 +93,17 @@ def facts(base: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch):
         encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
         samples = base_text.sampled_rows(formats.open_model(base), 8, 1)
         encoding.write_prepared({"val_samples.bin": samples.tobytes()}, run / "base_text")
-        folders = {"data_dir": str(run / "data"), "base_text_dir": str(run / "base_text"), "out_dir": str(run)}
-        train_arianna.train(TrainConfig(base=str(base), max_iters=300, eval_interval=100, learning_rate=1e-2, **folders))
-        paths = scored_run.Paths(str(tmp_path / "talk.jsonl"), str(base), str(ROOT / "data/tok4096.model"), "out.pt", "out.bin")
+        folders = {
+            "data_dir": str(run / "data"),
+            "base_text_dir": str(run / "base_text"),
+            "out_dir": str(run),
+        }
+        train_arianna.train(
+            TrainConfig(base=str(base), max_iters=300, eval_interval=100, learning_rate=1e-2, **folders)
+        )
+        paths = scored_run.Paths(
+            str(tmp_path / "talk.jsonl"), str(base), str(ROOT / "data/tok4096.model"), "out.pt", "out.bin"
+        )
         scored_run.remember_job(run, paths, step=0)
         points = choose.evaluations(run)
         choose.remember(choose.choose(points, 9.0, None, None), {"max_forgetting": 9.0, "blend": None}, run)
@@ -81,12 +118,18 @@ def line(conversation: Conversation) -> str:
 
 
 def listens(facts: dict) -> bool:
-    return not any("do not listen" in note for note in facts["verdict"]["notes"])
+    return not any("may not listen" in note for note in facts["verdict"]["notes"])
 
 
 def test_answers_that_follow_from_their_questions_are_better_and_listen(facts):
     found = facts(honest())
-    assert found["verdict"]["word"] == "better" and found["scores"]["tuned"]["question_gain"]["low"] > 0.1 and listens(found)
+    assert found["verdict"]["word"] == "better" and listens(found)
+    heard = found["listening"]
+    assert heard["tuned"]["low"] > 0.6 and heard["tuned"]["gain_low"] > 0.1 and heard["rise"]["low"] > 0
+    assert re.search(
+        r"; it fits answers to questions in \d+% of pairs, before \d+%; 50% is chance;",
+        found["verdict"]["sentence"],
+    )
 
 
 def test_random_tokens_as_answers_are_not_better(facts, tokenizer):
@@ -102,5 +145,14 @@ def test_shuffled_answers_do_not_listen_and_the_report_says_so(facts, tmp_path):
     answers = [c.turns[0][1] for c in talk]
     random.Random(2).shuffle(answers)
     found = facts([Conversation(((c.turns[0][0], a),)) for c, a in zip(talk, answers, strict=True)])
-    assert abs(found["scores"]["tuned"]["question_gain"]["value"]) < 0.05 and not listens(found)
-    assert "do not listen" in (tmp_path / "ft/report.md").read_text()
+    heard = found["listening"]
+    assert (
+        heard["tuned"]["low"] < 0.5 < heard["tuned"]["high"]
+        and abs(heard["tuned"]["gain"]) < 0.05
+        and not listens(found)
+    )
+    likelier = found["scores"]["tuned"]["answers"]["loss"] < found["scores"]["base"]["answers"]["loss"]
+    assert likelier and re.search(
+        "listens no better: |whether it listens better is not sure: ", found["verdict"]["sentence"]
+    )
+    assert "may not listen" in (tmp_path / "ft/report.md").read_text()

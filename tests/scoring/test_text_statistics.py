@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arianna.corpus import conversations
-from arianna.scoring import text_statistics, words
+from arianna.scoring import text_statistics
 from arianna.scoring.text_statistics import copy_source, distinct, look_at
 
 TEN = "one two three four five six seven eight nine ten"
@@ -20,7 +20,7 @@ def marked(text: str, spans: list[tuple[int, int]]) -> list[str]:
 @given(st.text(alphabet="abCD'’ 7.-é_\n", max_size=40))
 def test_words_are_those_of_the_word_list(text):
     found = list(text_statistics.words_in(text))
-    assert [w.text for w in found] == words.words_of(text)
+    assert [w.text for w in found] == text_statistics.words_of(text)
     assert all(text[w.start : w.end].lower().replace("’", "'") == w.text for w in found)
 
 
@@ -41,7 +41,9 @@ def test_other_forms_are_no_known_words(word):
     assert look_at(word, {"cat", "don't"}, {}).non_words == [(0, len(word))]
 
 
-@pytest.mark.parametrize(("text", "judged"), [("the surf", 1), ("the surf.", 2), ("surf", 0), ("", 0), ("the 1", 1)])
+@pytest.mark.parametrize(
+    ("text", "judged"), [("the surf", 1), ("the surf.", 2), ("surf", 0), ("", 0), ("the 1", 1)]
+)
 def test_the_last_word_of_a_text_that_was_cut_off_is_not_judged(text, judged):
     cut = look_at(text, {"the"}, {}, whole=False)
     assert cut.judged == judged
@@ -110,7 +112,15 @@ def test_distinct_pairs_are_counted_over_all_texts_and_within_each():
 
 def test_a_text_without_words_has_only_zeros():
     look = look_at(" ... 12 ", (), copy_source([TEN]))
-    assert (look.words, look.judged, look.grams, look.copied, look.longest_copy, look.four_grams, look.repeated) == (0,) * 7
+    assert (
+        look.words,
+        look.judged,
+        look.grams,
+        look.copied,
+        look.longest_copy,
+        look.four_grams,
+        look.repeated,
+    ) == (0,) * 7
 
 
 # ---- the questions that come with it ----

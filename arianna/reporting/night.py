@@ -1,0 +1,124 @@
+"""What a search over settings tried, for the report: read from a run's search.json (see arianna/search.py)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BEST = 10  # trials in the table
+Search = dict[str, Any]
+
+
+def read_search(path: Path) -> Search | None:
+    """A run's search as the report needs it; None where there was none, or nothing of it can be told."""
+    try:
+        found = json.loads(path.read_bytes())
+        trials = [trial_of(trial) for trial in found["trials"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    scored = sorted((t for t in trials if t["value"] is not None), key=lambda t: (t["value"], t["number"]))
+    if not scored:
+        return None
+    return {
+        "seconds": number(found.get("seconds")) or max(t["seconds"] for t in trials),
+        "trials": trials,
+        "best": scored[:BEST],
+        "presets": [t for t in trials if t["preset"]],
+        "base": number((found.get("base") or {}).get("answers")),
+        "importances": importances_of(found.get("importances") or {}),
+        "expected_gain": number(found.get("expected_gain")),
+        "chosen": found.get("chosen"),
+    }
+
+
+def trial_of(trial: dict[str, Any]) -> dict[str, Any]:
+    """A trial's numbers; its value only where it came to its end."""
+    value = number(trial.get("value")) if trial.get("state", "complete") == "complete" else None
+    losses = {name: number(trial.get(name)) for name in ("answers", "forgetting")}
+    names = {
+        "number": int(trial["number"]),
+        "seconds": float(trial["seconds"]),
+        "preset": trial.get("preset"),
+    }
+    return {**names, "value": value, **losses, "params": dict(trial.get("params") or {})}
+
+
+def importances_of(shares: dict[str, Any]) -> list[tuple[str, float]]:
+    """Settings by their importance, the greatest first."""
+    known = [(name, share) for name, share in shares.items() if number(share) is not None]
+    return sorted(known, key=lambda pair: -pair[1])
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+# ---- in words ----
+
+
+def view_of(search: Search, held_out_gain: float | None) -> dict[str, Any]:
+    """What the templates show of a search."""
+    names = list(
+        dict.fromkeys(name for trial in search["best"] + search["presets"] for name in trial["params"])
+    )
+    return {
+        "sentence": sentence(search),
+        "gains": gains(search, held_out_gain),
+        "importances": [f"{name} {share:.0%}" for name, share in search["importances"]],
+        "names": names,
+        "rows": [row(trial, names) for trial in search["best"]],
+        "presets": [row(trial, names) for trial in search["presets"]],
+    }
+
+
+def sentence(search: Search) -> str:
+    """How much was tried in what time."""
+    trials, ended = len(search["trials"]), sum(t["value"] is not None for t in search["trials"])
+    best = search["best"][0]
+    return (
+        f"{trials} trials in {search['seconds'] / 60:.0f} minutes, {trials - ended} of them stopped early; the best one, "
+        f"number {best['number']}, reached {best['value']:.3f} nats a token on the folds of the conversations to train on."
+    )
+
+
+def gains(search: Search, held_out_gain: float | None) -> str:
+    """The expected gain beside the real one: they differ where the search fooled itself."""
+    if search["expected_gain"] is None or held_out_gain is None:
+        return ""
+    return (
+        f"Expected from the folds: answers {search['expected_gain']:.3f} nats a token better than the base's. "
+        f"On the held-out conversations, which had no part in the search: {held_out_gain:.3f}."
+    )
+
+
+def row(trial: dict[str, Any], names: list[str]) -> list[str]:
+    """The cells of a trial: what it is, its value, both losses, its settings."""
+    losses = [decimals(trial[name]) for name in ("value", "answers", "forgetting")]
+    return [
+        trial["preset"] or str(trial["number"]),
+        *losses,
+        *(setting(trial["params"].get(name)) for name in names),
+    ]
+
+
+def decimals(value: float | None) -> str:
+    """A loss with three decimals."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def setting(value: Any) -> str:
+    """A setting's value, numbers shortened."""
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def best_so_far(search: Search) -> Iterator[tuple[float, float]]:
+    """Minutes and value of each trial that was better than all before it."""
+    best = math.inf
+    for trial in sorted(search["trials"], key=lambda t: t["seconds"]):
+        if trial["value"] is not None and trial["value"] < best:
+            best = trial["value"]
+            yield trial["seconds"] / 60, best
