@@ -5,7 +5,7 @@
      9 arianna/reporting/                                3 arianna/corpus/    arianna/ops.py
      8 train_arianna.py  sample.py  evaluate  export     2 tokenizer.py
      7 arianna/scoring/                                  1 arianna/system/
-     6 arianna/training/   arianna/chat.py
+     6 arianna/training/   arianna/chat.py   web.py
 
 tests/test_house.py holds the ladder.
 """

@@ -4,6 +4,7 @@
     python -m arianna.export out/arianna_v1_q8.bin  --checkpoint=out/ckpt_ft.pt --format=llama2c-int8      # its runq
     python -m arianna.export out/arianna_hf         --checkpoint=out/ckpt_ft.pt --format=hf                # transformers
     python -m arianna.export out/arianna.gguf       --checkpoint=out/ckpt_ft.pt --format=gguf              # llama.cpp, Ollama
+    python -m arianna.export out/arianna.html       --checkpoint=out/ckpt_ft.pt --format=html              # any browser: one file
     python -m arianna.export out/base.pt            --checkpoint=FOLDER_OR_BIN  --format=checkpoint        # from there, to fine-tune
 
 What is written takes its place only after it has been read back and has given the model's weights and logits, bit for bit
@@ -37,13 +38,15 @@ if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
 class ExportConfig:
     """What is written, where, and from which model."""
 
-    out: str  # what to write: a .bin (llama2c, llama2c-int8), .gguf or .pt (checkpoint) file, for hf a folder
+    out: str  # what to write: a .bin (llama2c, llama2c-int8), .gguf, .html or .pt (checkpoint) file, for hf a folder
     checkpoint: str | None = None  # the model: a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder; only read
-    format: Literal["llama2c", "llama2c-int8", "hf", "gguf", "checkpoint"] = "llama2c"  # checkpoint: weights without a run's state
+    format: Literal["llama2c", "llama2c-int8", "hf", "gguf", "html", "checkpoint"] = "llama2c"  # checkpoint: weights without a run's state
     half: bool = False  # weights in float16, half the size (only --format=checkpoint)
     gguf_type: Literal["F32", "F16", "Q8_0"] = "F32"  # how a .gguf stores the weights
-    tokenizer: str = "data/tok4096.model"  # the model's tokenizer, which hf and gguf carry
-    report: str | None = None  # a run's report.json, for the model card of hf
+    html_type: Literal["int8", "F16", "F32"] = "int8"  # how a page (.html) stores the weights
+    compare: str | None = None  # a second model for the page (.html), whose answers stand beside the first one's
+    tokenizer: str = "data/tok4096.model"  # the model's tokenizer, which hf, gguf and html carry
+    report: str | None = None  # a run's report.json, for what hf and html say of it
     data_dir: str | None = None  # a run's data, to tell the held-out answer loss; by default that of the run beside the model
     force: bool = False  # write also where something lies that is no export of this model; a folder is kept under another name
 
@@ -57,8 +60,11 @@ class ExportConfig:
             raise ValueError(f"--half goes with --format=checkpoint; {self.format} is not written in it")
         if self.gguf_type != "F32" and self.format != "gguf":
             raise ValueError(f"--gguf_type goes with --format=gguf; {self.format} is not written in it")
-        if self.report is not None and self.format != "hf":
-            raise ValueError(f"--report goes with --format=hf; {self.format} has no model card")
+        if self.report is not None and self.format not in ("hf", "html"):
+            raise ValueError(f"--report goes with --format=hf or html; {self.format} says nothing of a run")
+        for name, given in (("html_type", self.html_type != "int8"), ("compare", self.compare is not None)):
+            if given and self.format != "html":
+                raise ValueError(f"--{name} goes with --format=html; {self.format} is no page")
 
 
 class Unfaithful(OSError):
@@ -186,14 +192,28 @@ def check_free(out: Path, kind: Format, model: Transformer, options: Options) ->
 
 def read_options(cfg: ExportConfig) -> dict[str, Any]:
     """The options that a format takes, from the command's."""
-    if cfg.format not in ("hf", "gguf"):
+    if cfg.format not in ("hf", "gguf", "html"):
         return {"half": cfg.half}
     from tokenizer import Tokenizer
 
     options: dict[str, Any] = {"tokenizer": Tokenizer(cfg.tokenizer)}
     if cfg.format == "gguf":
         return options | {"gguf_type": cfg.gguf_type}
-    return options | {"report": read_report(Path(cfg.report)) if cfg.report else None}
+    options["report"] = read_report(Path(cfg.report)) if cfg.report else None
+    return options | (page_options(cfg) if cfg.format == "html" else {})
+
+
+def page_options(cfg: ExportConfig) -> dict[str, Any]:
+    """What a page takes: a second model where one is given, and the names of both, which are their files'."""
+    compare = open_model(cfg.compare) if cfg.compare else None
+    if cfg.compare:
+        from tokenizer import Tokenizer
+
+        check_tokenizer(cfg.compare, Tokenizer(cfg.tokenizer))
+    names = (Path(cfg.out).stem, Path(cfg.compare or "base").stem)
+    return {"html_type": cfg.html_type, "compare": compare, "names": names, "any_size": cfg.force}
+
+
 
 
 def read_report(path: Path) -> dict[str, Any]:

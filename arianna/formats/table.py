@@ -20,8 +20,12 @@ class Options:
 
     half: bool = False  # checkpoint: weights in float16
     gguf_type: str = "F32"  # gguf: F32, F16 or Q8_0
-    tokenizer: Tokenizer | None = None  # needed by hf and gguf, which carry it
-    report: dict[str, Any] | None = None  # hf: what its model card says of the run
+    tokenizer: Tokenizer | None = None  # needed by hf, gguf and html, which carry it
+    report: dict[str, Any] | None = None  # hf and html: what they say of the run
+    html_type: str = "int8"  # html: int8, F16 or F32
+    compare: Transformer | None = None  # html: a second model, which answers beside the first
+    names: tuple[str, ...] = ("model", "base")  # html: of the two
+    any_size: bool = False  # html: also a page that a browser may not bear
 
 
 class Format(NamedTuple):
@@ -74,6 +78,14 @@ def gguf_computed(stored: Transformer, options: Options) -> Transformer:
     from arianna.formats import gguf, llama2c_int8
 
     return stored if options.gguf_type != "Q8_0" else llama2c_int8.compute_in_int8(stored, gguf.Q8_GROUP, half_scales=True)
+
+
+def page_bytes(model: Transformer, options: Options) -> bytes:
+    from arianna.formats import html
+
+    models = [model] if options.compare is None else [model, options.compare]
+    voices = [html.Voice(name, voice) for name, voice in zip(options.names, models, strict=False)]
+    return html.to_bytes(voices, options.tokenizer, options.html_type, options.report, options.any_size)
 
 
 def checkpoint_bytes(model: Transformer, options: Options) -> bytes:
@@ -139,6 +151,14 @@ FORMATS = {
         computed=gguf_computed,
         check_tokenizer=later("arianna.formats.gguf", "check_tokenizer"),
         beside=lambda name, model, options: {"Modelfile": later("arianna.formats.gguf", "modelfile")(name, model.args, options.tokenizer)},
+    ),
+    "html": Format(
+        suffix=".html",
+        make=page_bytes,
+        read=later("arianna.formats.html", "read"),
+        is_ours=lambda path, _: later("arianna.formats.html", "is_ours")(path),
+        stored=lambda model, options: later("arianna.formats.html", "rounded")(model, options.html_type),
+        check_tokenizer=later("arianna.formats.html", "check_tokenizer"),
     ),
     "checkpoint": Format(
         suffix=".pt",

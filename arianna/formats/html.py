@@ -1,0 +1,347 @@
+"""A page that talks: one HTML file with a model, its tokenizer and a small runtime, out and back in.
+
+It opens in any browser, offline, and makes no request: arianna/formats/page/ has its markup, style and
+scripts as they are inlined. A script element holds the weights as text in base 85: norms in float32, then
+the matrices in float32, float16, or int8 with a float32 scale per group (llama2c_int8's). Another holds the
+rest as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup
+
+from arianna.corpus.conversations import ASSISTANT, USER
+from arianna.formats import base85, llama2c_int8
+from arianna.formats.card import figures
+from arianna.formats.llama2c import by_rule
+from arianna.formats.vocabulary import MADE_BY, TRIED, listed, merged
+from model import ROPE_THETA, ModelArgs, Transformer
+from tokenizer import FIRST_PIECE, SPACE, Tokenizer
+
+Kind = Literal["int8", "F16", "F32"]
+PAGE = Path(__file__).resolve().parent / "page"
+MAX_BYTES = 200_000_000  # a browser holds a page several times: as text, as bytes, as numbers
+EVERYDAY = ("How are you today?", "What makes a good friend?", "Tell me about the sea.")
+WELCOME = (
+    "A small language model, {parameters} numbers, is inside this file and talks here. It runs on this "
+    "device alone: nothing you type leaves it."
+)
+POLICY = (
+    "default-src 'none'; script-src 'sha256-{script}' blob:; style-src 'sha256-{style}'; img-src data:; "
+    "worker-src blob:; child-src blob:; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """A model in a page, and the name it goes by there."""
+
+    name: str
+    model: Transformer
+
+
+# ---- out ----
+
+
+def to_bytes(
+    voices: Sequence[Voice],
+    tokenizer: Tokenizer,
+    kind: Kind = "int8",
+    report: dict[str, Any] | None = None,
+    any_size: bool = False,
+) -> bytes:
+    """The page's bytes. voices: one model, or two that answer side by side. report: a run's report.json.
+
+    Raises ValueError for a tokenizer that the runtime would read differently or that is not the models', for
+    weights that do not fit the kind, and for a page of more than MAX_BYTES unless `any_size`.
+    """
+    for voice in voices:
+        tokenizer.check_fits(
+            voice.model.args.vocab_size, "the model" if voice is voices[0] else "the model to compare with"
+        )
+    sizes = [sum(math.prod(shape) for part in layout(v.model) for shape in part.values()) for v in voices]
+    check_size(sum(sizes) * {"int8": 1.41, "F16": 2.51, "F32": 5.01}[kind], any_size)
+    weights = [base85.encode(b"".join(packed(voice.model, kind))) for voice in voices]
+    data = {
+        "made_by": MADE_BY,
+        "template": {"user": USER, "assistant": ASSISTANT},
+        "tokenizer": vocabulary(tokenizer),
+        "models": [{"name": voice.name, **shape_of(voice.model, kind)} for voice in voices],
+        "questions": first_questions(report),
+    }
+    facts = list(told(voices[0], sizes[0], kind, sum(map(len, weights)), report).items())
+    return rendered(
+        voices[0].name, data, weights, facts, figures(report)["verdict"] if report else "", sizes[0]
+    ).encode()
+
+
+def check_size(size: float, any_size: bool) -> None:
+    if size > MAX_BYTES and not any_size:
+        raise ValueError(
+            f"the page would have {size / 1e6:,.0f} MB; a browser opens {MAX_BYTES / 1e6:.0f} MB with ease. "
+            "Use a smaller --html_type, or --force."
+        )
+
+
+def rendered(
+    name: str, data: dict[str, Any], weights: list[str], facts: list[tuple[str, str]], verdict: str, size: int
+) -> str:
+    """The page from its parts. Its policy names the hash of each script and style that may run."""
+    style, script, runtime, talk = (
+        (PAGE / name).read_text("utf-8") for name in ("page.css", "page.js", "runtime.js", "talk.js")
+    )
+    inlined = {"style": style, "script": script, "worker": runtime + talk, "data": in_script(data)}
+    policy = POLICY.format(
+        **{
+            key: base64.b64encode(hashlib.sha256(inlined[key].encode()).digest()).decode()
+            for key in ("script", "style")
+        }
+    )
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        (PAGE / "page.html").read_text("utf-8")
+    )
+    return template.render(
+        {key: Markup(text) for key, text in inlined.items()},
+        weights=[Markup(text) for text in weights],
+        policy=Markup(policy),
+        made_by=MADE_BY,
+        name=name,
+        facts=facts,
+        verdict=verdict,
+        welcome=WELCOME.format(parameters=in_words(size)),
+    )
+
+
+def in_script(data: Any) -> str:
+    """JSON in ASCII that no text in it can end the script element of."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def in_words(number: int) -> str:
+    """7.2 million, 260 thousand."""
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number / 1e3:.0f} thousand"
+
+
+def told(voice: Voice, size: int, kind: Kind, length: int, report: dict[str, Any] | None) -> dict[str, str]:
+    """What the page says of itself."""
+    a = voice.model.args
+    made = {name: value for name, value in figures(report).items() if name != "verdict"} if report else {}
+    return {
+        "name": voice.name,
+        "size": f"{size:,} parameters, {kind}; this file has {(length + 2e5) / 1e6:.0f} MB",
+        "kind": f"Llama: dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, {a.vocab_size} tokens",
+        "context": f"{a.max_seq_len} tokens, about {a.max_seq_len * 4 // 7} words",
+        "made": datetime.date.today().isoformat(),
+        **made,
+    }
+
+
+def first_questions(report: dict[str, Any] | None) -> list[str]:
+    """Three to click: held out in the run, or everyday ones."""
+    samples = report.get("scores", {}).get("tuned", {}).get("samples", []) if report else []
+    asked = list(
+        dict.fromkeys(s["question"] for s in samples if s.get("held_out") and len(s["question"]) <= 120)
+    )
+    return asked[:3] if len(asked) >= 3 else list(EVERYDAY)
+
+
+# ---- the tokenizer ----
+
+
+def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What runtime.js encodes with. Raises ValueError unless its ids are the order of a BPE's merges."""
+    found = listed(tokenizer)
+    ids = {piece.text: i for i, piece in enumerate(found) if piece.kind == "normal"}
+    falling = all(
+        a.score > b.score for a, b in zip(found[FIRST_PIECE:], found[FIRST_PIECE + 1 :], strict=False)
+    )
+    plain = min(ids.values(), default=FIRST_PIECE) == FIRST_PIECE and len(ids) == len(found) - FIRST_PIECE
+    collapses = tokenizer.encode("a  b") == tokenizer.encode("a b")
+    texts = [*TRIED, *(text.replace(SPACE, " ") for text in ids)]
+    if not (falling and plain) or any(
+        merged(spaced(text, collapses), ids, found) != tokenizer.encode(text) for text in texts
+    ):
+        raise ValueError(
+            f"{tokenizer.path} splits text differently from the BPE that the page computes, so no page can "
+            "be made with it. `python arianna_data.py train_vocab` trains a tokenizer that can."
+        )
+    return {"pieces": [piece.text for piece in found], "collapses": collapses}
+
+
+def spaced(text: str, collapses: bool) -> str:
+    """A text as a tokenizer sees it that takes spaces at the ends away and makes one of several."""
+    return re.sub(" +", " ", text.strip(" ")) if collapses else text
+
+
+# ---- weights ----
+
+
+def layout(model: Transformer) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of the norms, and of the matrices, in the page's order."""
+    return llama2c_int8.layout(model.args, model.tied)
+
+
+def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
+    """The weights' bytes, tensor by tensor."""
+    group, state = group_of(model, kind), model.state_dict()
+    norms, matrices = layout(model)
+    for name in norms:
+        yield state[name].cpu().numpy().astype("<f4").tobytes()
+    for name in matrices:
+        array = state[name].cpu().numpy().astype("<f4")
+        if kind == "int8":
+            whole, scales = llama2c_int8.quantize(array, group)
+            yield whole.tobytes() + scales.astype("<f4").tobytes()
+        else:
+            yield (halves(array) if kind == "F16" else array).tobytes()
+
+
+def group_of(model: Transformer, kind: Kind) -> int:
+    """Numbers to a scale; 0 where there are none."""
+    try:
+        return llama2c_int8.group_size(model.args) if kind == "int8" else 0
+    except ValueError as error:
+        raise ValueError(f"{str(error).removesuffix('.')}; --html_type=F16 does.") from None
+
+
+def halves(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = array.astype("<f2")
+    if not np.isfinite(half).all():
+        raise ValueError(
+            "the model has weights beyond 65,504, the largest number of float16; use --html_type=F32."
+        )
+    return half
+
+
+def rounded(model: Transformer, kind: Kind) -> Transformer:
+    """The model with the weights that the page computes with, in float32; it rounds nothing else."""
+    if kind == "F32":
+        return model
+    if group_of(model, kind):
+        return llama2c_int8.rounded(model)
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.half().float()
+    return model
+
+
+def shape_of(model: Transformer, kind: Kind) -> dict[str, Any]:
+    a = model.args
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden", "max_seq_len", "norm_eps")
+    return {name: getattr(a, name) for name in names} | {
+        "rope_theta": ROPE_THETA,
+        "tied": model.tied,
+        "type": kind,
+        "group": group_of(model, kind),
+    }
+
+
+# ---- in ----
+
+
+def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
+    """The first model of a page, in float32 on the CPU, with another context where `max_seq_len` gives one.
+
+    Raises ValueError unless the page is ours and its weights are whole and finite.
+    """
+    return read_all(path, max_seq_len)[0].model
+
+
+def read_all(path: str | Path, max_seq_len: int | None = None) -> list[Voice]:
+    path = Path(path)
+    page = path.read_bytes()
+    try:
+        models = read_data(page)["models"]
+        return [
+            Voice(shape["name"], build(shape, weights_of(page, i), max_seq_len))
+            for i, shape in enumerate(models)
+        ]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"{path} is damaged or no page of {MADE_BY}: {error}. Use another copy of it."
+        ) from None
+
+
+def read_data(page: bytes) -> dict[str, Any]:
+    found = re.search(rb'<script type="application/json" id="data">([^<]*)</script>', page)
+    data = json.loads(found[1]) if found else None
+    if not isinstance(data, dict) or data.get("made_by") != MADE_BY:
+        raise ValueError("it has no model that can be read")
+    return data
+
+
+def weights_of(page: bytes, number: int) -> bytes:
+    found = re.search(rb'<script type="text/plain" id="weights-%d">([^<]*)</script>' % number, page)
+    if not found:
+        raise ValueError("its weights are missing")
+    return base85.decode(found[1])
+
+
+def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transformer:
+    """A model from its shape and its weights' bytes."""
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len", "norm_eps")
+    args = by_rule(ModelArgs(hidden_dim=shape["hidden"], **{name: shape[name] for name in names}))
+    kind, group, tied = shape["type"], shape["group"], shape["tied"] is True
+    norms, matrices = llama2c_int8.layout(args, tied)
+    count = sum(math.prod(s) for s in matrices.values())
+    expected = 4 * sum(math.prod(s) for s in norms.values()) + {"F32": 4 * count, "F16": 2 * count}.get(
+        kind, count + 4 * count // (group or 1)
+    )
+    if len(data) != expected:  # before memory is taken for what a shape claims
+        raise ValueError(f"its weights have {len(data):,} bytes, its shape asks for {expected:,}")
+    state, at = {}, 0
+    for name, dims in (norms | matrices).items():
+        number, stored = math.prod(dims), "F32" if name in norms else kind
+        array, at = unpacked(data, at, number, stored, group)
+        state[name] = torch.from_numpy(array).view(dims)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise ValueError("it holds NaN or infinity")
+    model = Transformer(dataclasses.replace(args, max_seq_len=max_seq_len or args.max_seq_len), tied)
+    model.load_state_dict(state, strict=not tied)
+    return model
+
+
+def unpacked(data: bytes, at: int, number: int, kind: str, group: int) -> tuple[np.ndarray, int]:
+    """So many numbers from a place on, as float32, and the place behind them."""
+    if kind == "int8":
+        whole, scales = (
+            np.frombuffer(data, np.int8, number, at),
+            np.frombuffer(data, "<f4", number // group, at + number),
+        )
+        return llama2c_int8.dequantize(whole, scales), at + number + 4 * (number // group)
+    stored = np.dtype({"F32": "<f4", "F16": "<f2"}[kind])
+    return np.frombuffer(data, stored, number, at).astype("<f4"), at + number * stored.itemsize
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a page of ours, which an export may replace."""
+    try:
+        return bool(read_data(path.read_bytes()))
+    except (OSError, ValueError):
+        return False
+
+
+def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise ValueError if the page carries another tokenizer."""
+    pieces = read_data(Path(path).read_bytes())["tokenizer"]["pieces"]
+    if pieces != [tokenizer.sp.id_to_piece(i) for i in range(tokenizer.vocab_size)]:
+        raise ValueError(
+            f"{tokenizer.path} is not the tokenizer in {path}. Use the one that the model was trained with."
+        )

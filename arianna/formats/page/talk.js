@@ -1,0 +1,167 @@
+// A talk: what the model is given to answer, and its answer as it comes. Behind runtime.js in the Web Worker.
+"use strict";
+
+const MOST_NEW = 200; // tokens that are kept free for an answer, if the context has twice as many
+const NEW_LINE = /\r\n?|[\u2028\u2029]/g;
+// controls, and what turns the direction of text
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g;
+
+class Talk {
+  // template: what a question and an answer begin with ("Q:", "A:")
+  constructor(model, tokenizer, { user, assistant }) {
+    Object.assign(this, { model, tokenizer, user, assistant, stopped: false });
+    this.forged = new RegExp(`^[^\\S\\n]*(?:${user}|${assistant})`); // a line that would look like a turn
+    // a question begun or, at the text's end, perhaps begun
+    this.next = new RegExp(`\\n[^\\S\\n]*(?:${user}|${user[0]}?$)`);
+  }
+
+  // ---- the template ----
+
+  prompt(question, system) {
+    return `${system ? `${system}\n` : ""}${this.user} ${question}\n${this.assistant}`;
+  }
+
+  // Text without spaces at its ends; its lines that would forge a turn are joined to the line before.
+  clean(text) {
+    const lines = [];
+    for (const line of text.replace(NEW_LINE, "\n").replace(UNSEEN, "").trim().split("\n")) {
+      if (!lines.length || !this.forged.test(line)) lines.push(line);
+      else lines.push(`${lines.pop().trimEnd()} ${line.trim()}`);
+    }
+    return lines.join("\n");
+  }
+
+  // System text begins no turn: what would forge one is taken off.
+  cleanSystem(text) {
+    let system = this.clean(text);
+    while (this.forged.test(system)) system = system.replace(this.forged, "").trim();
+    return system;
+  }
+
+  // Tokens of turns [question, answer], each with a BOS behind it, and of a question. System text stands ahead
+  // of the first.
+  encode(turns, question, system) {
+    const ids = [BOS];
+    for (const [asked, answer] of turns) {
+      ids.push(...this.tokenizer.encode(`${this.prompt(asked, system)} ${answer}\n`), BOS);
+      system = "";
+    }
+    return [...ids, ...this.tokenizer.encode(this.prompt(question, system))];
+  }
+
+  // What is read before an answer: {ids, question, dropped, notes}. The oldest turns are dropped to leave room
+  // for the answer; of a question that is itself too long the end is kept.
+  prepare({ turns, question, system }) {
+    const context = this.model.max_seq_len, notes = [];
+    const most = context - Math.min(MOST_NEW, context >> 1);
+    const cleaned = turns.map((turn) => turn.map((text) => this.clean(text)));
+    [question, system] = [this.clean(question), this.cleanSystem(system)];
+    if (system.length > this.longest(most) || this.encode([], "", system).length > most / 2) {
+      system = "";
+      notes.push(`The system text is left out: it is too long for a model that sees ${context} tokens.`);
+    }
+    for (let dropped = 0; dropped <= turns.length && question.length <= this.longest(most); dropped++) {
+      const ids = this.encode(cleaned.slice(dropped), question, system);
+      if (ids.length <= most) return { ids, question, dropped, notes };
+    }
+    question = this.end(question, system, most);
+    const from = `from “${question.slice(0, 40)}…” on`;
+    notes.push(`Your question was too long for a model that sees ${context} tokens. It read the end, ${from}.`);
+    return { ids: this.encode([], question, system), question, dropped: turns.length, notes };
+  }
+
+  // Characters that so many tokens can have at most; more are not worth encoding.
+  longest(tokens) {
+    return tokens * this.tokenizer.longest;
+  }
+
+  // The end of a question, from a word on, with which the prompt has at most `most` tokens.
+  end(question, system, most) {
+    const ids = this.tokenizer.encode(question.slice(-this.longest(most)));
+    for (let count = most; count > 0; count--) {
+      const last = this.tokenizer.decode(ids.slice(-count));
+      const text = last.replace(/^\S{0,30}\s+/, "").replace(/^\ufffd+/, "").trim();
+      if (text && this.encode([], text, system).length <= most) return text;
+    }
+    return "";
+  }
+
+  // ---- the answer ----
+
+  // Tells {kind: "prompt"}, then {kind: "text"} with the answer so far again and again, and {kind: "end"}.
+  async answer(request, tell) {
+    this.stopped = false;
+    const { ids, question, dropped, notes } = this.prepare(request), prompt = ids.length;
+    const chance = chances(request.seed);
+    tell({ kind: "prompt", question, dropped, notes });
+    await this.read(ids);
+    const began = performance.now(), decoder = new TextDecoder();
+    let raw = "", why = this.stopped ? "stopped" : "";
+    while (!why) {
+      const token = pick(this.model.logits, request.sampling, chance);
+      if (token === BOS || token === EOS) why = "end";
+      else {
+        ids.push(token);
+        raw += decoder.decode(this.tokenizer.bytesOf(token), { stream: true });
+        if (this.next.exec(raw)?.[0].endsWith(this.user)) why = "end"; // an untaught model asks itself on
+        else if (ids.length === this.model.max_seq_len) why = "full";
+        else this.model.forward([token], ids.length - 1);
+      }
+      tell({ kind: "text", text: this.shown(raw, !why) });
+      await this.breathe();
+      if (this.stopped) why ||= "stopped";
+    }
+    const text = this.clean(this.shown(raw + decoder.decode(), false));
+    tell({ kind: "end", why, text, tokens: ids.length - prompt, seconds: (performance.now() - began) / 1000 });
+  }
+
+  // Read what is not in the cache yet, some tokens at a time.
+  async read(ids) {
+    for (let at = this.model.known(ids); at < ids.length && !this.stopped; at += AT_ONCE) {
+      this.model.forward(ids.slice(at, at + AT_ONCE), at, at + AT_ONCE >= ids.length);
+      await this.breathe();
+    }
+  }
+
+  // What of a text is shown: nothing from a next question on; while it is growing, not what may become one.
+  shown(raw, growing) {
+    const found = this.next.exec(raw);
+    const text = found && (growing || found[0].endsWith(this.user)) ? raw.slice(0, found.index) : raw;
+    return text.replace(UNSEEN, "").trimStart();
+  }
+
+  // Let messages in (stop, say): a timer would wait 4 ms.
+  breathe() {
+    return new Promise((go) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = () => (port1.close(), go());
+      port2.postMessage(null);
+    });
+  }
+}
+
+// ---- messages from the page ----
+
+function listen() {
+  let talk = null;
+  const tell = (message) => postMessage(message);
+  const handle = {
+    open({ about, shape, text }) {
+      talk = new Talk(new Model(shape, decode85(text)), new Tokenizer(about.tokenizer), about.template);
+      tell({ kind: "ready" });
+    },
+    stop() {
+      talk.stopped = true;
+    },
+    answer: (request) => talk.answer(request, tell),
+  };
+  onmessage = async ({ data }) => {
+    try {
+      await handle[data.kind](data);
+    } catch (error) {
+      tell({ kind: "failed", message: String(error) });
+    }
+  };
+}
+
+if (typeof WorkerGlobalScope !== "undefined") listen();
