@@ -324,7 +324,7 @@ def test_what_cannot_be_asked_for_is_told_before_anything_is_read():
     assert "a.pt should end in .bin, as files of --format=llama2c do" in usage_error("a.pt", "--checkpoint=x")
     assert "a.bin should end in .pt" in usage_error("a.bin", "--checkpoint=x", "--format=checkpoint")
     assert "--half goes with --format=checkpoint" in usage_error("a.bin", "--checkpoint=x", "--half")
-    assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, checkpoint" in usage_error("a.bin", "--checkpoint=x", "--format=onnx")
+    assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, html, checkpoint" in usage_error("a.bin", "--checkpoint=x", "--format=onnx")
     assert "did you mean --half" in usage_error("a.bin", "--checkpoint=x", "--halve")
 
 
