@@ -277,11 +277,12 @@ def drawings(found: Found, search: dict[str, Any] | None = None) -> dict[str, An
 
 
 def drawn_search(search: dict[str, Any]) -> dict[str, Any]:
-    """The trials of a search that came to their end."""
+    """The trials of a search over time."""
     from arianna.reporting import charts
 
-    trials = [(t["seconds"] / 60, t["value"]) for t in search["trials"] if t["value"] is not None]
-    return charts.searched(trials, list(night.best_so_far(search)), search["base"], search["seconds"] / 60)
+    return charts.searched(
+        *night.dots(search), list(night.best_so_far(search)), search["base"], search["seconds"] / 60
+    )
 
 
 if __name__ == "__main__":

@@ -228,22 +228,23 @@ def frontier(points: Sequence[Point], choice: Choice, name: str, max_forgetting:
 # ---- the search ----
 
 
-def searched(
-    trials: Sequence[tuple[float, float]],
-    best: Sequence[tuple[float, float]],
-    base: float | None,
-    minutes: float,
-) -> dict[str, Any]:
-    """Each trial's value by the minute at which it ended, and the best so far: {svg, alternative}."""
+Dots = Sequence[tuple[float, float]]  # minute, nats a token
+
+
+def searched(ended: Dots, stopped: Dots, best: Dots, base: float | None, minutes: float) -> dict[str, Any]:
+    """Each trial by the minute at which it ended or was stopped early, and the best so far: {svg, alternative}."""
     alternative = (
-        f"Values of {len(trials)} trials in nats a token over {minutes:.0f} minutes; the best so far falls from "
-        f"{best[0][1]:.3f} to {best[-1][1]:.3f}."
+        f"{len(ended)} trials that came to their end and {len(stopped)} stopped early, over {minutes:.0f} minutes; "
+        f"the best value so far falls from {best[0][1]:.3f} to {best[-1][1]:.3f} nats a token."
     )
 
     def draw(axes: Axes, size: str) -> None:
-        axes.plot(*zip(*trials, strict=True), "o", color=TRAINING, markersize=4)
+        for dots, look in ((stopped, {"markerfacecolor": "none"}), (ended, {})):
+            axes.plot([x for x, _ in dots], [y for _, y in dots], "o", color=TEXTS[0], markersize=4, **look)
         steps = [*best, (minutes, best[-1][1])]
-        axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=ANSWERS, linewidth=1.8)
+        axes.plot(
+            [x for x, _ in steps], [y for _, y in steps], drawstyle="steps-post", color=ANSWERS, linewidth=1.8
+        )
         if base is not None:
             axes.axhline(base, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
             axes.annotate("base", (1.0, base), xycoords=("axes fraction", "data"), ha="right", va="bottom")

@@ -26,11 +26,10 @@ def read_search(path: Path) -> Search | None:
         "seconds": number(found.get("seconds")) or max(t["seconds"] for t in trials),
         "trials": trials,
         "best": scored[:BEST],
-        "presets": [t for t in trials if t["preset"]],
+        "presets": presets_of(found.get("presets") or {}),
         "base": number((found.get("base") or {}).get("answers")),
         "importances": importances_of(found.get("importances") or {}),
         "expected_gain": number(found.get("expected_gain")),
-        "chosen": found.get("chosen"),
     }
 
 
@@ -38,12 +37,13 @@ def trial_of(trial: dict[str, Any]) -> dict[str, Any]:
     """A trial's numbers; its value only where it came to its end."""
     value = number(trial.get("value")) if trial.get("state", "complete") == "complete" else None
     losses = {name: number(trial.get(name)) for name in ("answers", "forgetting")}
-    names = {
-        "number": int(trial["number"]),
-        "seconds": float(trial["seconds"]),
-        "preset": trial.get("preset"),
-    }
-    return {**names, "value": value, **losses, "params": dict(trial.get("params") or {})}
+    when = {"number": int(trial["number"]), "seconds": float(trial["seconds"])}
+    return {**when, "value": value, **losses, "params": dict(trial.get("params") or {})}
+
+
+def presets_of(values: dict[str, Any]) -> list[tuple[str, float | None]]:
+    """What the presets reached on the same folds; None where there was no time for one."""
+    return [(name, number(value)) for name, value in values.items()]
 
 
 def importances_of(shares: dict[str, Any]) -> list[tuple[str, float]]:
@@ -62,27 +62,29 @@ def number(value: Any) -> float | None:
 
 def view_of(search: Search, held_out_gain: float | None) -> dict[str, Any]:
     """What the templates show of a search."""
-    names = list(
-        dict.fromkeys(name for trial in search["best"] + search["presets"] for name in trial["params"])
-    )
+    names = list(dict.fromkeys(name for trial in search["best"] for name in trial["params"]))
     return {
-        "sentence": sentence(search),
-        "gains": gains(search, held_out_gain),
-        "importances": [f"{name} {share:.0%}" for name, share in search["importances"]],
+        "sentences": [sentence(search), presets(search), gains(search, held_out_gain), importances(search)],
         "names": names,
         "rows": [row(trial, names) for trial in search["best"]],
-        "presets": [row(trial, names) for trial in search["presets"]],
     }
 
 
 def sentence(search: Search) -> str:
-    """How much was tried in what time."""
+    """How much was tried in what time, and what the best trial reached."""
     trials, ended = len(search["trials"]), sum(t["value"] is not None for t in search["trials"])
     best = search["best"][0]
     return (
-        f"{trials} trials in {search['seconds'] / 60:.0f} minutes, {trials - ended} of them stopped early; the best one, "
-        f"number {best['number']}, reached {best['value']:.3f} nats a token on the folds of the conversations to train on."
+        f"{trials} trials in {search['seconds'] / 60:.0f} minutes, {trials - ended} of them stopped early. The best one, "
+        f"number {best['number']}, reached {best['value']:.3f} nats a token on folds of the conversations to train on."
     )
+
+
+def presets(search: Search) -> str:
+    """What base and presets reached on the folds that the trials were scored on."""
+    values = [*search["presets"], *([("the base", search["base"])] if search["base"] is not None else [])]
+    reached = ", ".join(f"{name} {'(no time for it)' if v is None else f'{v:.3f}'}" for name, v in values)
+    return f"On the same folds: {reached}." if reached else ""
 
 
 def gains(search: Search, held_out_gain: float | None) -> str:
@@ -90,19 +92,22 @@ def gains(search: Search, held_out_gain: float | None) -> str:
     if search["expected_gain"] is None or held_out_gain is None:
         return ""
     return (
-        f"Expected from the folds: answers {search['expected_gain']:.3f} nats a token better than the base's. "
-        f"On the held-out conversations, which had no part in the search: {held_out_gain:.3f}."
+        f"Gain over the base that the folds let expect, a little too kind since the best of many was taken: "
+        f"{search['expected_gain']:.3f} nats a token; on the held-out conversations, which had no part in the search: "
+        f"{held_out_gain:.3f}."
     )
 
 
+def importances(search: Search) -> str:
+    """Which settings decided how good a trial was."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in search["importances"])
+    return f"What counted most: {shares}." if shares else ""
+
+
 def row(trial: dict[str, Any], names: list[str]) -> list[str]:
-    """The cells of a trial: what it is, its value, both losses, its settings."""
+    """The cells of a trial: its number, value, both losses, its settings."""
     losses = [decimals(trial[name]) for name in ("value", "answers", "forgetting")]
-    return [
-        trial["preset"] or str(trial["number"]),
-        *losses,
-        *(setting(trial["params"].get(name)) for name in names),
-    ]
+    return [str(trial["number"]), *losses, *(setting(trial["params"].get(name)) for name in names)]
 
 
 def decimals(value: float | None) -> str:
@@ -113,6 +118,13 @@ def decimals(value: float | None) -> str:
 def setting(value: Any) -> str:
     """A setting's value, numbers shortened."""
     return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def dots(search: Search) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Minute and value of each trial that came to its end; minute and loss on the folds it saw of each stopped early."""
+    trials = [(t["seconds"] / 60, t["value"], t["answers"]) for t in search["trials"]]
+    ended = [(minute, value) for minute, value, _ in trials if value is not None]
+    return ended, [(minute, seen) for minute, value, seen in trials if value is None and seen is not None]
 
 
 def best_so_far(search: Search) -> Iterator[tuple[float, float]]:

@@ -658,6 +658,104 @@ def test_starts_are_counted_and_the_machine_is_the_one_that_trained(run, monkeyp
     assert then["restarts"] == 1 and then["machine"] == {"processor": "another"}
 
 
+def search_of(n: int = 14) -> dict:
+    """What arianna/search.py leaves: trials of which every third was stopped early, each better than the one before."""
+    trials = [
+        {"number": i, "seconds": 60.0 * (i + 1), "value": 4.0 - i / 100, "answers": 4.1, "forgetting": 0.05}
+        for i in range(n)
+    ]
+    for i, trial in enumerate(trials):
+        trial |= {"state": "pruned", "value": None} if i % 3 == 2 else {"state": "complete"}
+        trial["params"] = {"learning_rate": 1.234e-4, "optimizer": f"adamw <{i}>"}
+    known = {
+        "base": {"answers": 4.2},
+        "presets": {"gentle": 4.0, "best": None},
+        "importances": {"optimizer": 0.3, "learning_rate": 0.7},
+    }
+    return {"seconds": 900.0, "trials": trials, **known, "expected_gain": 0.33}
+
+
+def test_what_a_search_tried_has_its_section_with_a_dot_a_trial(run):
+    (run / "search.json").write_text(json.dumps(search_of()))
+    facts = made(run, drawn=True)
+    told = " ".join(page(run).text.split())
+    for sentence in (
+        "14 trials in 15 minutes, 4 of them stopped early. The best one, number 13, reached 3.870 nats a token",
+        "On the same folds: gentle 4.000, best (no time for it), the base 4.200.",
+        "0.330 nats a token; on the held-out conversations, which had no part in the search: 0.800.",
+        "What counted most: learning_rate 70%, optimizer 30%.",
+    ):
+        assert sentence in told and sentence in (run / "report.md").read_text().replace("\\_", "_")
+    assert (
+        len(facts["night"]["best"]) == 10
+        and "adamw <13>" in told
+        and "adamw &lt;13&gt;" in (run / "report.md").read_text()
+    )
+    labels = [attrs["aria-label"] for tag, attrs in page(run).tags if tag == "svg" and "aria-label" in attrs]
+    assert sum("10 trials that came to their end and 4 stopped early" in label for label in labels) == 2
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", '{"trials": []}', '{"trials": [{"number": 1, "seconds": 2, "value": null}]}']
+)
+def test_without_a_trial_that_came_to_its_end_there_is_no_such_section(run, text):
+    if text is not None:
+        (run / "search.json").write_text(text)
+    assert made(run)["night"] is None and "What the night tried" not in page(run).text
+
+
+def test_what_readers_preferred_is_shown(run):
+    made(run)
+    assert "compared without names" not in page(run).text
+    choices = ["tuned"] * 5 + ["base"] * 2 + ["equal"]
+    (run / "preferences.jsonl").write_text(
+        "".join(json.dumps({"question": "q", "preferred": c}) + "\n" for c in choices)
+    )
+    sentence = "8 answers compared without names: tuned preferred in 5, base in 2, neither in 1 (71% for tuned, 95%: 36% to 92%)."
+    assert made(run)["preferences"]["tuned"] == 5
+    assert sentence in page(run).text and sentence in (run / "report.md").read_text()
+
+
+CONTROLS = "a\x1b[31mred\x07 \u202egnp.exe \u2066x\x9b \ud800"
+
+
+def test_control_characters_and_direction_overrides_are_made_visible_in_all_that_people_read(run, capsys):
+    base, tuned = scores_of(4.0, CONTROLS), scores_of(3.2, CONTROLS)
+    for s in base["samples"] + tuned["samples"]:
+        s["question"], s["non_words"], s["copies"] = CONTROLS, [[1, 8]], [[0, 9]]
+    with_scores(run, base, tuned)
+    facts = made(run)
+    shown = (
+        (run / "report.md").read_text()
+        + (run / "report.html").read_text()
+        + report.words_of(facts)
+        + report.three_answers(facts)
+    )
+    assert not [c for c in shown if c in "\x1b\x07\u202e\u2066\x9b\ud800"]
+    assert all(shown.count(spelled) > 4 for spelled in ("x1b", "x07", "u202e", "u2066", "x9b", "ud800"))
+
+
+def test_the_first_screen_and_the_terminal_show_three_held_out_questions(run):
+    facts = made(run)
+    assert [q["question"] for q in render.three_of(render.questions(facts))] == [
+        f"What stands at number {i}?" for i in (0, 8, 16)
+    ]
+    told = report.three_answers(facts).splitlines()
+    assert (
+        told[:3] == ["Q: What stands at number 0?", "  base   I do not know. 1", "  tuned  A house. 1"]
+        and len(told) == 9
+    )
+
+
+def test_the_folder_of_a_run_may_stand_without_its_flag(run):
+    assert report.with_flag([str(run)]) == [f"--run={run}"] and report.with_flag(["--run", "x"]) == [
+        "--run",
+        "x",
+    ]
+    with pytest.raises(UsageError, match="nowhere holds no run"):
+        report.main(["nowhere"])
+
+
 # ---- folders that are no run ----
 
 
