@@ -167,6 +167,7 @@ class Batch:
     n_targets: int  # of all parts, those of replay too
     rows: np.ndarray
     replay: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # parts of rows that are replayed
+    pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(default_factory=list)  # training/contrast.py
 
     @property
     def tokens(self) -> int:

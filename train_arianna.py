@@ -35,7 +35,7 @@ from arianna.scoring import answers, choose
 from arianna.scoring.losses import evaluate_model
 from arianna.system import config, environment, processes, resources, settings_file
 from arianna.system.files import remove_leftovers
-from arianna.training import compilation, dashboards
+from arianna.training import compilation, contrast, dashboards
 from arianna.training.devices import Precision, Team, pick_precision, steady_threads
 from arianna.training.optimizer import make_optimizer
 from arianna.training.run_folder import Log, Refused, hash_inputs, keep_settings, save_state, set_aside
@@ -71,6 +71,7 @@ def train_step(state: State, batch: Batch, cfg: TrainConfig, forward, precision:
             loss = forward(x, y, batch.n_targets, *teacher)
         loss.backward()
         total += loss.detach()
+    contrast.backward(state.model, batch, cfg.question_contrast, precision, team)
     team.add_up([total, *(p.grad for p in state.model.parameters())])
     norm = clip_grad_norm_(state.model.parameters(), cfg.grad_clip)
     if not (total.isfinite() and norm.isfinite()):  # clipping and AdamW would both let a NaN through
@@ -93,7 +94,8 @@ def make_task(cfg: TrainConfig, args: ModelArgs, teacher: Transformer | None = N
     """The batches of a run, over its memory-mapped shards. Where there is a teacher, what is replayed is in rows of its context."""
     context = (teacher.args if teacher else args).max_seq_len
     replay = Rows(cfg.base_text_dir, "train", context, args.vocab_size) if cfg.replay else None
-    return Task(training_rows(cfg, args), cfg.batch_size, cfg.gradient_accumulation_steps, cfg.seed, replay, cfg.replay)
+    kind = contrast.ContrastTask if cfg.question_contrast else Task
+    return kind(training_rows(cfg, args), cfg.batch_size, cfg.gradient_accumulation_steps, cfg.seed, replay, cfg.replay)
 
 
 def held_out_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:

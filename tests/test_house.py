@@ -20,7 +20,7 @@ STEPS = {  # of a file or a room; a room's own __init__.py is in it
     "arianna/formats": 5, "arianna/generate.py": 5, "arianna/training": 6, "arianna/chat.py": 6, "arianna/web.py": 6,
     "arianna/scoring": 7,
     "train_arianna.py": 8, "sample.py": 8, "arianna/evaluate.py": 8, "arianna/export.py": 8, "arianna/blind.py": 8,
-    "arianna/reporting": 9, "arianna/report.py": 10, "arianna/search.py": 10, "arianna/searching": 10,
+    "arianna/reporting": 9, "arianna/report.py": 10, "arianna/search.py": 10, "arianna/searching": 9,
     "arianna_ft.py": 11,
 }  # fmt: skip
 SCRIPTS = {"arianna_ft", "train_arianna", "sample"}

@@ -23,6 +23,7 @@ class TrainConfig:
     loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
     base_text_dir: str | None = None  # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
     replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
+    question_contrast: float = 0.0  # weight of a term that prefers answers under their own question to those under another
     learning_rate: float | None = None  # peak; by default 2e-3 from scratch, 1e-5 from a base
     schedule: Literal["auto", "cosine", "wsd"] = "auto"  # of the rate; wsd: stays, then falls; auto: wsd from scratch, else cosine
     decay_ratio: float = 0.5  # wsd: share of max_iters in which the rate falls in a straight line
@@ -64,7 +65,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be a number above 0")
-        for name, top in (("warmup_ratio", 1.0), ("beta1", 1.0), ("beta2", 1.0), ("replay", 0.9), ("weight_decay", 10.0)):
+        for name, top in (("warmup_ratio", 1.0), ("beta1", 1.0), ("beta2", 1.0), ("replay", 0.9), ("weight_decay", 10.0),
+            ("question_contrast", 100.0)):
             if not 0 <= getattr(self, name) < top:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
         if not 0 <= self.decay_ratio <= 1:

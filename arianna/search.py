@@ -1,0 +1,84 @@
+"""A search over settings: what `arianna_ft.py --hours=8` calls, and one of the processes that it starts.
+
+    python arianna_ft.py --hours=8                # searches, trains with what it found, exports and reports
+    python arianna_ft.py --hours=8 --storage=sqlite:////shared/night.db     # the same on several machines
+
+A worker (`python -m arianna.search --folder=out/ft/search`) is started by that command. It reads units of work,
+such as a run on a fold, a line each, and answers each with a line.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before torch is imported: allocator and threads read their settings at the start
+    from arianna.system import environment
+
+    environment.prepare()
+
+import importlib.util
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arianna.searching.job import Wanted
+from arianna.system import config
+from arianna.system.config import UsageError
+
+if TYPE_CHECKING:
+    from arianna.corpus.conversations import Conversation
+    from arianna.training.settings import TrainConfig
+    from tokenizer import Tokenizer
+
+NEEDED = ("optuna", "scipy")  # packages of the extra `search`
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """A worker's settings: all others stand in its job."""
+
+    folder: str = "out/ft/search"  # the search's folder, which holds job.json and the folds
+
+
+def check(hours: float) -> None:
+    """Raise UsageError for hours that cannot be, and where Optuna is missing. Imports neither torch nor Optuna."""
+    if not 0 < hours < math.inf:
+        raise UsageError(f"hours is {hours:g}; it must be a number above 0.")
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--hours needs {' and '.join(missing)}, not installed here: pip install {' '.join(NEEDED)}"
+        )
+
+
+def search(
+    wanted: Wanted,
+    trainer: TrainConfig,
+    conversations: Iterable[Conversation],
+    tokenizer: Tokenizer,
+    given: set[str] | None = None,
+) -> int:
+    """Search settings on folds of the conversations to train on, and train with the best; returns the exit code.
+
+    The run's folder holds its data and base text already; then also what a run of the trainer leaves, and search.json.
+    `given`: settings of the trainer that the user typed; they are kept as they are. Raises UsageError, and OSError
+    where the machine fails: the same command goes on from there.
+    """
+    check(wanted.hours)
+    from arianna.searching import night  # Optuna comes with it
+
+    return night.search(wanted, trainer, conversations, tokenizer, given or set())
+
+
+def main(argv: list[str] | None = None) -> int:
+    cfg = config.parse(WorkerConfig, argv, __doc__)
+    if not (Path(cfg.folder) / "job.json").is_file():
+        raise UsageError(f"{cfg.folder} holds no search; arianna_ft.py --hours starts one, and its workers.")
+    from arianna.searching import workers
+
+    return workers.serve(Path(cfg.folder), sys.stdin)
+
+
+if __name__ == "__main__":
+    config.run_main(main)

@@ -1,0 +1,125 @@
+"""The time of a search: what is left of it over all its starts, what a run costs, what the end needs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arianna.searching.folds import FOLDS
+from arianna.searching.space import STOPS
+from arianna.system.files import write_atomic
+from arianna.training.watchdog import clock
+
+KEPT_EVERY = 10.0  # seconds between two notes of the time spent
+REPORT = 180_000  # tokens that a thread trains while export and report are made: 90 s at 2,000 a second
+END = 0.3  # share of the time that the end may take as planned
+ENDS = (
+    (4, FOLDS),
+    (3, FOLDS),
+    (3, 3),
+    (2, 3),
+    (1, 0),
+)  # seeds of the final model, and folds on which their average is tried
+TEACHER = 1.4  # times the work of a row that is replayed: the base's predictions are computed too
+CONTRAST = 3.0  # times the work of a row whose answer is also put under its own and another's question
+SCORING = 1 / 3  # of the work of training on a token
+
+
+class Clock:
+    """Seconds of a search, its earlier starts among them. Time that the machine sleeps is spent, too."""
+
+    def __init__(self, hours: float, path: Path):
+        self.total, self.path, self.started = 3600 * hours, path, clock()
+        try:
+            self.before = float(json.loads(path.read_bytes())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.before = 0.0
+        self.kept = self.started
+
+    @property
+    def spent(self) -> float:
+        return self.before + clock() - self.started
+
+    @property
+    def left(self) -> float:
+        return self.total - self.spent
+
+    def keep(self, now: bool = False) -> None:
+        """Note the time spent, for a start that goes on."""
+        if now or clock() - self.kept > KEPT_EVERY:
+            write_atomic(self.path, json.dumps({"seconds": self.spent}).encode())
+            self.kept = clock()
+
+
+@dataclass
+class Cost:
+    """What runs cost in seconds of one worker: a count of their work, and how fast it was done so far."""
+
+    rows: int  # of all conversations to train on
+    row_tokens: float  # of one of them, on average
+    context: int
+    text_tokens: int  # of the base text that is scored
+    work_done: float = 0.0
+    seconds: float = 0.0
+    folds_done: int = 0
+    fold_seconds_done: float = 0.0
+    first_fold: float = 0.0  # seconds of a fold, as foreseen before the first was done
+
+    @property
+    def fold_rows(self) -> int:
+        """Rows that are trained where a fold is held out."""
+        return round(self.rows * (FOLDS - 1) / FOLDS)
+
+    def step_work(self, settings: Mapping[str, Any]) -> float:
+        """Work of an iteration, in tokens trained."""
+        size, replay = settings["batch_size"], settings["replay"]
+        contrast = CONTRAST if settings["question_contrast"] else 1.0
+        return size * ((1 - replay) * self.row_tokens * contrast + replay * self.context * TEACHER)
+
+    @property
+    def score_work(self) -> float:
+        """Work of scoring a fold's held-out answers and the base text."""
+        return SCORING * (self.rows * self.row_tokens / FOLDS + self.text_tokens)
+
+    def fold_work(self, settings: Mapping[str, Any]) -> float:
+        return settings["max_iters"] * self.step_work(settings) + (len(STOPS) + 1) * self.score_work
+
+    def learn(self, work: float, seconds: float) -> None:
+        """Take what some work took into account; what was timed at first soon counts little."""
+        self.work_done, self.seconds = self.work_done + work, self.seconds + seconds
+
+    def learn_fold(self, work: float, seconds: float) -> None:
+        self.learn(work, seconds)
+        self.folds_done, self.fold_seconds_done = self.folds_done + 1, self.fold_seconds_done + seconds
+
+    @property
+    def seconds_a_fold(self) -> float:
+        """Seconds of a fold, on average so far."""
+        return (self.first_fold + self.fold_seconds_done) / (1 + self.folds_done)
+
+    def of(self, work: float) -> float:
+        """Seconds of so much work."""
+        return work * self.seconds / self.work_done
+
+    def fold_seconds(self, settings: Mapping[str, Any]) -> float:
+        return self.of(self.fold_work(settings))
+
+    def trial_seconds(self, settings: Mapping[str, Any]) -> float:
+        """Seconds of one worker that a whole trial takes."""
+        return FOLDS * self.fold_seconds(settings)
+
+    def end_seconds(self, settings: Mapping[str, Any], seeds: int, folds: int, workers: int) -> float:
+        """Seconds from the last trial to the end: seeds and their averages on folds, final runs, export, report."""
+        tried = math.ceil(seeds * folds / workers) * self.fold_seconds(settings)
+        tried += math.ceil(folds / workers) * self.of(self.score_work)
+        whole = settings["max_iters"] * self.step_work(settings) * FOLDS / (FOLDS - 1)
+        return tried + math.ceil(seeds / workers) * self.of(whole) + self.of(REPORT)
+
+    def end_that_fits(self, settings: Mapping[str, Any], workers: int, seconds: float) -> tuple[int, int]:
+        """Seeds and folds of the longest end that fits into so many seconds; of the shortest if none does."""
+        fits = (end for end in ENDS if self.end_seconds(settings, *end, workers) <= seconds)
+        return next(fits, ENDS[-1])

@@ -1,0 +1,87 @@
+"""The settings that a search may change, their bounds, and how a trial's parameters become a trainer's settings.
+
+Standard library only: a trial is anything with Optuna's suggest_float and suggest_categorical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from arianna.training import presets
+
+RATES = (1e-5, 2e-3)  # peak; Muon takes ten times as much for the layers' matrices
+EPOCHS = (0.5, 64.0)  # of the conversations; the gentle preset takes 52 of the shipped ones
+BATCHES = (4, 8, 16, 32)
+REPLAY = (0.0, 0.75)  # beyond three quarters most of the time goes to what the base knows
+DECAY = (0.01, 1.0)
+CONTRASTS = (0.0, 0.1, 0.5)
+SEARCHED = (
+    "learning_rate",
+    "epochs",
+    "batch_size",
+    "replay",
+    "loss_on",
+    "weight_decay",
+    "schedule",
+    "optimizer",
+    "question_contrast",
+)
+USUAL = {  # what a preset leaves open
+    **{"batch_size": 8, "replay": 0.0, "loss_on": "all", "weight_decay": 0.1},
+    **{"schedule": "cosine", "optimizer": "adamw", "question_contrast": 0.0},
+}
+STOPS = (0.4, 0.6, 0.8, 1.0)  # shares of a run's iterations after which it is scored, and may be ended
+
+FEWEST = 5  # iterations of a run: fewer have no stops between
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a search may try: a bound that follows from its time, and what is fixed (by names of TrainConfig)."""
+
+    most_epochs: float = EPOCHS[1]
+    fixed: dict[str, Any] = field(default_factory=dict)
+
+    def suggest(self, trial: Any) -> dict[str, Any]:
+        """The parameters of a trial, those that are fixed left out."""
+        floats = {"learning_rate": (*RATES, True), "epochs": (EPOCHS[0], self.most_epochs, True)}
+        floats |= {"replay": (*REPLAY, False), "weight_decay": (*DECAY, True)}
+        choices = {"batch_size": BATCHES, "loss_on": ("all", "answers"), "schedule": ("cosine", "wsd")}
+        choices |= {"optimizer": ("adamw", "muon"), "question_contrast": CONTRASTS}
+        params: dict[str, Any] = {}
+        for name in SEARCHED:
+            if name in self.fixed or (name == "epochs" and "max_iters" in self.fixed):
+                continue
+            if name in floats:
+                low, high, log = floats[name]
+                params[name] = trial.suggest_float(name, low, high, log=log)
+            else:
+                params[name] = trial.suggest_categorical(name, choices[name])
+        return params
+
+    def preset(self, name: str, rows: int) -> dict[str, Any]:
+        """The parameters by which a preset becomes a trial. `rows`: of all conversations to train on."""
+        settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
+        taken = settings["max_iters"] * settings["batch_size"] * (1 - settings["replay"])
+        params = {**settings, "epochs": max(EPOCHS[0], taken / rows)}
+        return {
+            name: params[name]
+            for name in SEARCHED
+            if name not in self.fixed and not (name == "epochs" and "max_iters" in self.fixed)
+        }
+
+    def settings(self, params: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        """A trainer's settings, by the names of TrainConfig, for a run over so many rows."""
+        settings = {**USUAL, **params, **self.fixed}
+        epochs = settings.pop("epochs", None)
+        if epochs is not None:
+            own = settings["batch_size"] * (1 - settings["replay"])
+            settings["max_iters"] = max(FEWEST, round(epochs * rows / own))
+        return settings
+
+
+def stop_steps(max_iters: int) -> list[int]:
+    """The iterations after which a run is scored, rising; the last is its end."""
+    return sorted({max(1, round(share * max_iters)) for share in STOPS})

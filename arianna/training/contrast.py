@@ -1,0 +1,98 @@
+"""The question contrast: a term of the loss that prefers an answer under its own question to the same answer under another's.
+
+Of each row of a batch that begins a conversation, the first answer is put behind its own question and behind that of the next such
+row. The term is -log of the probability that its own question is the one of both that it was given to, as in contrastive losses
+(van den Oord et al. 2018, arXiv 1807.03748): softplus of the other's summed log-likelihood minus its own, over the batch's targets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from arianna.corpus.encoding import ANSWER, CONTINUED
+from arianna.ops import product
+from arianna.training.devices import Precision, Team
+from arianna_data import Batch, Rows, Task, collate
+from model import Transformer
+from tokenizer import IGNORE
+
+Side = tuple[
+    Tensor, Tensor
+]  # inputs and targets (P, T): answers behind questions, of which the answers alone are scored
+
+
+class ContrastTask(Task):
+    """A task whose batches also hold the pairs of the question contrast."""
+
+    def batch(self, step: int) -> Batch:
+        batch = super().batch(step)
+        pairs = pairs_of(self.rows, batch.rows)
+        parts = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
+        sides = [
+            tuple(collate(list(side), self.rows.max_seq_len) for side in zip(*part, strict=True))
+            for part in parts
+        ]
+        return dataclasses.replace(batch, pairs=sides)
+
+
+Row = tuple[np.ndarray, np.ndarray]  # inputs and targets
+
+
+def pairs_of(rows: Rows, numbers: Sequence[int]) -> list[tuple[Row, Row]]:
+    """Each first answer of these rows behind its own question, and behind that of the next row that has another one."""
+    halves = [half for number in numbers if (half := question_and_answer(rows, number))]
+    found = []
+    for i, (own, answer) in enumerate(halves):
+        other = halves[(i + 1) % len(halves)][0]
+        room = rows.max_seq_len + 1 - max(len(own), len(other))
+        if room > 0 and not np.array_equal(own, other):
+            found.append((behind(own, answer[:room]), behind(other, answer[:room])))
+    return found
+
+
+def question_and_answer(rows: Rows, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The tokens of a row up to its first answer, and that answer's; None for text, and for a row that goes on or has no answer."""
+    shard, first, last = rows.index[number]
+    mask = rows.masks[shard]
+    if mask is None or mask[first] & CONTINUED:
+        return None
+    tokens, is_answer = rows.tokens[shard][first:last].astype(np.int64), (mask[first:last] & ANSWER) > 0
+    start = int(is_answer.argmax())
+    length = int((~is_answer[start:]).argmax()) or len(tokens) - start
+    return (tokens[:start], tokens[start : start + length]) if start else None
+
+
+def behind(question: np.ndarray, answer: np.ndarray) -> Row:
+    """Inputs and targets of an answer behind a question."""
+    tokens = np.concatenate([question, answer])
+    return tokens[:-1], np.concatenate([np.full(len(question) - 1, IGNORE), answer])
+
+
+def term(model: Transformer, own: Side, other: Side, count: int) -> Tensor:
+    """The contrast of pairs, summed, over `count`."""
+    return F.softplus(nats(model, *own) - nats(model, *other)).sum() / count
+
+
+def nats(model: Transformer, x: Tensor, y: Tensor) -> Tensor:
+    """The summed negative log-likelihood of each row's targets, (P,)."""
+    logits = product(model.hidden_states(x), model.output.weight).float()
+    return (
+        F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="none")
+        .view(y.shape)
+        .sum(1)
+    )
+
+
+def backward(model: Transformer, batch: Batch, weight: float, precision: Precision, team: Team) -> None:
+    """Add the gradient of the weighted term of a batch's pairs to the model's; of this process's share of them."""
+    for sides in batch.pairs:
+        own, other = (tuple(team.share(t).to(precision.device) for t in side) for side in sides)
+        if len(own[0]):
+            with precision():
+                loss = weight * term(model, own, other, batch.n_targets)
+            loss.backward()
