@@ -359,11 +359,11 @@ def train(job: Job) -> int:
 
 def finish(job: Job) -> int:
     """Choose, blend, export, verify, report."""
-    from arianna import export
+    from arianna.formats.write import update_model
 
     choice, model = choose_model(job)
-    export.keep_or_write(model, job.pipeline.checkpoint, "checkpoint")
-    export.keep_or_write(model, job.pipeline.binary, "llama2c")
+    update_model(model, job.pipeline.checkpoint, "checkpoint")
+    update_model(model, job.pipeline.binary, "llama2c")
     write_tokenizer_bin(job)
     say("")
     verdict = morning_report(job.pipeline.run, choice) if job.pipeline.report else short_verdict(job.pipeline, choice)

@@ -34,7 +34,7 @@ def talk(models: Sequence[Transformer], names: Sequence[str], tokenizer: Tokeniz
     from arianna.formats import html
 
     voices = [html.Voice(name, model.cpu().float()) for name, model in zip(names, models, strict=True)]
-    return serve(html.to_bytes(voices, tokenizer, "F32", any_size=True))
+    return serve(html.page_bytes(voices, tokenizer, "F32", any_size=True))
 
 
 def serve(page: bytes, started: Callable[[str], None] | None = None) -> int:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import train_arianna
-from arianna import export, formats
+from arianna import formats
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
+from arianna.formats.write import update_model
 from arianna.scoring import base_text
 from arianna.system import config
 from arianna.training.settings import TrainConfig
@@ -71,7 +72,7 @@ def prepare(folder: Path) -> None:
     context = base.args.max_seq_len
     encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows")
     encoding.write_prepared(base_text.files(base, tokenizer, folder / "base_text", str(HERE / PROSE), False), folder / "base_text")
-    export.keep_or_write(base, folder / "base_hf", "hf", tokenizer=tokenizer)
+    update_model(base, folder / "base_hf", "hf", tokenizer=tokenizer)
     for split, half in zip(("train", "val"), halves, strict=True):
         rows = [json.dumps(row) for c in half for row in prompts(encoding.plain_conversation(c, tokenizer)[0])]
         (folder / f"{split}.jsonl").write_text("\n".join(rows))

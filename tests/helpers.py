@@ -1,5 +1,6 @@
 """Small things that several tests build: models, shards, conversations, commands."""
 
+import io
 import json
 import struct
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sentencepiece import SentencePieceTrainer
 
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import ANSWER as SCORED
@@ -16,6 +18,7 @@ from arianna.formats import checkpoint
 from arianna.training.settings import TrainConfig
 from arianna_data import Batch, Rows
 from model import ModelArgs, Transformer
+from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -284,3 +287,26 @@ class Stub(Transformer):
 
     def nll(self, tokens, targets):
         return torch.where(targets >= 0, self.loss(tokens, targets), 0.0)
+
+
+def train_tokenizer(path: Path, vocab_size: int = 340, text: str = "", **options) -> Tokenizer:
+    """A small tokenizer as llama2.c's programs need it, trained on a text; `options` are SentencePiece's."""
+    lines = f"{text}\n{(ROOT / 'arianna/__init__.py').read_text(encoding='utf-8')}" * 3
+    plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines.splitlines()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **plain | options,
+    )
+    path.write_bytes(model.getvalue())
+    return Tokenizer(path)

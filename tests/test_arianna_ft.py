@@ -13,9 +13,10 @@ import torch
 from helpers import ROOT, TINY, build, command, furnish, tensorboard_of, version_1
 
 import arianna_ft
-from arianna import export, formats
+from arianna import formats
 from arianna.corpus import parallel, shards
 from arianna.formats import checkpoint
+from arianna.formats.write import write_model
 from arianna.reporting import scored_run
 from arianna.system import config
 from arianna.system.files import sha256
@@ -209,7 +210,7 @@ def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, n
         base.write_bytes(version_1(model))
     else:
         format = {"version 0.bin": "llama2c", "version 2.bin": "llama2c-int8", "folder": "hf"}[name]
-        export.export_model(model, base, format, tokenizer=tokenizer)
+        write_model(model, base, format, tokenizer=tokenizer)
     before = sha256(base)
     result = run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}")
     assert result.returncode == 0, result.stderr
@@ -225,7 +226,7 @@ def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, n
 def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monkeypatch):
     import arianna_ft
 
-    export.export_model(build(TINY), place / "folder", "hf", tokenizer=tokenizer)
+    write_model(build(TINY), place / "folder", "hf", tokenizer=tokenizer)
     rules = json.loads((place / "folder/tokenizer.json").read_text())
     rules["model"]["vocab"].pop("\u2581the")
     (place / "folder/tokenizer.json").write_text(json.dumps(rules))

@@ -6,6 +6,7 @@ ours may add `run`, what an exact resume needs. Errors are ValueError (or OSErro
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import re
@@ -18,10 +19,14 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from arianna.formats.options import Options, beside, computed
 from arianna.ops import all_finite
-from arianna.system.files import write_atomic
+from arianna.system.files import sha256, write_atomic
 from arianna.system.resources import check_file
 from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+from tokenizer import Tokenizer
+
+__all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 MODEL_ARGS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len", "dropout")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -132,12 +137,25 @@ def check_weights(weights: dict[str, Any], expected: dict[str, tuple[int, ...]],
 
 
 def tokenizer_of(checkpoint: dict[str, Any]) -> dict[str, str] | None:
-    """Which tokenizer a checkpoint says that it was trained with, {"sha256", "path"}; None for one that does not say."""
-    run = checkpoint.get("run")
-    stored = run.get("tokenizer") if isinstance(run, dict) else None
-    if not isinstance(stored, dict) or not all(isinstance(stored.get(name), str) for name in ("sha256", "path")):
-        return None
-    return {name: stored[name] for name in ("sha256", "path")}
+    """Which tokenizer a checkpoint says that it was trained with, {"sha256", "path"}; None for one that does not say.
+
+    The state of a run says it in `run`, weights alone say it in `config`.
+    """
+    for entry in (checkpoint.get("run"), checkpoint.get("config")):
+        noted = entry.get("tokenizer") if isinstance(entry, dict) else None
+        if isinstance(noted, dict) and all(isinstance(noted.get(name), str) for name in ("sha256", "path")):
+            return {name: noted[name] for name in ("sha256", "path")}
+    return None
+
+
+def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise ValueError if the checkpoint says which tokenizer it was trained with, and it is another one."""
+    noted = tokenizer_of(load(path))
+    if noted and noted["sha256"] != sha256(tokenizer.path):
+        raise ValueError(
+            f"{path} was trained with the tokenizer {noted['path']} (SHA-256 {noted['sha256'][:12]}...); "
+            f"{tokenizer.path} is another one. Give that one with --tokenizer."
+        )
 
 
 def same(a: Any, b: Any) -> bool:
@@ -145,6 +163,21 @@ def same(a: Any, b: Any) -> bool:
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape or a.dtype != b.dtype:
         return False
     return a.data_ptr() == b.data_ptr() or torch.equal(a, b)
+
+
+def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
+    """The model of a checkpoint file."""
+    return build_model(load(path), path, max_seq_len)
+
+
+def stored(model: Transformer, options: Options) -> Transformer:
+    """The model that a file gives back: with `half` a copy whose weights are float16's nearest, in float32."""
+    if not options.half:
+        return model
+    model = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    return model
 
 
 def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, Any]:
@@ -164,10 +197,19 @@ def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, An
 
 def save(path: str | Path, checkpoint: dict[str, Any], check: Callable[[Path], None] | None = None) -> None:
     """Write a checkpoint whole or not at all; `check` as in write_atomic."""
-    write_atomic(path, to_bytes(checkpoint), check)
+    write_atomic(path, serialized(checkpoint), check)
 
 
-def to_bytes(checkpoint: dict[str, Any]) -> bytes:
+def to_bytes(model: Transformer, options: Options) -> bytes:
+    """A file of the model's weights alone, with a note of its tokenizer where that is given."""
+    packed = pack(model, options.half)
+    if options.tokenizer is not None:
+        options.tokenizer.check_fits(model.args.vocab_size, "the model")
+        packed["config"]["tokenizer"] = {"sha256": sha256(options.tokenizer.path), "path": str(options.tokenizer.path)}
+    return serialized(packed)
+
+
+def serialized(checkpoint: dict[str, Any]) -> bytes:
     """A checkpoint's file in memory: torch.save to a full disk loses the error."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)

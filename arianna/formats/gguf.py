@@ -21,10 +21,14 @@ import torch
 
 from arianna.corpus.conversations import ASSISTANT, USER
 from arianna.formats.llama2c import by_rule
+from arianna.formats.llama2c_int8 import compute_in_int8
 from arianna.formats.names import GGUF, check_names, names
+from arianna.formats.options import Options
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, listed, pieces
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer, weight_shapes
 from tokenizer import BOS, EOS, UNK, Tokenizer
+
+__all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 Kind = Literal["F32", "F16", "Q8_0"]
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}  # general.file_type
@@ -50,9 +54,9 @@ def package() -> ModuleType:
 # ---- out ----
 
 
-def to_bytes(model: Transformer, tokenizer: Tokenizer, kind: Kind = "F32") -> bytes:
+def to_bytes(model: Transformer, options: Options) -> bytes:
     """A file of the model. Raises ValueError for what it cannot hold, or a tokenizer that llama.cpp would read differently."""
-    gguf = package()
+    gguf, tokenizer, kind = package(), options.tokenizer, options.gguf_type
     tokenizer.check_fits(model.args.vocab_size, "the model")
     with tempfile.TemporaryDirectory() as folder:  # the package writes files only
         path = Path(folder) / "model.gguf"
@@ -62,8 +66,8 @@ def to_bytes(model: Transformer, tokenizer: Tokenizer, kind: Kind = "F32") -> by
         state = model.state_dict()
         for ours, theirs in names(model.args, model.tied, GGUF).items():
             array = state[ours].cpu().numpy().astype("<f4")
-            stored = kind_of(array, kind)
-            writer.add_tensor(theirs, packed(array, stored), raw_dtype=gguf.GGMLQuantizationType[stored])
+            of_tensor = kind_of(array, kind)
+            writer.add_tensor(theirs, packed(array, of_tensor), raw_dtype=gguf.GGMLQuantizationType[of_tensor])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -131,25 +135,39 @@ def packed(array: np.ndarray, kind: Kind) -> np.ndarray:
     return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
 
 
-def rounded(model: Transformer, kind: Kind) -> Transformer:
-    """A copy with the weights that a file of this kind gives back."""
+def stored(model: Transformer, options: Options) -> Transformer:
+    """The model that a file gives back: in F32 the given one, else a copy with rounded weights."""
+    kind = options.gguf_type
+    if kind == "F32":
+        return model
     gguf, model = package(), copy.deepcopy(model)
     for parameter in model.parameters():
         array = parameter.detach().cpu().numpy()
-        stored = kind_of(array, kind)
-        numbers = gguf.quants.dequantize(packed(array, stored), gguf.GGMLQuantizationType[stored])
+        of_tensor = kind_of(array, kind)
+        numbers = gguf.quants.dequantize(packed(array, of_tensor), gguf.GGMLQuantizationType[of_tensor])
         parameter.data = torch.from_numpy(numbers.astype(np.float32)).to(parameter.device)
     return model
+
+
+def computed(stored: Transformer, options: Options) -> Transformer:
+    """The model as llama.cpp computes it: with Q8_0 it rounds to int8 what enters a matrix, too."""
+    return stored if options.gguf_type != "Q8_0" else compute_in_int8(stored, Q8_GROUP, half_scales=True)
+
+
+def beside(name: str, model: Transformer, options: Options) -> dict[str, bytes]:
+    """The Modelfile that Ollama needs: a.Modelfile for a.gguf, so that each .gguf of a folder has its own."""
+    return {Path(name).with_suffix(".Modelfile").name: modelfile(name, model.args, options.tokenizer)}
 
 
 def modelfile(name: str, a: ModelArgs, tokenizer: Tokenizer) -> bytes:
     """What `ollama create` needs beside the file `name`: the template of a conversation, where an answer stops, the context."""
     bos, eos = tokenizer.sp.id_to_piece(BOS), tokenizer.sp.id_to_piece(EOS)
-    values = {"made_by": MADE_BY, "name": name, "user": USER, "assistant": ASSISTANT, "bos": bos, "eos": eos, "context": str(a.max_seq_len)}
+    values = {"made_by": MADE_BY, "name": name, "file": Path(name).with_suffix(".Modelfile").name}
+    values |= {"user": USER, "assistant": ASSISTANT, "bos": bos, "eos": eos, "context": str(a.max_seq_len)}
     return re.sub("<<(.*?)>>", lambda found: values[found[1]], MODELFILE).encode()
 
 
-MODELFILE = """# Made by <<made_by>>: ollama create arianna -f Modelfile && ollama run arianna
+MODELFILE = """# Made by <<made_by>>: ollama create arianna -f <<file>> && ollama run arianna
 FROM ./<<name>>
 TEMPLATE \"\"\"{{ range .Messages }}{{ if eq .Role "user" }}<<user>> {{ .Content }}
 {{ else if eq .Role "assistant" }}<<assistant>> {{ .Content }}
@@ -162,14 +180,6 @@ PARAMETER num_predict <<context>>
 PARAMETER temperature 0.8
 PARAMETER repeat_penalty 1
 """
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is an export of ours."""
-    mark = b"general.quantized_by" + struct.pack("<IQ", STRING, len(MADE_BY)) + MADE_BY.encode()
-    with open(path, "rb") as f:
-        head = f.read(4096)
-    return head.startswith(MAGIC) and mark in head
 
 
 # ---- in ----

@@ -23,11 +23,13 @@ from arianna.formats import safetensors
 from arianna.formats.card import card
 from arianna.formats.llama2c import by_rule
 from arianna.formats.names import HF, check_names, names
+from arianna.formats.options import Options, beside, computed, stored
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, pieces, tokenizer_json
-from arianna.system.files import sync_folder, write_atomic
-from arianna.training.run_folder import set_aside
+from arianna.system.files import rename_aside, sync_folder, write_atomic
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer, weight_shapes
 from tokenizer import BOS, EOS, Tokenizer
+
+__all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 CONFIG, WEIGHTS, SENTENCEPIECE, CARD = "config.json", "model.safetensors", "tokenizer.model", "README.md"
 FILES = {CONFIG, WEIGHTS, SENTENCEPIECE, CARD, "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -52,11 +54,12 @@ def heads_of(name: str, a: ModelArgs) -> int | None:
 # ---- out ----
 
 
-def to_files(model: Transformer, tokenizer: Tokenizer, report: dict[str, Any] | None = None) -> dict[str, bytes]:
-    """The folder's files by name. `report`: that of the run which made the model (report.json), for its card.
+def to_bytes(model: Transformer, options: Options) -> dict[str, bytes]:
+    """The folder's files by name.
 
     Raises ValueError for a tokenizer that transformers would read differently, or of another vocabulary than the model's.
     """
+    tokenizer = options.tokenizer
     tokenizer.check_fits(model.args.vocab_size, "the model")
     found = pieces(tokenizer)
     documents = {
@@ -68,7 +71,7 @@ def to_files(model: Transformer, tokenizer: Tokenizer, report: dict[str, Any] | 
     return {name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()} | {
         WEIGHTS: safetensors.to_bytes(weights(model), made_by=MADE_BY),
         SENTENCEPIECE: tokenizer.path.read_bytes(),
-        CARD: card(model, report).encode(),
+        CARD: card(model, options.report).encode(),
     }
 
 
@@ -128,49 +131,42 @@ def weights(model: Transformer) -> dict[str, Tensor]:
 
 
 def write(folder: Path, files: dict[str, bytes], check: Callable[[Path], None]) -> None:
-    """Put a folder of these files at `folder`; one of ours there is replaced, one of others gets another name.
+    """Put a folder of these files at `folder`; one that is there already is kept under another name.
 
     `check` is shown the written folder before it takes its place; what it raises keeps the old one. A crash leaves the old
     folder, the new one, or for the moment between two renames none, never a mixture.
     """
-    fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    fresh, aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), None
     fresh.mkdir()
     try:
         for name, data in files.items():
             write_atomic(fresh / name, data)
         check(fresh)
-        if folder.exists() and is_ours(folder):
-            folder.rename(old)
-        set_aside(folder)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        aside = rename_aside(folder)
         fresh.rename(folder)
         sync_folder(folder.parent)
+    except OSError:
+        if aside is not None and not folder.exists():
+            aside.rename(folder)
+        raise
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def is_ours(folder: Path) -> bool:
-    """Whether a folder holds an export of ours and nothing else."""
-    if not (folder / WEIGHTS).is_file() or {path.name for path in folder.iterdir()} - FILES:
-        return False
-    try:
-        return safetensors.read_header(folder / WEIGHTS).metadata.get("made_by") == MADE_BY
-    except (OSError, ValueError):
-        return False
+    if aside is not None:
+        print(f"the old {folder} is now {aside.name}", flush=True)
 
 
 # ---- in ----
 
 
-def read(folder: str | Path, max_seq_len: int | None = None) -> Transformer:
+def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a folder, in float32 on the CPU, with another context where `max_seq_len` gives one.
 
     Raises ValueError for another architecture than llama2.c computes, and for weights that are sharded, missing, cut off, of
     other shapes than config.json asks for or not finite.
     """
-    folder = Path(folder)
+    folder = Path(path)
     found = read_config(folder / CONFIG)
     args = read_args(found, folder / CONFIG)
     tied = found.get("tie_word_embeddings") is True
@@ -256,19 +252,19 @@ def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
     return {name: to_neighbours(w, heads) if (heads := heads_of(name, a)) else w for name, w in loaded.items()}
 
 
-def check_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Raise ValueError if the folder carries a tokenizer, and it is another than `tokenizer`."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
+    folder, file = path, path / "tokenizer.json"
+    if not file.is_file():
         return
-    found = safetensors.parse_json(path.read_bytes(), path)
+    rules = safetensors.parse_json(file.read_bytes(), file)
     try:
-        vocab = dict(found["model"]["vocab"])
+        vocab = dict(rules["model"]["vocab"])
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"{path} is damaged: it has no vocabulary. Use another copy of it.") from None
+        raise ValueError(f"{file} is damaged: it has no vocabulary. Use another copy of it.") from None
     other = sum(vocab.get(tokenizer.sp.id_to_piece(i)) != i for i in range(tokenizer.vocab_size))
     if other:
         raise ValueError(
-            f"{tokenizer.path} does not belong to {folder}: {other} of its {tokenizer.vocab_size} tokens are others in {path.name}. "
+            f"{tokenizer.path} does not belong to {folder}: {other} of its {tokenizer.vocab_size} tokens are others in {file.name}. "
             f"Use the tokenizer it was trained with{f' ({folder / SENTENCEPIECE})' if (folder / SENTENCEPIECE).is_file() else ''}."
         )

@@ -29,9 +29,12 @@ from arianna.corpus.conversations import ASSISTANT, USER
 from arianna.formats import base85, llama2c_int8
 from arianna.formats.card import figures
 from arianna.formats.llama2c import by_rule
+from arianna.formats.options import Options, beside, computed
 from arianna.formats.vocabulary import MADE_BY, TRIED, listed, merged
 from model import ROPE_THETA, ModelArgs, Transformer
 from tokenizer import FIRST_PIECE, SPACE, Tokenizer
+
+__all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 Kind = Literal["int8", "F16", "F32"]
 PAGE = Path(__file__).resolve().parent / "page"
@@ -58,7 +61,14 @@ class Voice:
 # ---- out ----
 
 
-def to_bytes(
+def to_bytes(model: Transformer, options: Options) -> bytes:
+    """A page of a model, and of a second one to compare with where the options give it."""
+    models = [model] if options.compare is None else [model, options.compare]
+    voices = [Voice(name, voice) for name, voice in zip(options.names, models, strict=False)]
+    return page_bytes(voices, options.tokenizer, options.html_type, options.report, options.any_size)
+
+
+def page_bytes(
     voices: Sequence[Voice],
     tokenizer: Tokenizer,
     kind: Kind = "int8",
@@ -229,12 +239,13 @@ def halves(array: np.ndarray) -> np.ndarray:
     return half
 
 
-def rounded(model: Transformer, kind: Kind) -> Transformer:
+def stored(model: Transformer, options: Options) -> Transformer:
     """The model with the weights that the page computes with, in float32; it rounds nothing else."""
+    kind = options.html_type
     if kind == "F32":
         return model
     if group_of(model, kind):
-        return llama2c_int8.rounded(model)
+        return llama2c_int8.stored(model)
     model = copy.deepcopy(model)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -328,14 +339,6 @@ def unpacked(data: bytes, at: int, number: int, kind: str, group: int) -> tuple[
         return llama2c_int8.dequantize(whole, scales), at + number + 4 * (number // group)
     stored = np.dtype({"F32": "<f4", "F16": "<f2"}[kind])
     return np.frombuffer(data, stored, number, at).astype("<f4"), at + number * stored.itemsize
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is a page of ours, which an export may replace."""
-    try:
-        return bool(read_data(path.read_bytes()))
-    except (OSError, ValueError):
-        return False
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:

@@ -15,15 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from arianna.formats.options import Options, beside, check_tokenizer, computed, stored
 from arianna.system.resources import check_file
 from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+
+__all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 HEADER = struct.Struct("<7i")
 PER_LAYER = ["attention_norm", "attention.wq", "attention.wk", "attention.wv", "attention.wo", "ffn_norm"]
 PER_LAYER += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
 
 
-def to_bytes(model: Transformer) -> bytes:
+def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     """The file's bytes. Raises ValueError for a model that the C program computes differently."""
     a = model.args
     if a.norm_eps != NORM_EPS:

@@ -19,7 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from arianna.formats.llama2c import by_rule
+from arianna.formats.options import Options, beside, check_tokenizer
 from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+
+__all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 MAGIC = 0x616B3432  # "ak42"
 HEADER = struct.Struct("<Ii7iBi")
@@ -56,7 +59,7 @@ def dequantize(whole: np.ndarray, scales: np.ndarray) -> np.ndarray:
         return (whole.reshape(len(scales), -1) * scales[:, None]).ravel()
 
 
-def to_bytes(model: Transformer) -> bytes:
+def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     """A version 2 file. Raises ValueError for a model that runq computes differently."""
     a = model.args
     if a.norm_eps != NORM_EPS:
@@ -80,7 +83,7 @@ def layout(a: ModelArgs, tied: bool) -> tuple[dict[str, tuple[int, ...]], dict[s
     return {name: shapes[name] for name in norms}, {name: shapes[name] for name in matrices}
 
 
-def rounded(model: Transformer) -> Transformer:
+def stored(model: Transformer, options: Options | None = None) -> Transformer:
     """A copy with the weights that a version 2 file of the model gives back."""
     group, model = group_size(model.args), copy.deepcopy(model)
     for parameter in model.parameters():
@@ -88,6 +91,11 @@ def rounded(model: Transformer) -> Transformer:
             numbers = dequantize(*quantize(parameter.detach().cpu().numpy(), group))
             parameter.data = torch.from_numpy(numbers).view(parameter.shape).to(parameter.device)
     return model
+
+
+def computed(stored: Transformer, options: Options | None = None) -> Transformer:
+    """A copy that computes as runq does."""
+    return compute_in_int8(stored, group_size(stored.args))
 
 
 def compute_in_int8(model: Transformer, group: int, half_scales: bool = False) -> Transformer:
@@ -104,12 +112,6 @@ def compute_in_int8(model: Transformer, group: int, half_scales: bool = False) -
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(round_input)
     return model
-
-
-def is_headed(path: Path) -> bool:
-    """Whether a file begins with the magic number of versions 1 and 2."""
-    with open(path, "rb") as f:
-        return f.read(4) == struct.pack("<I", MAGIC)
 
 
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:

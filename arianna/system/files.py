@@ -39,6 +39,16 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 
 
+def rename_aside(folder: Path) -> Path | None:
+    """Rename a folder to folder-1 (or the first number that is free) and return that; None where there is nothing."""
+    if not folder.exists():
+        return None
+    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}-{n}").exists())
+    aside = folder.with_name(f"{folder.name}-{number}")
+    folder.rename(aside)
+    return aside
+
+
 def remove_leftovers(folder: Path, shared: bool = False) -> None:
     """Delete the temporary files of writers that were killed; in a folder that others may write into, of those that are gone."""
     for path in folder.glob(".*.tmp"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from arianna.formats import checkpoint
 from arianna.system import processes, settings_file
 from arianna.system.config import UsageError
-from arianna.system.files import append, sha256, sync, write_atomic
+from arianna.system.files import append, rename_aside, sha256, sync, write_atomic
 
 if TYPE_CHECKING:
     from arianna.training.dashboards import Dashboards
@@ -130,6 +130,4 @@ def set_aside(folder: Path) -> None:
         return
     with processes.lock(folder):  # a run that is at work there would go on writing under the old name
         pass
-    number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}-{n}").exists())
-    folder.rename(folder.with_name(f"{folder.name}-{number}"))
-    print(f"the old {folder} is now {folder.name}-{number}", flush=True)
+    print(f"the old {folder} is now {rename_aside(folder).name}", flush=True)

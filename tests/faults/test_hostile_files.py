@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import arianna_ft
-from arianna.export import export_model
 from arianna.formats import checkpoint
+from arianna.formats.write import write_model
 from arianna.system import config
 from arianna.training.run_folder import latest_state
 from train_arianna import train
@@ -189,7 +189,7 @@ def test_a_fuzzed_file_ends_no_process_by_a_signal(tmp_path, kind):
     whole = ROOT / "data/tok4096.model"
     if kind == "bin":
         whole = tmp_path / "whole.bin"
-        export_model(build(TINY), whole)
+        write_model(build(TINY), whole)
     before = whole.read_bytes()
     seeds = [str(n) for n in range(200 if FULL else 10)]
     words = [sys.executable, "-c", FUZZ, kind, str(whole), str(tmp_path / "fuzzed"), *seeds]

@@ -1,6 +1,7 @@
 """The .bin as a C program computes it, and the command that writes it."""
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -15,9 +16,10 @@ import pytest
 import torch
 from helpers import REPORT, ROOT, build, lively, logits, tokens_of
 
-from arianna import export
-from arianna.export import ExportConfig, Unfaithful, export_model, keep_or_write, main, open_model
-from arianna.formats import checkpoint, llama2c
+from arianna.export import ExportConfig, main
+from arianna.formats import checkpoint, llama2c, open_model
+from arianna.formats.table import SUFFIXES, module
+from arianna.formats.write import UnfaithfulError, update_model, write_model
 from arianna.system import config
 from model import ModelArgs, Transformer
 
@@ -192,7 +194,7 @@ def test_a_missing_bin_is_told(tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_export_gives_the_model_back(tmp_path, name, format, tied):
     model = lively(SMALL, tied)
-    export_model(model, tmp_path / name, format)
+    write_model(model, tmp_path / name, format)
     assert np.array_equal(logits(open_model(tmp_path / name), tokens_of(SMALL)), logits(model, tokens_of(SMALL)))
     assert os.listdir(tmp_path) == [name]
 
@@ -200,7 +202,7 @@ def test_an_export_gives_the_model_back(tmp_path, name, format, tied):
 def test_half_is_the_rounded_model_and_leaves_the_given_one_alone(tmp_path):
     model = lively(SMALL)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    export_model(model, tmp_path / "a.pt", "checkpoint", half=True)
+    write_model(model, tmp_path / "a.pt", "checkpoint", half=True)
     after = open_model(tmp_path / "a.pt").state_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name])
@@ -210,7 +212,7 @@ def test_half_is_the_rounded_model_and_leaves_the_given_one_alone(tmp_path):
 
 def test_a_model_of_another_eps_is_refused(tmp_path):
     with pytest.raises(ValueError, match="norm_eps 1e-06; llama2.c's run computes with 1e-05"):
-        export_model(build(dataclasses.replace(SMALL, norm_eps=1e-6)), tmp_path / "a.bin")
+        write_model(build(dataclasses.replace(SMALL, norm_eps=1e-6)), tmp_path / "a.bin")
     assert os.listdir(tmp_path) == []
 
 
@@ -240,22 +242,24 @@ def change_context(model):
     ],
 )
 def test_an_unfaithful_file_does_not_take_its_place(tmp_path, monkeypatch, change, message):
-    def read(path, max_seq_len):
-        model = llama2c.read(path, max_seq_len)
+    read = llama2c.read
+
+    def read_changed(path, max_seq_len=None):
+        model = read(path, max_seq_len)
         change(model)
         return model
 
-    monkeypatch.setitem(export.FORMATS, "llama2c", export.FORMATS["llama2c"]._replace(read=read))
+    monkeypatch.setattr(llama2c, "read", read_changed)
     (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(Unfaithful, match=f"a.bin is not written: read back, {message}"):
-        export_model(lively(SMALL, tied=False), tmp_path / "a.bin")
+    with pytest.raises(UnfaithfulError, match=f"a.bin is not written: read back, {message}"):
+        write_model(lively(SMALL, tied=False), tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
 def test_a_file_that_cannot_be_read_back_does_not_take_its_place(tmp_path, monkeypatch, capsys):
-    cut = export.FORMATS["llama2c"]._replace(make=lambda model, options: llama2c.to_bytes(model)[:-4])
-    monkeypatch.setitem(export.FORMATS, "llama2c", cut)
+    to_bytes = llama2c.to_bytes
+    monkeypatch.setattr(llama2c, "to_bytes", lambda model, options: to_bytes(model)[:-4])
     source = saved(tmp_path)
     (tmp_path / "a.bin").write_bytes(b"old")
     assert main([str(tmp_path / "a.bin"), f"--checkpoint={source}", "--force"]) == 1
@@ -269,7 +273,7 @@ def test_threads_are_as_many_as_before(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        export_model(lively(SMALL), tmp_path / "a.bin")
+        write_model(lively(SMALL), tmp_path / "a.bin")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -277,14 +281,14 @@ def test_threads_are_as_many_as_before(tmp_path):
 
 def test_a_file_that_is_right_already_is_kept(tmp_path):
     model, out = lively(SMALL), tmp_path / "a.bin"
-    assert keep_or_write(model, out)
+    assert update_model(model, out)
     stamp = out.stat().st_ino
-    assert not keep_or_write(model, out) and out.stat().st_ino == stamp
+    assert not update_model(model, out) and out.stat().st_ino == stamp
     out.write_bytes(out.read_bytes()[:-1] + b"x")
-    assert keep_or_write(model, out)
-    assert not keep_or_write(model, out)
-    assert keep_or_write(model, tmp_path / "a.pt", "checkpoint", half=True)
-    assert not keep_or_write(model, tmp_path / "a.pt", "checkpoint", half=True)
+    assert update_model(model, out)
+    assert not update_model(model, out)
+    assert update_model(model, tmp_path / "a.pt", "checkpoint", half=True)
+    assert not update_model(model, tmp_path / "a.pt", "checkpoint", half=True)
 
 
 # ---- the command ----
@@ -324,7 +328,7 @@ def test_what_cannot_be_asked_for_is_told_before_anything_is_read():
     assert "a.pt should end in .bin, as files of --format=llama2c do" in usage_error("a.pt", "--checkpoint=x")
     assert "a.bin should end in .pt" in usage_error("a.bin", "--checkpoint=x", "--format=checkpoint")
     assert "--half goes with --format=checkpoint" in usage_error("a.bin", "--checkpoint=x", "--half")
-    assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, html, checkpoint" in usage_error("a.bin", "--checkpoint=x", "--format=onnx")
+    assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, html, checkpoint" in usage_error("a.bin", "--format=onnx")
     assert "did you mean --half" in usage_error("a.bin", "--checkpoint=x", "--halve")
 
 
@@ -333,7 +337,7 @@ def test_the_input_is_not_written_over(tmp_path):
     before = source.read_bytes()
     (tmp_path / "link.pt").symlink_to(source)
     for out in (source, tmp_path / "." / "base.pt", tmp_path / "link.pt"):
-        assert "is the model to export itself" in usage_error(out, f"--checkpoint={source}", "--format=checkpoint")
+        assert "would be written, but it is an input" in usage_error(out, f"--checkpoint={source}", "--format=checkpoint")
     assert source.read_bytes() == before
 
 
@@ -351,10 +355,11 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 
 def test_a_model_that_cannot_be_read_is_told_and_nothing_is_written(tmp_path):
     (tmp_path / "text.pt").write_text("no checkpoint")
+    (tmp_path / "folder").mkdir()
     assert "is no zip archive" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'text.pt'}")
     assert "cannot be read (No such file" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'none.pt'}")
-    assert "config.json is missing; a Hugging Face model's folder" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path}")
-    assert os.listdir(tmp_path) == ["text.pt"]
+    assert "config.json is missing; a Hugging Face model's folder" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'folder'}")
+    assert sorted(os.listdir(tmp_path)) == ["folder", "text.pt"]
 
 
 def test_a_failed_write_is_exit_code_1(tmp_path, monkeypatch, capsys):
@@ -370,13 +375,28 @@ def test_a_failed_write_is_exit_code_1(tmp_path, monkeypatch, capsys):
 
 
 def test_the_formats_are_those_of_the_flag():
-    assert typing.get_args(typing.get_type_hints(ExportConfig)["format"]) == tuple(export.FORMATS)
+    assert typing.get_args(typing.get_type_hints(ExportConfig)["format"]) == tuple(SUFFIXES)
 
 
-def test_the_lines_of_the_readme_work_as_they_are_written(tmp_path, monkeypatch):
+def test_every_format_has_the_same_six_functions():
+    for name in SUFFIXES:
+        signatures = {
+            function: list(inspect.signature(getattr(module(name), function)).parameters) for function in module(name).__all__
+        }
+        assert signatures == {
+            "beside": ["name", "model", "options"],
+            "check_tokenizer": ["path", "tokenizer"],
+            "computed": ["stored", "options"],
+            "read": ["path", "max_seq_len"],
+            "stored": ["model", "options"],
+            "to_bytes": ["model", "options"],
+        }, name
+
+
+def test_the_lines_of_the_docs_work_as_they_are_written(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
-    lines = re.findall(r"`python -m arianna\.export (out/arianna[^`]*)`", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(lines) == 3
+    lines = re.findall(r"`python -m arianna\.export (out/arianna[^`]*)`", (ROOT / "docs/formats.md").read_text(encoding="utf-8"))
+    assert len(lines) == 4
     monkeypatch.chdir(tmp_path)
     for folder in ("out/ft", "data"):
         (tmp_path / folder).mkdir(parents=True)
@@ -386,7 +406,7 @@ def test_the_lines_of_the_readme_work_as_they_are_written(tmp_path, monkeypatch)
     for line in lines:
         assert main(line.split()) == 0
         assert open_model(line.split()[0]).args.dim == 32
-    assert (tmp_path / "out/Modelfile").is_file()
+    assert (tmp_path / "out/arianna.Modelfile").is_file()
 
 
 def test_help_and_a_missing_file_are_told_without_torch():

@@ -10,11 +10,13 @@ import pytest
 import torch
 from helpers import ROOT, TINY, build, lively
 
-from arianna import export, formats
+from arianna import formats
 from arianna.corpus import conversations
-from arianna.export import export_model, main, open_model
-from arianna.formats import checkpoint, vocabulary
+from arianna.export import main
+from arianna.formats import checkpoint, open_model, vocabulary
 from arianna.formats.llama2c_int8 import compute_in_int8
+from arianna.formats.options import Options
+from arianna.formats.write import largest_difference, write_model
 from arianna.system import config
 from model import Transformer
 from tokenizer import Tokenizer
@@ -27,7 +29,7 @@ SHIPPED = Tokenizer(ROOT / "data/tok4096.model")
 
 
 def written(path, model: Transformer | None = None, kind: str = "F32"):
-    export_model(model or lively(GROUPED), path, "gguf", tokenizer=SHIPPED, gguf_type=kind)
+    write_model(model or lively(GROUPED), path, "gguf", tokenizer=SHIPPED, gguf_type=kind)
     return path
 
 
@@ -126,7 +128,8 @@ def test_what_a_type_cannot_hold_is_refused(tmp_path):
 
 
 def test_the_same_model_makes_the_same_bytes():
-    assert gguf.to_bytes(lively(GROUPED), SHIPPED, "Q8_0") == gguf.to_bytes(lively(GROUPED), SHIPPED, "Q8_0")
+    options = Options(tokenizer=SHIPPED, gguf_type="Q8_0")
+    assert gguf.to_bytes(lively(GROUPED), options) == gguf.to_bytes(lively(GROUPED), options)
 
 
 def test_a_missing_package_is_told(tmp_path, monkeypatch):
@@ -152,7 +155,7 @@ def rendered(template: str, messages: list[tuple[str, str]]) -> str:
 
 
 def test_the_modelfile_renders_the_conversation(exported):
-    found = (exported.parent / "Modelfile").read_text()
+    found = (exported.parent / "a.Modelfile").read_text()
     template = found.split('TEMPLATE """')[1].split('"""')[0]
     asked = rendered(template, [("system", "Be calm."), ("user", "Who?"), ("assistant", "I."), ("user", "Why?")])
     assert asked == conversations.render("Who?", "I.", "Be calm.") + "<s>" + conversations.prompt("Why?")
@@ -264,29 +267,29 @@ def test_the_command_tells_what_rounding_changes(tmp_path, capsys):
     assert main(words(out, source)) == 0
     assert capsys.readouterr().out == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
     for kind in ("F16", "Q8_0"):
-        assert main(words(out, source, f"--gguf_type={kind}")) == 0, "an export of ours is replaced"
-        computed = gguf.rounded(lively(GROUPED), kind)
+        assert main(words(out, source, f"--gguf_type={kind}", "--force")) == 0
+        computed = gguf.stored(lively(GROUPED), Options(gguf_type=kind))
         computed = compute_in_int8(computed, 32, half_scales=True) if kind == "Q8_0" else computed
-        assert f"differ from the model's by up to {export.difference(lively(GROUPED), computed):.3g} (" in capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path)) == ["Modelfile", "a.gguf", "base.pt"]
+        assert f"differ from the model's by up to {largest_difference(lively(GROUPED), computed):.3g} (" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == ["a.Modelfile", "a.gguf", "base.pt"]
     with pytest.raises(config.UsageError, match="--gguf_type goes with --format=gguf"):
         main([str(tmp_path / "a.bin"), f"--checkpoint={source}", "--gguf_type=F16"])
 
 
-def test_files_of_others_are_kept(tmp_path):
+def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):
     source, out = saved(tmp_path), tmp_path / "a.gguf"
-    out.write_bytes(b"GGUF of another")
-    with pytest.raises(config.UsageError, match="a.gguf holds something else"):
-        main(words(out, source))
-    out.unlink()
-    (tmp_path / "Modelfile").write_text("FROM mine")
-    with pytest.raises(config.UsageError, match="Modelfile was not made by an export, which would write it too"):
-        main(words(out, source))
-    assert (tmp_path / "Modelfile").read_text() == "FROM mine" and not out.exists()
+    for name in ("a.gguf", "a.Modelfile"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(config.UsageError, match=f"{name} exists and was not made by this run; .* --force"):
+            main(words(out, source))
+        assert sorted(os.listdir(tmp_path)) == sorted([name, "base.pt"]) and (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    assert main(words(out, source)) == 0 and main(words(tmp_path / "b.gguf", source)) == 0
+    assert "FROM ./b.gguf" in (tmp_path / "b.Modelfile").read_text()
+    assert "FROM ./a.gguf" in (tmp_path / "a.Modelfile").read_text()
+    (tmp_path / "a.Modelfile").write_text("mine")
     assert main(words(out, source, "--force")) == 0
-    assert "FROM ./a.gguf" in (tmp_path / "Modelfile").read_text()
-    assert main(words(tmp_path / "b.gguf", source)) == 0, "a Modelfile of ours is replaced"
-    assert "FROM ./b.gguf" in (tmp_path / "Modelfile").read_text()
+    assert "FROM ./a.gguf" in (tmp_path / "a.Modelfile").read_text()
 
 
 def test_a_file_of_ours_can_be_fine_tuned(tmp_path, exported):

@@ -16,11 +16,13 @@ from helpers import REPORT, ROOT, TINY, build, lively, logits, tokens_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arianna import export, formats
+from arianna import formats
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
-from arianna.export import export_model, main, open_model
-from arianna.formats import checkpoint, hf, safetensors, vocabulary
+from arianna.export import main
+from arianna.formats import checkpoint, hf, open_model, safetensors, vocabulary
+from arianna.formats.options import Options
+from arianna.formats.write import UnfaithfulError, update_model, write_model
 from arianna.system import config
 from arianna.system.files import sha256
 from model import ModelArgs, Transformer
@@ -44,7 +46,7 @@ TEXTS = st.one_of(
 
 
 def written(folder, model: Transformer | None = None, **options):
-    export_model(model or lively(GROUPED), folder, "hf", tokenizer=SHIPPED, **options)
+    write_model(model or lively(GROUPED), folder, "hf", tokenizer=SHIPPED, **options)
     return folder
 
 
@@ -163,12 +165,12 @@ def test_a_tokenizer_that_is_no_plain_bpe_is_refused(tmp_path):
         sentencepiece.SentencePieceTrainer.train(model_prefix=str(tmp_path / name), **common, **options)
         other = Tokenizer(tmp_path / f"{name}.model")
         with pytest.raises(ValueError, match="splits .* differently from the plain BPE"):
-            hf.to_files(build(dataclasses.replace(TINY, vocab_size=other.vocab_size)), other)
+            hf.to_bytes(build(dataclasses.replace(TINY, vocab_size=other.vocab_size)), Options(tokenizer=other))
 
 
 def test_a_tokenizer_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 80"):
-        hf.to_files(build(dataclasses.replace(TINY, vocab_size=80)), SHIPPED)
+        hf.to_bytes(build(dataclasses.replace(TINY, vocab_size=80)), Options(tokenizer=SHIPPED))
 
 
 CONVERSATIONS = [
@@ -464,36 +466,23 @@ def test_the_command_writes_a_folder_and_makes_a_checkpoint_of_it(tmp_path, caps
     assert capsys.readouterr().out == f"wrote {out}: {size:,} bytes, read back, its logits are the model's\n"
     assert set(os.listdir(out)) == hf.FILES and "Better: 4.33 to 3.03." in (out / "README.md").read_text()
     assert main([str(tmp_path / "b.pt"), f"--checkpoint={out}", "--format=checkpoint"]) == 0
-    assert (tmp_path / "b.pt").read_bytes() == source.read_bytes()
+    weights = checkpoint.load(source)["model"]
+    assert all(torch.equal(weight, weights[name]) for name, weight in checkpoint.load(tmp_path / "b.pt")["model"].items())
+    assert formats.find_tokenizer(tmp_path / "b.pt") == out / "tokenizer.model", "the folder's own is noted"
 
 
-def test_a_folder_of_ours_is_replaced_and_one_of_others_is_kept(tmp_path, capsys):
+def test_a_folder_that_is_there_is_refused_and_kept_under_another_name_if_forced(tmp_path, capsys):
     source, out = saved(tmp_path), tmp_path / "model"
-    assert main(words(out, source)) == 0 and main(words(out, source)) == 0
+    out.mkdir()
+    assert main(words(out, source)) == 0, "nothing is lost in an empty folder"
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(config.UsageError, match="model holds something else than an export of this model. .*--force"):
+    with pytest.raises(config.UsageError, match="model exists and was not made by this run; .*--force"):
         main(words(out, source))
+    assert sorted(os.listdir(tmp_path)) == ["base.pt", "model"]
     assert main(words(out, source, "--force")) == 0
     assert (tmp_path / "model-1" / "notes.txt").read_text() == "mine" and set(os.listdir(out)) == hf.FILES
     assert f"the old {out} is now model-1" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == ["base.pt", "model", "model-1"]
-
-
-@pytest.mark.parametrize("others", [{}, {"config.json": "{}"}, {"model.safetensors": "text"}], ids=str)
-def test_a_folder_without_our_mark_is_not_ours(tmp_path, others):
-    out = tmp_path / "model"
-    out.mkdir()
-    for name, content in others.items():
-        (out / name).write_text(content)
-    with pytest.raises(config.UsageError, match="holds something else"):
-        main(words(out, saved(tmp_path)))
-    assert sorted(os.listdir(out)) == sorted(others)
-
-
-def test_weights_saved_by_others_have_no_mark(tmp_path):
-    out = written(tmp_path / "model")
-    (out / "model.safetensors").write_bytes(safetensors.to_bytes(hf.weights(lively(GROUPED))))
-    assert not hf.is_ours(out)
 
 
 def test_paths_that_cannot_be_are_told(tmp_path):
@@ -501,13 +490,13 @@ def test_paths_that_cannot_be_are_told(tmp_path):
     (tmp_path / "file").write_text("x")
     for out, message in {
         tmp_path / "file": "file is a file; give the path of a folder",
-        tmp_path: "holds the model to export",
+        tmp_path: "would be written, but it is an input",
         tmp_path / "none" / "a": "cannot be written",
     }.items():
         with pytest.raises(config.UsageError, match=message):
             main(words(out, source, "--force"))
     folder = written(tmp_path / "a")
-    with pytest.raises(config.UsageError, match="is the model to export itself"):
+    with pytest.raises(config.UsageError, match="would be written, but it is an input"):
         main(words(folder, folder))
     with pytest.raises(config.UsageError, match="nowhere.model is missing"):
         main([*words(tmp_path / "b", source), "--tokenizer=nowhere.model"])
@@ -518,7 +507,7 @@ def test_paths_that_cannot_be_are_told(tmp_path):
         (tmp_path / "report.json").write_text(other)
         with pytest.raises(config.UsageError, match="report.json is no report of a run"):
             main(words(tmp_path / "b", source, f"--report={tmp_path / 'report.json'}"))
-    with pytest.raises(config.UsageError, match="--report goes with --format=hf"):
+    with pytest.raises(config.UsageError, match="--report goes with --format=hf or html"):
         main([str(tmp_path / "b.bin"), f"--checkpoint={source}", "--report=x"])
     assert sorted(os.listdir(tmp_path)) == ["a", "base.pt", "file", "report.json"]
 
@@ -527,7 +516,7 @@ def test_a_folder_that_is_not_the_model_does_not_take_its_place(tmp_path, monkey
     out = written(tmp_path / "model")
     before = sha256(out)
     monkeypatch.setattr(hf, "to_halves", lambda weight, heads: weight)
-    with pytest.raises(export.Unfaithful, match="model is not written: read back, its layers.0.attention.wq.weight is not the model's"):
+    with pytest.raises(UnfaithfulError, match="model is not written: read back, its layers.0.attention.wq.weight is not the model's"):
         written(out, build(GROUPED))
     assert sha256(out) == before and os.listdir(tmp_path) == ["model"]
 
@@ -549,10 +538,10 @@ def test_a_failed_rename_leaves_the_old_folder(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_right_already_is_kept(tmp_path):
     out = tmp_path / "model"
-    assert export.keep_or_write(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
-    assert not export.keep_or_write(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
+    assert update_model(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
+    assert not update_model(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
     (out / "config.json").write_text("{}")
-    assert export.keep_or_write(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
+    assert update_model(lively(GROUPED), out, "hf", tokenizer=SHIPPED)
 
 
 def test_the_hash_of_a_folder_is_of_its_files(tmp_path):

@@ -8,8 +8,9 @@ import torch
 from helpers import ROOT, TINY, build, settings_for
 
 import sample
-from arianna import export, formats
+from arianna import formats
 from arianna.formats import checkpoint
+from arianna.formats.write import write_model
 from train_arianna import train
 
 SHAPES = {
@@ -30,7 +31,7 @@ def test_another_shape_is_fine_tuned_exported_and_sampled(tmp_path, name, capsys
     tuned = formats.open_model(tmp_path / "run/ckpt.pt")
     assert tuned.args == args and tuned.tied is tied
     assert all(not torch.equal(p, q) for p, q in zip(tuned.parameters(), build(args, tied).parameters(), strict=True)), "all learn"
-    export.export_model(tuned, tmp_path / "model.bin")
+    write_model(tuned, tmp_path / "model.bin")
     words = ["--start=Q: Who?", "--max_new_tokens=8", f"--tokenizer={ROOT / 'data/tok4096.model'}"]
     capsys.readouterr()
     said = []
