@@ -195,7 +195,7 @@ def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def spaced(text: str, collapses: bool) -> str:
     """A text as a tokenizer sees it that takes spaces at the ends away and makes one of several."""
-    return re.sub(" +", " ", text.strip(" ")) if collapses else text
+    return re.sub(" +", " ", text.lstrip(" ").rstrip(f" {SPACE}")) if collapses else text
 
 
 # ---- weights ----

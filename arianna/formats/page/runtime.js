@@ -37,7 +37,7 @@ class Tokenizer {
   }
 
   encode(text) {
-    if (this.collapses) text = text.replace(/^ +| +$/g, "").replace(/ +/g, " ");
+    if (this.collapses) text = text.replace(/^ +|[ \u2581]+$/g, "").replace(/ +/g, " ");
     if (!text) return [];
     const spelled = SPACE + text.replaceAll(" ", SPACE);
     const parts = this.splits ? spelled.split(/(?=\u2581)/) : [spelled];

@@ -26,7 +26,10 @@ class Talk {
     const lines = [];
     for (const line of text.replace(NEW_LINE, "\n").replace(UNSEEN, "").trim().split("\n")) {
       if (!lines.length || !this.forged.test(line)) lines.push(line);
-      else lines.push(`${lines.pop().trimEnd()} ${line.trim()}`);
+      else {
+        while (!lines[lines.length - 1].trim()) lines.pop(); // the first is not blank
+        lines.push(`${lines.pop().trimEnd()} ${line.trimStart()}`);
+      }
     }
     return lines.join("\n");
   }
