@@ -1,42 +1,37 @@
 """A page that talks: one HTML file with a model, its tokenizer and a small runtime, out and back in.
 
 It opens in any browser, offline, and makes no request: arianna/formats/page/ has its markup, style and
-scripts as they are inlined. A script element holds the weights as text in base 85: norms in float32, then
-the matrices in float32, float16, or int8 with a float32 scale per group (llama2c_int8's). Another holds the
-rest as JSON.
+scripts as they are inlined. A script element holds the weights as text in base 85, another the rest as JSON.
 """
 
 from __future__ import annotations
 
 import base64
 import copy
-import dataclasses
 import datetime
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
-import numpy as np
-import torch
 from markupsafe import Markup
 
 from arianna.corpus.conversations import ASSISTANT, USER
 from arianna.formats import base85, llama2c_int8
 from arianna.formats.card import figures
-from arianna.formats.llama2c import by_rule
+from arianna.formats.html_weights import Kind, build, group_of, layout, packed, shape_of
 from arianna.formats.options import Options, beside, computed
 from arianna.formats.vocabulary import MADE_BY, TRIED, listed, merged
-from model import ROPE_THETA, ModelArgs, Transformer
+from model import Transformer
 from tokenizer import FIRST_PIECE, SPACE, Tokenizer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
-Kind = Literal["int8", "F16", "F32"]
 PAGE = Path(__file__).resolve().parent / "page"
 MAX_BYTES = 200_000_000  # a browser holds a page several times: as text, as bytes, as numbers
 EVERYDAY = ("How are you today?", "What makes a good friend?", "Tell me about the sea.")
@@ -50,7 +45,7 @@ POLICY = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Voice:
     """A model in a page, and the name it goes by there."""
 
@@ -80,10 +75,8 @@ def page_bytes(
     Raises ValueError for a tokenizer that the runtime would read differently or that is not the models', for
     weights that do not fit the kind, and for a page of more than MAX_BYTES unless `any_size`.
     """
-    for voice in voices:
-        tokenizer.check_fits(
-            voice.model.args.vocab_size, "the model" if voice is voices[0] else "the model to compare with"
-        )
+    for voice, what in zip(voices, ("the model", "the model to compare with"), strict=False):
+        tokenizer.check_fits(voice.model.args.vocab_size, what)
     sizes = [sum(math.prod(shape) for part in layout(v.model) for shape in part.values()) for v in voices]
     check_size(sum(sizes) * {"int8": 1.41, "F16": 2.51, "F32": 5.01}[kind], any_size)
     weights = [base85.encode(b"".join(packed(voice.model, kind))) for voice in voices]
@@ -95,9 +88,8 @@ def page_bytes(
         "questions": first_questions(report),
     }
     facts = list(told(voices[0], sizes[0], kind, sum(map(len, weights)), report).items())
-    return rendered(
-        voices[0].name, data, weights, facts, figures(report)["verdict"] if report else "", sizes[0]
-    ).encode()
+    verdict = figures(report)["verdict"] if report else ""
+    return rendered(voices[0].name, data, weights, facts, verdict, sizes[0]).encode()
 
 
 def check_size(size: float, any_size: bool) -> None:
@@ -116,16 +108,9 @@ def rendered(
         (PAGE / name).read_text("utf-8") for name in ("page.css", "page.js", "runtime.js", "talk.js")
     )
     inlined = {"style": style, "script": script, "worker": runtime + talk, "data": in_script(data)}
-    policy = POLICY.format(
-        **{
-            key: base64.b64encode(hashlib.sha256(inlined[key].encode()).digest()).decode()
-            for key in ("script", "style")
-        }
-    )
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (PAGE / "page.html").read_text("utf-8")
-    )
-    return template.render(
+    policy = POLICY.format(script=digest(script), style=digest(style))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string((PAGE / "page.html").read_text("utf-8")).render(
         {key: Markup(text) for key, text in inlined.items()},
         weights=[Markup(text) for text in weights],
         policy=Markup(policy),
@@ -135,6 +120,11 @@ def rendered(
         verdict=verdict,
         welcome=WELCOME.format(parameters=in_words(size)),
     )
+
+
+def digest(text: str) -> str:
+    """SHA-256 in base64, as a content security policy has it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def in_script(data: Any) -> str:
@@ -198,47 +188,6 @@ def spaced(text: str, collapses: bool) -> str:
     return re.sub(" +", " ", text.lstrip(" ").rstrip(f" {SPACE}")) if collapses else text
 
 
-# ---- weights ----
-
-
-def layout(model: Transformer) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of the norms, and of the matrices, in the page's order."""
-    return llama2c_int8.layout(model.args, model.tied)
-
-
-def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
-    """The weights' bytes, tensor by tensor."""
-    group, state = group_of(model, kind), model.state_dict()
-    norms, matrices = layout(model)
-    for name in norms:
-        yield state[name].cpu().numpy().astype("<f4").tobytes()
-    for name in matrices:
-        array = state[name].cpu().numpy().astype("<f4")
-        if kind == "int8":
-            whole, scales = llama2c_int8.quantize(array, group)
-            yield whole.tobytes() + scales.astype("<f4").tobytes()
-        else:
-            yield (halves(array) if kind == "F16" else array).tobytes()
-
-
-def group_of(model: Transformer, kind: Kind) -> int:
-    """Numbers to a scale; 0 where there are none."""
-    try:
-        return llama2c_int8.group_size(model.args) if kind == "int8" else 0
-    except ValueError as error:
-        raise ValueError(f"{str(error).removesuffix('.')}; --html_type=F16 does.") from None
-
-
-def halves(array: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        half = array.astype("<f2")
-    if not np.isfinite(half).all():
-        raise ValueError(
-            "the model has weights beyond 65,504, the largest number of float16; use --html_type=F32."
-        )
-    return half
-
-
 def stored(model: Transformer, options: Options) -> Transformer:
     """The model with the weights that the page computes with, in float32; it rounds nothing else."""
     kind = options.html_type
@@ -251,17 +200,6 @@ def stored(model: Transformer, options: Options) -> Transformer:
         if parameter.dim() > 1:
             parameter.data = parameter.data.half().float()
     return model
-
-
-def shape_of(model: Transformer, kind: Kind) -> dict[str, Any]:
-    a = model.args
-    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden", "max_seq_len", "norm_eps")
-    return {name: getattr(a, name) for name in names} | {
-        "rope_theta": ROPE_THETA,
-        "tied": model.tied,
-        "type": kind,
-        "group": group_of(model, kind),
-    }
 
 
 # ---- in ----
@@ -303,42 +241,6 @@ def weights_of(page: bytes, number: int) -> bytes:
     if not found:
         raise ValueError("its weights are missing")
     return base85.decode(found[1])
-
-
-def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transformer:
-    """A model from its shape and its weights' bytes."""
-    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len", "norm_eps")
-    args = by_rule(ModelArgs(hidden_dim=shape["hidden"], **{name: shape[name] for name in names}))
-    kind, group, tied = shape["type"], shape["group"], shape["tied"] is True
-    norms, matrices = llama2c_int8.layout(args, tied)
-    count = sum(math.prod(s) for s in matrices.values())
-    expected = 4 * sum(math.prod(s) for s in norms.values()) + {"F32": 4 * count, "F16": 2 * count}.get(
-        kind, count + 4 * count // (group or 1)
-    )
-    if len(data) != expected:  # before memory is taken for what a shape claims
-        raise ValueError(f"its weights have {len(data):,} bytes, its shape asks for {expected:,}")
-    state, at = {}, 0
-    for name, dims in (norms | matrices).items():
-        number, stored = math.prod(dims), "F32" if name in norms else kind
-        array, at = unpacked(data, at, number, stored, group)
-        state[name] = torch.from_numpy(array).view(dims)
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ValueError("it holds NaN or infinity")
-    model = Transformer(dataclasses.replace(args, max_seq_len=max_seq_len or args.max_seq_len), tied)
-    model.load_state_dict(state, strict=not tied)
-    return model
-
-
-def unpacked(data: bytes, at: int, number: int, kind: str, group: int) -> tuple[np.ndarray, int]:
-    """So many numbers from a place on, as float32, and the place behind them."""
-    if kind == "int8":
-        whole, scales = (
-            np.frombuffer(data, np.int8, number, at),
-            np.frombuffer(data, "<f4", number // group, at + number),
-        )
-        return llama2c_int8.dequantize(whole, scales), at + number + 4 * (number // group)
-    stored = np.dtype({"F32": "<f4", "F16": "<f2"}[kind])
-    return np.frombuffer(data, stored, number, at).astype("<f4"), at + number * stored.itemsize
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,102 @@
+"""A model's weights as a page holds them: bytes, tensor by tensor, and the shape that they need.
+
+Norms in float32; then the matrices in float32, float16, or int8 with a float32 scale per group behind each, in
+the order of llama2c_int8's files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from arianna.formats import llama2c_int8
+from arianna.formats.llama2c import by_rule
+from model import ROPE_THETA, ModelArgs, Transformer
+
+Kind = Literal["int8", "F16", "F32"]
+
+
+def layout(model: Transformer) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Names and shapes of the norms, and of the matrices, in the page's order."""
+    return llama2c_int8.layout(model.args, model.tied)
+
+
+def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
+    """The weights' bytes, tensor by tensor."""
+    group, state = group_of(model, kind), model.state_dict()
+    norms, matrices = layout(model)
+    for name in norms:
+        yield state[name].cpu().numpy().astype("<f4").tobytes()
+    for name in matrices:
+        array = state[name].cpu().numpy().astype("<f4")
+        if kind == "int8":
+            whole, scales = llama2c_int8.quantize(array, group)
+            yield whole.tobytes() + scales.astype("<f4").tobytes()
+        else:
+            yield (halves(array) if kind == "F16" else array).tobytes()
+
+
+def group_of(model: Transformer, kind: Kind) -> int:
+    """Numbers to a scale; 0 where there are none."""
+    try:
+        return llama2c_int8.group_size(model.args) if kind == "int8" else 0
+    except ValueError as error:
+        raise ValueError(f"{str(error).removesuffix('.')}; --html_type=F16 does.") from None
+
+
+def halves(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = array.astype("<f2")
+    if not np.isfinite(half).all():
+        raise ValueError(
+            "the model has weights beyond 65,504, the largest number of float16; use --html_type=F32."
+        )
+    return half
+
+
+def shape_of(model: Transformer, kind: Kind) -> dict[str, Any]:
+    a = model.args
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden", "max_seq_len", "norm_eps")
+    return {name: getattr(a, name) for name in names} | {
+        "rope_theta": ROPE_THETA,
+        "tied": model.tied,
+        "type": kind,
+        "group": group_of(model, kind),
+    }
+
+
+def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transformer:
+    """A model from its shape and its weights' bytes."""
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len", "norm_eps")
+    args = by_rule(ModelArgs(hidden_dim=shape["hidden"], **{name: shape[name] for name in names}))
+    kind, group, tied = shape["type"], shape["group"], shape["tied"] is True
+    norms, matrices = llama2c_int8.layout(args, tied)
+    count = sum(math.prod(s) for s in matrices.values())
+    of_matrices = {"F32": 4 * count, "F16": 2 * count, "int8": count + 4 * count // max(group, 1)}
+    expected = 4 * sum(math.prod(s) for s in norms.values()) + of_matrices[kind]
+    if len(data) != expected:  # before memory is taken for what a shape claims
+        raise ValueError(f"its weights have {len(data):,} bytes, its shape asks for {expected:,}")
+    state, at = {}, 0
+    for name, dims in (norms | matrices).items():
+        array, at = unpacked(data, at, math.prod(dims), "F32" if name in norms else kind, group)
+        state[name] = torch.from_numpy(array).view(dims)
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise ValueError("it holds NaN or infinity")
+    model = Transformer(dataclasses.replace(args, max_seq_len=max_seq_len or args.max_seq_len), tied)
+    model.load_state_dict(state, strict=not tied)
+    return model
+
+
+def unpacked(data: bytes, at: int, number: int, kind: str, group: int) -> tuple[np.ndarray, int]:
+    """So many numbers from a place on, as float32, and the place behind them."""
+    if kind == "int8":
+        whole = np.frombuffer(data, np.int8, number, at)
+        scales = np.frombuffer(data, "<f4", number // group, at + number)
+        return llama2c_int8.dequantize(whole, scales), at + number + 4 * (number // group)
+    dtype = np.dtype({"F32": "<f4", "F16": "<f2"}[kind])
+    return np.frombuffer(data, dtype, number, at).astype("<f4"), at + number * dtype.itemsize
