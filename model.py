@@ -1,5 +1,6 @@
-"""The Llama architecture as llama2.c trains and runs it: forward pass, loss, generation with a KV cache.
+"""The Llama architecture as llama2.c trains and runs it: the forward pass and the loss, from top to bottom.
 
+Generation is in arianna/generate.py, the fast forms of products, norms and the loss are in arianna/ops.py.
 Tensor names are llama2.c's (tok_embeddings, layers.0.attention.wq, ...), because files depend on them.
 Shapes: B rows, T tokens, C = dim, H heads, K key/value heads, D = C / H, V = vocab_size.
 """
@@ -7,21 +8,18 @@ Shapes: B rows, T tokens, C = dim, H heads, K key/value heads, D = C / H, V = vo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arianna.generate import Decoder, pick
 from arianna.ops import Teacher, causal_attention, head_loss, product, rms_norm
 from tokenizer import IGNORE
 
-NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA
+NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA: a model with others would talk otherwise in C
 ROPE_THETA = 10000.0
-SCORED_ROWS = 256  # tokens whose logits `nll` holds at a time
-LARGEST, MOST_LAYERS = 1 << 20, 1 << 12  # in a shape: what a damaged file claims is refused before memory is taken for it
+SCORED_TOKENS = 256  # whose logits `nll` holds at a time: 4 MB with 4096 tokens to choose from
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,10 @@ class ModelArgs:
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
-        names = ["dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len"]
-        for name in names if self.hidden_dim is None else [*names, "hidden_dim"]:
-            value, most = getattr(self, name), MOST_LAYERS if name == "n_layers" else LARGEST
-            if not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most}")
+        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len"):
+            self.check_positive(name)
+        if self.hidden_dim is not None:
+            self.check_positive("hidden_dim")
         if not isinstance(self.norm_eps, float) or not 0 < self.norm_eps < 1:
             raise ValueError(f"norm_eps is {self.norm_eps!r}; it must be a number between 0 and 1")
         if self.dim % self.n_heads or self.head_dim % 2 or self.n_heads % self.n_kv_heads:
@@ -54,6 +51,11 @@ class ModelArgs:
                 f"dim {self.dim}, n_heads {self.n_heads}, n_kv_heads {self.n_kv_heads} do not fit together: "
                 "dim / n_heads must be an even number, and n_heads a multiple of n_kv_heads"
             )
+
+    def check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
 
     @property
     def head_dim(self) -> int:
@@ -67,45 +69,36 @@ class ModelArgs:
         return -(-(8 * self.dim // 3) // self.multiple_of) * self.multiple_of
 
 
-def weight_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's weights, for checking a file before a model is made of it."""
-    kv_dim = args.n_kv_heads * args.head_dim
-    of_a_layer = {
-        "attention_norm": (args.dim,),
-        "attention.wq": (args.dim, args.dim),
-        "attention.wk": (kv_dim, args.dim),
-        "attention.wv": (kv_dim, args.dim),
-        "attention.wo": (args.dim, args.dim),
-        "ffn_norm": (args.dim,),
-        "feed_forward.w1": (args.hidden, args.dim),
-        "feed_forward.w2": (args.dim, args.hidden),
-        "feed_forward.w3": (args.hidden, args.dim),
-    }
-    shapes = {f"layers.{i}.{name}.weight": shape for i in range(args.n_layers) for name, shape in of_a_layer.items()}
-    matrix = (args.vocab_size, args.dim)
-    return {"tok_embeddings.weight": matrix, **shapes, "norm.weight": (args.dim,), "output.weight": matrix}
-
-
 def rope_table(args: ModelArgs) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles, each (max_seq_len, D/2) float32 (Su et al. 2021, arXiv 2104.09864)."""
-    frequencies = 1.0 / ROPE_THETA ** (torch.arange(0, args.head_dim, 2).float() / args.head_dim)
-    angles = torch.outer(torch.arange(args.max_seq_len).float(), frequencies)
+    """Cosines and sines of the rotary angles, each (max_seq_len, D/2) (Su et al. 2021, arXiv 2104.09864)."""
+    # float32 whatever the weights are in: bfloat16 has 8 bits, so it cannot tell position 256 from 257. On
+    # the CPU also where weights are made on the meta device: arithmetic there imports torch's compiler, which
+    # takes a second
+    pairs = torch.arange(0, args.head_dim, 2, device="cpu").float()
+    positions = torch.arange(args.max_seq_len, device="cpu").float()
+    angles = torch.outer(positions, 1.0 / ROPE_THETA ** (pairs / args.head_dim))
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of neighbours (x[2i], x[2i+1]) of the head dimension by its position's angle. x: (B, T, H, D)."""
+    """Turn each pair of neighbours of the head dimension by its position's angle.
+
+    x is (B, T, H, D). Neighbours are x[2i] and x[2i+1], as in llama2.c; Hugging Face turns x[i] with x[i +
+    D/2], so formats/hf.py moves rows of wq and wk.
+    """
     pairs = x.float().unflatten(-1, (-1, 2))  # (B, T, H, D/2, 2)
     cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, D/2)
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, but has none for complex numbers
         real, imaginary = pairs.unbind(-1)
         turned = torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), -1)
-    else:  # one pass over the data instead of six
+    else:  # complex numbers take one pass over the data, real ones six
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
     return turned.flatten(-2).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
+    """A norm that divides by the root mean square and has a weight, but no mean and no bias."""
+
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.eps = eps
@@ -116,7 +109,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Without a bias, as all of llama's are."""
+    """A matrix without a bias, as all of Llama's are."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
@@ -132,6 +125,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = args.head_dim
         self.grouped = args.n_kv_heads != args.n_heads
+        # three matrices and not one: the gradient of one had to be put together by a copy, 7% of a step
         self.wq = Linear(args.dim, args.n_heads * args.head_dim)
         self.wk = Linear(args.dim, args.n_kv_heads * args.head_dim)
         self.wv = Linear(args.dim, args.n_kv_heads * args.head_dim)
@@ -147,7 +141,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache[0, :, :, :T] = k
             cache[1, :, :, :T] = v
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        if q.device.type == "cpu" and q.dtype == torch.bfloat16:  # torch's own takes a third of a step there
             out = causal_attention(q, k, v)
         else:
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.grouped)
@@ -155,7 +149,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+    """A feed-forward network with a gate: SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(self, args: ModelArgs):
         super().__init__()
@@ -168,6 +162,8 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
+    """One layer: attention, then the feed-forward network, each behind a norm and added to what comes in."""
+
     def __init__(self, args: ModelArgs):
         super().__init__()
         self.attention = Attention(args)
@@ -187,27 +183,38 @@ class Transformer(nn.Module):
         super().__init__()
         self.args = args
         self.tied = tied
-        self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim)
+        # zeros until a file or init_weights fills them: normal(), which nn.Embedding draws, is arithmetic,
+        # too
+        embeddings = torch.zeros(args.vocab_size, args.dim)
+        self.tok_embeddings = nn.Embedding.from_pretrained(embeddings, freeze=False)
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
         self.output = Linear(args.dim, args.vocab_size)
-        if tied:
+        if tied:  # a sixth of the parameters of a model this small would be a second matrix of 4096 tokens
             self.output.weight = self.tok_embeddings.weight
         cos, sin = rope_table(args)
-        self.register_buffer("freqs_cos", cos, persistent=False)
+        self.register_buffer("freqs_cos", cos, persistent=False)  # not in files: they follow from the shape
         self.register_buffer("freqs_sin", sin, persistent=False)
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """llama2.c's initialisation: normal(0, 0.02), but wo and w3 (its choice) smaller by 1/sqrt(2 n_layers)."""
-        generator = torch.Generator().manual_seed(seed)
+        """Draw new weights as llama2.c does: normal(0, 0.02), but wo and w3 smaller by 1/sqrt(2 n_layers)."""
+        generator = torch.Generator().manual_seed(seed)  # of its own: nobody else's random numbers move
+        small = 0.02 / math.sqrt(
+            2 * self.args.n_layers
+        )  # each layer adds twice to x: so its size stays as it came in
         for name, p in self.named_parameters():
             if p.dim() > 1:
-                scaled = name.endswith(("wo.weight", "w3.weight"))
-                p.normal_(0.0, 0.02 / math.sqrt(2 * self.args.n_layers) if scaled else 0.02, generator=generator)
+                scaled = name.endswith(
+                    ("wo.weight", "w3.weight")
+                )  # GPT-2 would say w2; llama2.c's own choice is w3
+                p.normal_(0.0, small if scaled else 0.02, generator=generator)
 
     def hidden_states(self, tokens: Tensor, cache: Tensor | None = None) -> Tensor:
-        """What the output matrix sees, (B, T, C), for tokens (B, T). The cache (see `new_cache`) gets their keys and values."""
+        """What the output matrix sees, (B, T, C), for tokens (B, T).
+
+        A cache (layers, 2, B, K, S, D) gets their keys and values in its first T places.
+        """
         T, most = tokens.shape[1], self.args.max_seq_len
         assert most >= T, f"{T} tokens in a context of {most}"
         x = self.tok_embeddings(tokens)  # (B, T, C)
@@ -217,13 +224,17 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def forward(
-        self, tokens: Tensor, targets: Tensor | None = None, n_targets: int | None = None, teacher: Teacher | None = None
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        n_targets: int | None = None,
+        teacher: Teacher | None = None,
     ) -> Tensor:
         """Logits (B, T, V) without targets; with targets (B, T) their mean negative log-likelihood in nats.
 
-        Targets of -1 are ignored. `n_targets` is what the sum is divided by (default: how many there are), so
-        that parts of a batch add up to the loss and the gradient of the whole. `teacher`: what another model's `as_teacher`
-        says of the tokens; its predictions are learned in the targets' place.
+        Targets of -1 are ignored. `n_targets` divides the sum (default: how many targets there are), so that
+        the parts of a batch add up to the loss and the gradient of the whole. With a `teacher` (another
+        model's `as_teacher` of the same tokens) its predictions are learned in the targets' place.
         """
         x = self.hidden_states(tokens)
         if targets is None:
@@ -242,68 +253,6 @@ class Transformer(nn.Module):
         x = self.hidden_states(tokens).flatten(0, 1)
         parts = [
             F.cross_entropy(self.output(h).float(), y, ignore_index=IGNORE, reduction="none")
-            for h, y in zip(x.split(SCORED_ROWS), targets.flatten().split(SCORED_ROWS), strict=True)
+            for h, y in zip(x.split(SCORED_TOKENS), targets.flatten().split(SCORED_TOKENS), strict=True)
         ]
         return torch.cat(parts).view(targets.shape)
-
-    @torch.inference_mode()
-    def stream(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 300,
-        top_p: float = 1.0,
-        seed: int = 1337,
-        stop: Sequence[int] = (),
-    ) -> Iterator[list[int]]:
-        """Go on from prompts of any lengths: yields the tokens of one position after the other, one for each row.
-
-        All rows stand at the same position; a row whose prompt is not yet over gets its own next token there, so
-        no row is padded. A row ends behind a token of `stop` that it chose, or `max_new_tokens` behind its prompt; from then on
-        its token is -1, and it is computed no further once half of the rows have ended. It starts behind the shortest prompt and
-        ends with the last row or the context. temperature 0 takes the likeliest token.
-        """
-        lengths, most, device = [len(p) for p in prompts], self.args.max_seq_len, self.tok_embeddings.weight.device
-        first, ends = min(lengths), [min(length + max_new_tokens, most) for length in lengths]
-        if first < 1 or max(lengths) >= most:
-            raise ValueError(
-                f"the prompts have {first} to {max(lengths)} tokens; a prompt needs at least 1 "
-                f"and at most {most - 1} in a context of {most}"
-            )
-        chances = torch.rand(max(ends) - first, len(prompts), generator=torch.Generator().manual_seed(seed)).to(device)
-        rows, going = list(range(len(prompts))), {row for row, end in enumerate(ends) if end > first}  # in the cache; of these
-        cache = self.new_cache(len(prompts), max(ends))
-        logits = self.output(self.hidden_states(torch.tensor([p[:first] for p in prompts], device=device), cache)[:, -1])  # (B, V)
-        decode = Decoder(self, cache)
-        for position in range(first, max(ends)):
-            picked = pick(logits.float(), temperature, top_k, top_p, chances[position - first]).tolist()
-            tokens = [IGNORE] * len(prompts)
-            for row, token in zip(rows, picked, strict=True):
-                in_prompt = position < lengths[row]
-                if row in going:
-                    tokens[row] = prompts[row][position] if in_prompt else token
-                    if position + 1 == ends[row] or (token in stop and not in_prompt):
-                        going.remove(row)
-            yield tokens
-            if not going:
-                return
-            if 2 * len(going) <= len(rows):
-                kept = torch.tensor([place for place, row in enumerate(rows) if row in going], device=device)
-                rows, cache, chances = [rows[place] for place in kept], cache[:, :, kept], chances[:, kept]
-                decode = Decoder(self, cache)
-            logits = decode(torch.tensor([max(tokens[row], 0) for row in rows], device=device), position)
-
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[int] = (1, 2), **sampling) -> list[list[int]]:
-        """What the model adds to each prompt, without the stop token (BOS or EOS) that ended it."""
-        added: list[list[int]] = [[] for _ in prompts]
-        for position, tokens in enumerate(self.stream(prompts, max_new_tokens, stop=stop, **sampling), min(map(len, prompts))):
-            for row, token in enumerate(tokens):
-                if position >= len(prompts[row]) and token != IGNORE and token not in stop:
-                    added[row].append(token)
-        return added
-
-    def new_cache(self, rows: int, length: int) -> Tensor:
-        """Room for keys and values: (layers, 2, B, K, length, D)."""
-        a, weight = self.args, self.tok_embeddings.weight
-        return torch.zeros(a.n_layers, 2, rows, a.n_kv_heads, length, a.head_dim, dtype=weight.dtype, device=weight.device)

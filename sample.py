@@ -218,7 +218,9 @@ class Continuation:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], cfg: SampleConfig, number: int = 0):
         self.model, self.tokenizer, self.ids = model, tokenizer, list(ids)
-        self.tokens = model.stream([ids], cfg.max_new_tokens, **sampling(cfg, number))
+        from arianna.generate import stream
+
+        self.tokens = stream(model, [ids], cfg.max_new_tokens, **sampling(cfg, number))
 
     def __iter__(self) -> Iterator[str]:
         whole = shown = self.tokenizer.decode(self.ids)
@@ -305,11 +307,13 @@ def compare(models: Sequence[Transformer], tokenizer: Tokenizer, texts: Sequence
 
 def complete(model: Transformer, tokenizer: Tokenizer, encoded: Sequence[list[int]], cfg: SampleConfig) -> list[str]:
     """What the model adds to each prompt, many at a time. Says on stderr how many texts the context's end cut off."""
+    from arianna.generate import generate
+
     added: list[str] = []
     full = 0
     for number, first in enumerate(range(0, len(encoded), ROWS_AT_A_TIME)):
         rows = encoded[first : first + ROWS_AT_A_TIME]
-        for row, ids in zip(rows, model.generate(rows, cfg.max_new_tokens, (BOS, EOS), **sampling(cfg, number)), strict=True):
+        for row, ids in zip(rows, generate(model, rows, cfg.max_new_tokens, (BOS, EOS), **sampling(cfg, number)), strict=True):
             added.append(tokenizer.decode([*row, *ids])[len(tokenizer.decode(row)) :])
             full += len(row) + len(ids) == model.args.max_seq_len
     if full:

@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 
+from arianna.formats.shapes import weight_shapes
 from arianna.training.devices import Precision, Team
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
 from arianna_data import Batch
 from bench import pairs
-from model import ModelArgs, Transformer, weight_shapes
+from model import ModelArgs, Transformer
 from train_arianna import train_step
 
 HERE = Path(__file__).resolve().parent.parent

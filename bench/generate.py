@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+from arianna.generate import stream
 from arianna.training.devices import steady_threads
 from bench import pairs
 from bench.step import hf_config
@@ -34,7 +35,7 @@ def ours(args: ModelArgs) -> Callable[[int], None]:
     model.init_weights(1)
 
     def write(rows: int) -> None:
-        for _ in model.stream(prompts(rows, args), NEW, **SAMPLING):
+        for _ in stream(model, prompts(rows, args), NEW, **SAMPLING):
             pass
 
     return write

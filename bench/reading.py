@@ -16,7 +16,8 @@ import random
 from pathlib import Path
 
 from arianna.corpus.conversations import prompt
-from arianna.export import open_model
+from arianna.formats import open_model
+from arianna.generate import generate
 from tokenizer import BOS, Tokenizer
 
 QUESTIONS = Path(__file__).with_name("reading_questions.txt")  # in no text that any model of ours has seen
@@ -30,7 +31,7 @@ def answers(model: str, questions: list[str]) -> list[str]:
     checkpoint, _, path = model.partition(":")
     tokenizer, transformer = Tokenizer(path or "data/tok4096.model"), open_model(checkpoint)
     prompts = [[BOS, *tokenizer.encode(prompt(q))] for q in questions for _ in range(EACH)]
-    return [tokenizer.decode(ids).strip() for ids in transformer.generate(prompts, 80, **SAMPLING)]
+    return [tokenizer.decode(ids).strip() for ids in generate(transformer, prompts, 80, **SAMPLING)]
 
 
 def write(folder: Path, models: dict[str, str]) -> None:

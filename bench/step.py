@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from arianna import ops
+from arianna.formats.shapes import weight_shapes
 from arianna.training.devices import Team, pick_precision, steady_threads
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
 from arianna_data import Batch
 from bench import pairs
-from model import ModelArgs, Transformer, weight_shapes
+from model import ModelArgs, Transformer
 from train_arianna import train_step
 
 ROWS = 8

@@ -18,7 +18,7 @@ from arianna.formats import checkpoint
 from arianna.training.settings import TrainConfig
 from arianna_data import Batch, Rows
 from model import ModelArgs, Transformer
-from tokenizer import Tokenizer
+from tokenizer import IGNORE, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -310,3 +310,20 @@ def train_tokenizer(path: Path, vocab_size: int = 340, text: str = "", **options
     )
     path.write_bytes(model.getvalue())
     return Tokenizer(path)
+
+
+SMALL = ModelArgs(dim=32, n_layers=2, n_heads=4, vocab_size=64, max_seq_len=32)
+GROUPED = ModelArgs(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=64, max_seq_len=32)
+
+
+def random_tokens(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, 64, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def with_ignored(targets: torch.Tensor, seed: int = 5) -> torch.Tensor:
+    drop = torch.rand(targets.shape, generator=torch.Generator().manual_seed(seed)) < 0.4
+    return targets.masked_fill(drop, IGNORE)

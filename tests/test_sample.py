@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sample
+from arianna import generate as generation
 from arianna import side_by_side
 from arianna.corpus import conversations, encoding
 from arianna.corpus.conversations import Conversation
@@ -42,6 +43,17 @@ class Scripted:
 
     def generate(self, prompts, max_new_tokens, stop, **sampling):
         return [[t for (t,) in self.stream([p], max_new_tokens, **sampling)] for p in prompts]
+
+
+@pytest.fixture(autouse=True)
+def scripted_generation(monkeypatch):
+    for name in ("stream", "generate"):
+        by_model = getattr(generation, name)
+
+        def ask(model, *args, name=name, by_model=by_model, **options):
+            return getattr(model, name)(*args, **options) if isinstance(model, Scripted) else by_model(model, *args, **options)
+
+        monkeypatch.setattr(generation, name, ask)
 
 
 def text(words: str, end: int = BOS) -> list[int]:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from arianna.formats.options import Options, beside, computed
+from arianna.formats.shapes import plausible, weight_shapes
 from arianna.ops import all_finite
 from arianna.system.files import sha256, write_atomic
 from arianna.system.resources import check_file
-from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+from model import NORM_EPS, ModelArgs, Transformer
 from tokenizer import Tokenizer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
@@ -108,7 +109,7 @@ def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)} in its model_args.")
     try:
-        args = ModelArgs(**{**found, "dropout": 0.0})
+        args = plausible(ModelArgs(**{**found, "dropout": 0.0}))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     if args.max_seq_len * args.head_dim // 2 > MAX_TABLE:

@@ -24,8 +24,9 @@ from arianna.formats.llama2c import by_rule
 from arianna.formats.llama2c_int8 import compute_in_int8
 from arianna.formats.names import GGUF, check_names, names
 from arianna.formats.options import Options
+from arianna.formats.shapes import plausible, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, listed, pieces
-from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer, weight_shapes
+from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, UNK, Tokenizer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
@@ -314,6 +315,7 @@ def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
             hidden_dim=part.get("feed_forward_length"),
             max_seq_len=part.get("context_length"),
         )
+        plausible(args)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
     for name, value, needed in (

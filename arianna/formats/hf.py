@@ -24,9 +24,10 @@ from arianna.formats.card import card
 from arianna.formats.llama2c import by_rule
 from arianna.formats.names import HF, check_names, names
 from arianna.formats.options import Options, beside, computed, stored
+from arianna.formats.shapes import plausible, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, pieces, tokenizer_json
 from arianna.system.files import rename_aside, sync_folder, write_atomic
-from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer, weight_shapes
+from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, Tokenizer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
@@ -198,7 +199,7 @@ def read_args(found: dict[str, Any], path: Path) -> ModelArgs:
     shape = (found.get("hidden_size"), found.get("num_hidden_layers"), heads, found.get("num_key_value_heads", heads))
     sizes = (found.get("vocab_size"), found.get("intermediate_size"), found.get("max_position_embeddings"))
     try:
-        args = ModelArgs(*shape, sizes[0], sizes[1], max_seq_len=sizes[2])
+        args = plausible(ModelArgs(*shape, sizes[0], sizes[1], max_seq_len=sizes[2]))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
     rope = {

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from arianna.formats.options import Options, beside, check_tokenizer, computed, stored
+from arianna.formats.shapes import plausible, weight_shapes
 from arianna.system.resources import check_file
-from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+from model import NORM_EPS, ModelArgs, Transformer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
@@ -83,7 +84,8 @@ def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool]:
         raise ValueError(f"{path} has {len(header)} bytes; a llama2.c .bin begins with a header of {HEADER.size}.")
     dim, hidden, n_layers, n_heads, n_kv_heads, vocab_size, seq_len = numbers = HEADER.unpack(header)
     try:
-        return ModelArgs(dim, n_layers, n_heads, n_kv_heads, abs(vocab_size), hidden, max_seq_len=seq_len), vocab_size > 0
+        args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, abs(vocab_size), hidden, max_seq_len=seq_len)
+        return plausible(args), vocab_size > 0
     except ValueError as error:
         raise ValueError(f"{path} is not a llama2.c .bin (version 0): its header reads {numbers}, and {error}.") from None
 

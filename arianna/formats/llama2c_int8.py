@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from arianna.formats.llama2c import by_rule
 from arianna.formats.options import Options, beside, check_tokenizer
-from model import NORM_EPS, ModelArgs, Transformer, weight_shapes
+from arianna.formats.shapes import plausible, weight_shapes
+from model import NORM_EPS, ModelArgs, Transformer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
@@ -155,6 +156,7 @@ def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool, int]:
         raise ValueError(f"{path} says version {version}, group size {group}; of llama2.c's .bin files versions 0, 1 and 2 can be read.")
     try:
         args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, vocab_size, hidden, max_seq_len=seq_len)
+        plausible(args)
     except ValueError as error:
         raise ValueError(f"{path} is damaged or no llama2.c .bin of version {version}: {error}.") from None
     return args, bool(tied), group if version == 2 else 0

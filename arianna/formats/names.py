@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from model import ModelArgs, weight_shapes
+from arianna.formats.shapes import weight_shapes
+from model import ModelArgs
 
 HF = {
     "tok_embeddings": "model.embed_tokens",

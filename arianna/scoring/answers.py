@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from arianna.corpus import conversations
+from arianna.generate import generate
 from arianna.scoring import text_statistics
 from arianna.scoring.bootstrap import ratio
 from arianna.scoring.losses import tail
@@ -61,7 +62,7 @@ def generate_answers(
         part = rows[first : first + rows_at_a_time]
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed + number}
         for i, tokens in zip(
-            part, model.generate([prompts[i] for i in part], limit, **sampling), strict=True
+            part, generate(model, [prompts[i] for i in part], limit, **sampling), strict=True
         ):
             answers[i].append(to_answer(questions[i], tokens, limit - len(prompts[i]), tokenizer))
     return [answer for i in range(len(questions)) for answer in answers[i]]

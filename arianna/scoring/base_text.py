@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from arianna.corpus.encoding import encode_text, read_text, split_paragraphs, text_files
+from arianna.generate import stream
 from model import Transformer
 from tokenizer import BOS, Tokenizer
 
@@ -26,7 +27,7 @@ def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
     A text that ends (BOS or EOS) is followed by the next in the same row, as in the text the base was trained on.
     """
     prompts, new = [[BOS]] * rows, base.args.max_seq_len - 1
-    sampled = base.stream(prompts, new, temperature=1.0, top_k=0, seed=seed)
+    sampled = stream(base, prompts, new, temperature=1.0, top_k=0, seed=seed)
     return np.array([[BOS] * rows, *sampled], "<u2").T.flatten()
 
 

@@ -17,6 +17,7 @@ from arianna.formats import checkpoint, open_model, vocabulary
 from arianna.formats.llama2c_int8 import compute_in_int8
 from arianna.formats.options import Options
 from arianna.formats.write import largest_difference, write_model
+from arianna.generate import generate
 from arianna.system import config
 from model import Transformer
 from tokenizer import Tokenizer
@@ -325,4 +326,4 @@ def test_llama_cpp_gives_the_same_tokens_and_the_same_greedy_answers(tmp_path):
             if token in (1, 2) or len(found) == 40:
                 break
             found.append(token)
-        assert found == model.generate([prompt], 40, temperature=0)[0]
+        assert found == generate(model, [prompt], 40, temperature=0)[0]

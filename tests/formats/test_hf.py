@@ -23,6 +23,7 @@ from arianna.export import main
 from arianna.formats import checkpoint, hf, open_model, safetensors, vocabulary
 from arianna.formats.options import Options
 from arianna.formats.write import UnfaithfulError, update_model, write_model
+from arianna.generate import generate
 from arianna.system import config
 from arianna.system.files import sha256
 from model import ModelArgs, Transformer
@@ -227,7 +228,7 @@ def test_transformers_give_the_same_greedy_answers_to_50_prompts(theirs):
     for n in rng.integers(1, 30, 50):
         prompt = [1, *rng.integers(259, 4096, n).tolist()]
         found = theirs[1].generate(torch.tensor([prompt]), attention_mask=torch.ones(1, n + 1), do_sample=False, max_new_tokens=16)[0]
-        assert [t for t in found[len(prompt) :].tolist() if t not in (1, 2)] == model.generate([prompt], 16, temperature=0)[0]
+        assert [t for t in found[len(prompt) :].tolist() if t not in (1, 2)] == generate(model, [prompt], 16, temperature=0)[0]
 
 
 @pytest.mark.filterwarnings("ignore")

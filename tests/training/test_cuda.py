@@ -9,6 +9,7 @@ from helpers import TINY, batch, build, settings_for, weights, write_conversatio
 
 from arianna import formats
 from arianna.formats import checkpoint
+from arianna.generate import generate
 from arianna.scoring import choose
 from arianna.training.devices import Precision, Team
 from arianna.training.optimizer import make_optimizer
@@ -72,8 +73,8 @@ def test_a_checkpoint_made_there_opens_on_a_cpu_and_writes_the_same(tmp_path):
     model = formats.open_model(tmp_path / "run/ckpt.pt")
     assert model.tok_embeddings.weight.device.type == "cpu"
     prompts = [[1, 300, 400], [1, 500]]
-    there = model.generate(prompts, 20, temperature=0)
-    assert model.to("cuda").generate(prompts, 20, temperature=0) == there
+    there = generate(model, prompts, 20, temperature=0)
+    assert generate(model.to("cuda"), prompts, 20, temperature=0) == there
 
 
 def test_grouped_heads_compute_what_they_do_on_a_cpu():
