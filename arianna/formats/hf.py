@@ -102,7 +102,7 @@ def model_config(model: Transformer) -> dict[str, Any]:
 
 
 def generation_config(a: ModelArgs) -> dict[str, Any]:
-    """Stops where `Transformer.generate` does: at BOS, at EOS, at the end of the context."""
+    """Stops where arianna/generate.py does: at BOS, at EOS, at the end of the context."""
     return {"bos_token_id": BOS, "eos_token_id": [BOS, EOS], "pad_token_id": EOS, "max_length": a.max_seq_len}
 
 

@@ -106,11 +106,11 @@ def test_sampled_answers_are_the_same_twice_and_others_with_another_seed(tokeniz
     assert len({a.text for a in first}) == 10, "samples of one question differ"
 
 
-def test_a_question_that_is_too_long_keeps_its_end(tokenizer):
+def test_a_question_that_is_too_long_keeps_its_end(tokenizer, monkeypatch):
     model = build()
     prompts = []
-    generate = model.generate
-    model.generate = lambda p, *a, **k: prompts.extend(p) or generate(p, *a, **k)
+    generate = answers.generate
+    monkeypatch.setattr(answers, "generate", lambda m, p, *a, **k: prompts.extend(p) or generate(m, p, *a, **k))
     (found,) = generate_answers(model, tokenizer, ["word " * 100 + "at last?"], samples_each=1)
     assert (
         prompts[0][0] == BOS
@@ -120,14 +120,14 @@ def test_a_question_that_is_too_long_keeps_its_end(tokenizer):
     assert found.tokens <= 16
 
 
-def test_the_system_text_stands_ahead_of_the_question(tokenizer):
+def test_the_system_text_stands_ahead_of_the_question(tokenizer, monkeypatch):
     model, prompts = build(), []
-    model.generate = lambda p, *a, **k: prompts.extend(p) or [[] for _ in p]
+    monkeypatch.setattr(answers, "generate", lambda m, p, *a, **k: prompts.extend(p) or [[] for _ in p])
     generate_answers(model, tokenizer, ["Why?", "How?"], ["Be brief.", ""], samples_each=1)
     assert sorted(tokenizer.decode(p) for p in prompts) == ["Be brief.\nQ: Why?\nA:", "Q: How?\nA:"]
 
 
-def test_a_glimpse_is_three_short_answers_on_a_line_each_and_always_the_same(tokenizer):
+def test_a_glimpse_is_three_short_answers_on_a_line_each_and_always_the_same(tokenizer, monkeypatch):
     model, other = build(), build(seed=8)
     state = torch.get_rng_state()
     found = answers.glimpse(model, tokenizer)
@@ -136,9 +136,8 @@ def test_a_glimpse_is_three_short_answers_on_a_line_each_and_always_the_same(tok
     )
     assert torch.equal(torch.get_rng_state(), state)
     asked = []
-    model.generate = lambda p, most, **k: (
-        asked.append(most) or [tokenizer.encode("a\n\x1b[31mb\tc") for _ in p]
-    )
+    said = tokenizer.encode("a\n\x1b[31mb\tc")
+    monkeypatch.setattr(answers, "generate", lambda m, p, most, **k: asked.append(most) or [said for _ in p])
     model.args = dataclasses.replace(TINY, max_seq_len=256)
     assert set(answers.glimpse(model, tokenizer).values()) == {"a \\x1b[31mb c"} and asked == [
         answers.GLIMPSE
