@@ -11,7 +11,6 @@ import copy
 import datetime
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from markupsafe import Markup
 from arianna.corpus.conversations import ASSISTANT, USER
 from arianna.formats import base85, llama2c_int8
 from arianna.formats.card import figures
-from arianna.formats.html_weights import Kind, build, group_of, layout, packed, shape_of
+from arianna.formats.html_weights import Kind, build, group_of, length, packed, shape_of
 from arianna.formats.options import Options, beside, computed
 from arianna.formats.vocabulary import MADE_BY, TRIED, listed, merged
 from model import Transformer
@@ -77,9 +76,9 @@ def page_bytes(
     """
     for voice, what in zip(voices, ("the model", "the model to compare with"), strict=False):
         tokenizer.check_fits(voice.model.args.vocab_size, what)
-    sizes = [sum(math.prod(shape) for part in layout(v.model) for shape in part.values()) for v in voices]
-    check_size(sum(sizes) * {"int8": 1.41, "F16": 2.51, "F32": 5.01}[kind], any_size)
-    weights = [base85.encode(b"".join(packed(voice.model, kind))) for voice in voices]
+    models = [voice.model for voice in voices]
+    check_size(sum(length(m.args, m.tied, kind, group_of(m, kind)) for m in models) * 1.253, any_size)
+    weights = [base85.encode(b"".join(packed(model, kind))) for model in models]
     data = {
         "made_by": MADE_BY,
         "template": {"user": USER, "assistant": ASSISTANT},
@@ -87,9 +86,10 @@ def page_bytes(
         "models": [{"name": voice.name, **shape_of(voice.model, kind)} for voice in voices],
         "questions": first_questions(report),
     }
-    facts = list(told(voices[0], sizes[0], kind, sum(map(len, weights)), report).items())
+    size = sum(parameter.numel() for parameter in models[0].parameters())
+    facts = list(told(voices[0], size, kind, sum(map(len, weights)), report).items())
     verdict = figures(report)["verdict"] if report else ""
-    return rendered(voices[0].name, data, weights, facts, verdict, sizes[0]).encode()
+    return rendered(voices[0].name, data, weights, facts, verdict, size).encode()
 
 
 def check_size(size: float, any_size: bool) -> None:
@@ -103,7 +103,7 @@ def check_size(size: float, any_size: bool) -> None:
 def rendered(
     name: str, data: dict[str, Any], weights: list[str], facts: list[tuple[str, str]], verdict: str, size: int
 ) -> str:
-    """The page from its parts. Its policy names the hash of each script and style that may run."""
+    """The page from its parts. `size`: the model's numbers. Its policy lets its own script and style run alone."""
     style, script, runtime, talk = (
         (PAGE / name).read_text("utf-8") for name in ("page.css", "page.js", "runtime.js", "talk.js")
     )
@@ -137,13 +137,15 @@ def in_words(number: int) -> str:
     return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number / 1e3:.0f} thousand"
 
 
-def told(voice: Voice, size: int, kind: Kind, length: int, report: dict[str, Any] | None) -> dict[str, str]:
+def told(
+    voice: Voice, size: int, kind: Kind, characters: int, report: dict[str, Any] | None
+) -> dict[str, str]:
     """What the page says of itself."""
     a = voice.model.args
     made = {name: value for name, value in figures(report).items() if name != "verdict"} if report else {}
     return {
         "name": voice.name,
-        "size": f"{size:,} parameters, {kind}; this file has {(length + 2e5) / 1e6:.0f} MB",
+        "size": f"{size:,} parameters, {kind}; this file has {(characters + 2e5) / 1e6:.0f} MB",
         "kind": f"Llama: dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, {a.vocab_size} tokens",
         "context": f"{a.max_seq_len} tokens, about {a.max_seq_len * 4 // 7} words",
         "made": datetime.date.today().isoformat(),

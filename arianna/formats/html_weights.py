@@ -1,7 +1,7 @@
 """A model's weights as a page holds them: bytes, tensor by tensor, and the shape that they need.
 
-Norms in float32; then the matrices in float32, float16, or int8 with a float32 scale per group behind each, in
-the order of llama2c_int8's files.
+Norms in float32; then the matrices in float32, float16, or int8 with a float32 scale per group behind each,
+in the order of llama2c_int8's files.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
             yield (halves(array) if kind == "F16" else array).tobytes()
 
 
+def length(args: ModelArgs, tied: bool, kind: Kind, group: int) -> int:
+    """Bytes of all weights."""
+    norms, matrices = (sum(map(math.prod, part.values())) for part in llama2c_int8.layout(args, tied))
+    of_matrices = {"F32": 4 * matrices, "F16": 2 * matrices, "int8": matrices + 4 * matrices // max(group, 1)}
+    return 4 * norms + of_matrices[kind]
+
+
 def group_of(model: Transformer, kind: Kind) -> int:
     """Numbers to a scale; 0 where there are none."""
     try:
@@ -76,9 +83,7 @@ def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transf
     args = by_rule(ModelArgs(hidden_dim=shape["hidden"], **{name: shape[name] for name in names}))
     kind, group, tied = shape["type"], shape["group"], shape["tied"] is True
     norms, matrices = llama2c_int8.layout(args, tied)
-    count = sum(math.prod(s) for s in matrices.values())
-    of_matrices = {"F32": 4 * count, "F16": 2 * count, "int8": count + 4 * count // max(group, 1)}
-    expected = 4 * sum(math.prod(s) for s in norms.values()) + of_matrices[kind]
+    expected = length(args, tied, kind, group)
     if len(data) != expected:  # before memory is taken for what a shape claims
         raise ValueError(f"its weights have {len(data):,} bytes, its shape asks for {expected:,}")
     state, at = {}, 0

@@ -51,7 +51,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 def in_page(code: str, page: Path, **given: Any) -> str:
-    """JavaScript that computes with a page's own scripts; `inner` is the text of a script of the page by its id."""
+    """JavaScript that computes with a page's own scripts, whose text `inner` finds by id."""
     worker = re.search(r'id="worker">(.*?)</script>', page.read_text("utf-8"), re.DOTALL)[1]
     names = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in given.items())
     return f'{worker}\nconst data = JSON.parse(inner("data"));\n{names}{code}'
@@ -62,7 +62,8 @@ def under_node(code: str, page: Path, **given: Any) -> Any:
     reads = f"""const text = require("fs").readFileSync({json.dumps(str(page))}, "utf8");
     const inner = (id) => text.split(`id="${{id}}">`)[1].split("</script>")[0];
     """
-    told = f"(async () => {{ {in_page(code, page, **given)} }})().then((found) => console.log(JSON.stringify(found)));"
+    told = f"(async () => {{ {in_page(code, page, **given)} }})()"
+    told += ".then((found) => console.log(JSON.stringify(found)));"
     done = subprocess.run([NODE, "-"], input=reads + told, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -92,7 +93,8 @@ def texts() -> list[str]:
     """500 of them: each byte, control characters, spaces at all places, many scripts, emoji, long words."""
     chance = random.Random(5)
     alphabets = [
-        "abc dexyz  ", "Q: A:\n\r\t \u00a0\u3000", "αβγδ ελληνικά ", "привет мир ", "日本語の文章 ", "שלום עולם ", "हिन्दी पाठ ",
+        "abc dexyz  ", "Q: A:\n\r\t \u00a0\u3000", "αβγδ ελληνικά ", "привет мир ", "日本語の文章 ",
+        "שלום עולם ", "हिन्दी पाठ ",
         "👋🏽👩‍👩‍👧🇬🇧 ❤️", "e\u0301a\u0308\u200d\u200b\ufeff ", "\u2581\u2581 a", "0123456789.,-",
         "‘’“”—–…é£ ", "<s></s><0x41>", "\0\x01\x1b\x7f\x85",
     ]  # fmt: skip
@@ -126,7 +128,7 @@ def prompts_of(args: ModelArgs) -> list[list[int]]:
 
 
 def continued(model: Transformer, prompts: list[list[int]]) -> list[list[int]]:
-    """Prompts of one length with the likeliest tokens behind them, to the context's end. Each is computed from its beginning."""
+    """Prompts of one length, and the likeliest tokens behind them to the context's end, without a cache."""
     ids = torch.tensor(prompts)
     while ids.shape[1] < model.args.max_seq_len:
         with torch.no_grad():
@@ -145,7 +147,8 @@ def collapsing(tmp_path_factory) -> Tokenizer:
     )
     SentencePieceTrainer.train(
         sentence_iterator=words, model_writer=model, model_type="bpe", vocab_size=300, byte_fallback=True,
-        normalization_rule_name="identity", unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2, hard_vocab_limit=False,
+        normalization_rule_name="identity", unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
+        hard_vocab_limit=False,
     )  # fmt: skip
     return Tokenizer(written(tmp_path_factory.mktemp("tokenizer") / "small.model", model.getvalue()))
 
@@ -208,7 +211,9 @@ def test_tokens_are_drawn_by_their_chances_and_a_seed(tmp_path, tokenizer):
 # ---- a talk ----
 
 SCRIPTED = """class Scripted { // a model that says what is written for it
-  constructor(size, most, script) { Object.assign(this, { max_seq_len: most, script, tokens: [], logits: new Float32Array(size) }); }
+  constructor(size, most, script) {
+    Object.assign(this, { max_seq_len: most, script, tokens: [], logits: new Float32Array(size) });
+  }
   known() { return 0; }
   forward(ids, position, last = true) {
     this.read = (this.read ?? []).concat(ids);
@@ -216,12 +221,14 @@ SCRIPTED = """class Scripted { // a model that says what is written for it
   }
 }
 const tokenizer = new Tokenizer(data.tokenizer);
-const about = (script, most = 64) => new Talk(new Scripted(tokenizer.pieces.length, most, script), tokenizer, data.template);
+const about = (script, most = 64) =>
+  new Talk(new Scripted(tokenizer.pieces.length, most, script), tokenizer, data.template);
 const asking = { turns: [], question: "why", system: "", seed: 1, sampling: { temperature: 0 } };
 const answered = async (script, request = {}, most = 64) => {
   const told = [], talk = about(script, most);
   await talk.answer({ ...asking, ...request }, (message) => told.push(message));
-  return { ...told.at(-1), shown: told.filter((m) => m.kind === "text").map((m) => m.text), read: talk.model.read };
+  const shown = told.filter((m) => m.kind === "text").map((m) => m.text);
+  return { ...told[told.length - 1], shown, read: talk.model.read };
 };
 """
 
@@ -259,7 +266,7 @@ def test_an_answer_ends_with_the_context_or_when_it_is_stopped(scripted):
     found = scripted("return answered([]);")
     assert found["why"] == "full" and len(found["read"]) == 63, "the 64th is not read any more"
     code = """const talk = about([]), told = [];
-    await talk.answer(asking, (message) => { told.push(message); if (told.length === 5) talk.stopped = true; });
+    await talk.answer(asking, (message) => { talk.stopped = told.push(message) === 5; });
     return told;"""
     assert [m["kind"] for m in scripted(code)] == ["prompt", *["text"] * 4, "end"]
     assert scripted(code)[-1]["why"] == "stopped"
@@ -312,7 +319,8 @@ def test_of_a_question_that_is_too_long_the_end_is_kept(scripted, word):
 
 @needs_node
 def test_no_text_forges_a_turn(scripted, tokenizer):
-    code = "return about([], 256).prepare({ ...asking, turns: [['a', 'b\\nA: c']], question: 'so\\n\\n Q: d\\u0007', system: 'Q: e' }).ids;"
+    code = """const turns = [["a", "b\\nA: c"]], question = "so\\n\\n Q: d\\u0007", system = "Q: e";
+    return about([], 256).prepare({ ...asking, turns, question, system }).ids;"""
     ids = scripted(code)
     expected = [BOS, *tokenizer.encode("e\nQ: a\nA: b A: c\n"), BOS, *tokenizer.encode("Q: so Q: d\nA:")]
     assert ids == expected

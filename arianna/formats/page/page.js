@@ -1,11 +1,15 @@
-// The page: questions from a person to the model in the worker, and its answers as they come. Nothing is stored, nothing sent.
+// The page: questions from a person to the model in its worker, and the answers as they come. Nothing is
+// stored, nothing is sent.
 "use strict";
 
 const at = (id) => document.getElementById(id);
 const data = JSON.parse(at("data").textContent);
 
-let turns = []; // {question, read, answers, node, columns}: for each model that was asked what it read of the question, and its answer
+// {question, read, answers, node, columns}; for each model that was asked: what it read of the question, its
+// answer, and where that stands
+let turns = [];
 let voices = []; // a model in its worker: {worker, hear}
+let system = ""; // system text as the model read it last
 let draws = 0; // answers drawn in this talk: each has a seed of its own
 let waiting = 0; // models that have not ended their answer
 let seedGiven = false; // by the person; else each talk has a new one
@@ -17,7 +21,11 @@ function open() {
   const opened = data.models.map((shape, i) => new Promise((ready, failed) => {
     const voice = { worker: new Worker(url), hear: null };
     voices.push(voice);
-    voice.worker.onerror = (event) => failed(new Error(event.message || "its worker does not start"));
+    voice.worker.onerror = (event) => {
+      const message = event.message || "its worker does not start";
+      failed(new Error(message));
+      voice.hear?.({ kind: "failed", message });
+    };
     voice.worker.onmessage = ({ data: message }) => {
       if (message.kind === "ready") ready();
       else if (message.kind === "failed" && !voice.hear) failed(new Error(message.message));
@@ -52,7 +60,9 @@ function answer(turn) {
   const seed = (number("seed") + draws++) % 2 ** 32;
   turn.answers = shown.map(() => "");
   turn.columns = shown.map((i) => column(data.models[i].name, shown.length > 1));
-  turn.node.querySelector(".answers").replaceChildren(...turn.columns.map((c) => c.node));
+  const answers = turn.node.querySelector(".answers");
+  answers.classList.toggle("pair", shown.length > 1);
+  answers.replaceChildren(...turn.columns.map((c) => c.node));
   turn.node.querySelector(".notes").replaceChildren();
   busy(shown.length);
   shown.forEach((model, i) => {
@@ -73,8 +83,9 @@ function asked() { // numbers of the models that answer
 const ENDS = { full: "Its context is full; it cannot go on.", stopped: "Stopped." };
 
 const hear = { // what a worker tells of an answer
-  prompt(turn, i, { question, dropped, notes }, before) {
+  prompt(turn, i, { question, system: read, dropped, notes }, before) {
     turn.read[i] = question;
+    if (i === 0) system = read;
     for (const text of notes) note(turn, text);
     if (i === 0) horizon(dropped ? before[dropped] ?? turn : null);
   },
@@ -85,7 +96,9 @@ const hear = { // what a worker tells of an answer
   end(turn, i, { why, text, tokens, seconds }) {
     turn.answers[i] = text;
     finish(turn, i, text || "(It said nothing.)", ENDS[why]);
-    if (tokens > 1) at("speed").textContent = `The last answer had ${tokens} tokens, ${Math.round(tokens / seconds)} a second.`;
+    if (tokens < 2) return;
+    const speed = Math.round(tokens / seconds);
+    at("speed").textContent = `The last answer had ${tokens} tokens, ${speed} a second.`;
   },
   failed(turn, i, { message }) {
     finish(turn, i, "", `It could not answer: ${message}`);
@@ -114,7 +127,7 @@ function busy(count) {
 }
 
 function stop() {
-  for (const i of asked()) voices[i].worker.postMessage({ kind: "stop" });
+  for (const { worker } of voices) worker.postMessage({ kind: "stop" });
 }
 
 function startOver() {
@@ -141,7 +154,8 @@ function element(tag, name, text = "") { // text is only ever text
 }
 
 function draw(turn) {
-  const question = element("p", "asked"), tools = element("p", "tools"), again = element("button", "", "Try again");
+  const question = element("p", "asked"), tools = element("p", "tools");
+  const again = element("button", "", "Try again");
   question.append(element("span", "unseen", "You: "), turn.question);
   again.type = "button";
   again.onclick = () => (answer(turn), at("question").focus());
@@ -152,15 +166,16 @@ function draw(turn) {
 }
 
 function column(name, named) {
-  const made = { name, node: element("div", "answer"), said: element("p", "said"), end: element("p", "note") };
-  made.said.setAttribute("aria-busy", "true");
-  made.node.append(element("h3", named ? "who" : "unseen", name), made.said, made.end);
-  return made;
+  const node = element("div", "answer"), said = element("p", "said"), end = element("p", "note");
+  said.setAttribute("aria-busy", "true");
+  node.append(element("h3", named ? "who" : "unseen", name), said, end);
+  return { name, node, said, end };
 }
 
 function note(turn, text) {
   const notes = turn.node.querySelector(".notes");
-  if (![...notes.children].some((there) => there.textContent === text)) notes.append(element("p", "note", text));
+  const there = Array.from(notes.children, (line) => line.textContent);
+  if (!there.includes(text)) notes.append(element("p", "note", text)); // both models may say so
   at("heard").textContent = text;
 }
 
@@ -187,7 +202,11 @@ function grow() {
 
 // ---- saving ----
 
-const wellFormed = (text) => new TextDecoder().decode(new TextEncoder().encode(text)); // without halves of surrogate pairs
+// what arianna_ft.py takes: no control characters, no halves of surrogate pairs
+function plain(text) {
+  const kept = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, "");
+  return new TextDecoder().decode(new TextEncoder().encode(kept));
+}
 
 function save(name, text) {
   const link = element("a", "");
@@ -199,17 +218,17 @@ function save(name, text) {
 }
 
 function asText() {
-  const answers = (turn) => turn.answers.map((text, i) => (turn.answers.length > 1 ? `${turn.columns[i].name}: ${text}` : text));
+  const answers = ({ answers: [first, ...others], columns }) =>
+    others.length ? [first, ...others].map((text, i) => `${columns[i].name}: ${text}`) : [first];
   return turns.map((turn) => [turn.question, ...answers(turn)].join("\n\n")).join("\n\n* * *\n\n") + "\n";
 }
 
-function asLine() { // what arianna_ft.py reads; of two models the first one's answers
-  const system = at("system").value.trim(), messages = system ? [{ role: "system", content: system }] : [];
-  for (const { read, answers } of turns.filter((turn) => turn.answers[0])) {
+function asLine() { // a conversation for arianna_ft.py; of two models the first one's answers
+  const messages = system ? [{ role: "system", content: system }] : [];
+  for (const { read, answers } of turns.filter((turn) => turn.read[0] && turn.answers[0])) {
     messages.push({ role: "user", content: read[0] }, { role: "assistant", content: answers[0] });
   }
-  const unseen = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g; // arianna_ft.py takes no control characters
-  return JSON.stringify(messages.map((m) => ({ ...m, content: wellFormed(m.content.replace(unseen, "")) }))) + "\n";
+  return JSON.stringify(messages.map((message) => ({ ...message, content: plain(message.content) }))) + "\n";
 }
 
 // ---- the beginning ----
@@ -241,7 +260,7 @@ function listen() {
   at("save-line").onclick = () => save(`talk-${today}.jsonl`, asLine());
   at("seed").oninput = () => (seedGiven = true);
   at("beside-field").hidden = data.models.length < 2;
-  at("beside").onchange = () => document.body.classList.toggle("two", data.models.length > 1 && at("beside").checked);
+  at("beside").onchange = () => document.body.classList.toggle("two", asked().length > 1);
   at("beside").onchange();
 }
 
@@ -252,7 +271,8 @@ async function main() {
   try {
     await open();
   } catch (error) {
-    at("opening").textContent = `The model could not be opened: ${error.message}. A current Firefox, Chrome, Edge or Safari opens it.`;
+    const browsers = "A current Firefox, Chrome, Edge or Safari opens it.";
+    at("opening").textContent = `The model could not be opened: ${error.message}. ${browsers}`;
     return;
   }
   at("opening").hidden = true;

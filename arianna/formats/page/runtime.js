@@ -26,7 +26,7 @@ function decode85(text) {
 // ---- tokens: SentencePiece's BPE ----
 
 class Tokenizer {
-  // pieces: the text of each id, with SPACE for a space. A smaller id is merged first; the first 259 never are.
+  // pieces: the text of each id, SPACE for a space. A smaller id is merged first; the first 259 never are.
   constructor({ pieces, collapses }) {
     this.pieces = pieces;
     this.collapses = collapses; // whether it takes spaces at the ends away and makes one of several
@@ -221,12 +221,12 @@ class Model {
     return same;
   }
 
-  // Read at most AT_ONCE tokens behind the first `position` in the cache. Leaves the last one's logits in this.logits.
+  // Read at most AT_ONCE tokens behind the first `position` in the cache. this.logits are the last one's.
   forward(tokens, position, last = true) {
     const n = tokens.length, { dim, hidden, kv } = this;
     this.tokens.length = position;
     this.tokens.push(...tokens);
-    for (let t = 0; t < n; t++) this.x.set(this.embeddings.subarray(tokens[t] * dim, (tokens[t] + 1) * dim), t * dim);
+    tokens.forEach((id, t) => this.x.set(this.embeddings.subarray(id * dim, (id + 1) * dim), t * dim));
     for (let layer = 0; layer < this.n_layers; layer++) {
       const keys = this.keys[layer].subarray(position * kv);
       const values = this.values[layer].subarray(position * kv);
@@ -310,8 +310,8 @@ function chances(seed) {
   };
 }
 
-// top_k: only the k likeliest (0: all); top_p: of these the fewest whose probability reaches p. Temperature 0:
-// always the likeliest.
+// top_k: only the k likeliest (0: all); top_p: of these the fewest whose probability reaches p.
+// Temperature 0: always the likeliest.
 function pick(logits, { temperature, top_k, top_p }, chance) {
   if (temperature === 0) return logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
   const k = Math.min(top_k || logits.length, logits.length);

@@ -41,8 +41,8 @@ class Talk {
     return system;
   }
 
-  // Tokens of turns [question, answer], each with a BOS behind it, and of a question. System text stands ahead
-  // of the first.
+  // Tokens of turns [question, answer], each with a BOS behind it, and of a question. System text stands
+  // ahead of the first.
   encode(turns, question, system) {
     const ids = [BOS];
     for (const [asked, answer] of turns) {
@@ -52,8 +52,8 @@ class Talk {
     return [...ids, ...this.tokenizer.encode(this.prompt(question, system))];
   }
 
-  // What is read before an answer: {ids, question, dropped, notes}. The oldest turns are dropped to leave room
-  // for the answer; of a question that is itself too long the end is kept.
+  // What is read before an answer: {ids, question, system, dropped, notes}. The oldest turns are dropped to leave
+  // room for the answer; of a question that is itself too long the end is kept.
   prepare({ turns, question, system }) {
     const context = this.model.max_seq_len, notes = [];
     const most = context - Math.min(MOST_NEW, context >> 1);
@@ -65,12 +65,13 @@ class Talk {
     }
     for (let dropped = 0; dropped <= turns.length && question.length <= this.longest(most); dropped++) {
       const ids = this.encode(cleaned.slice(dropped), question, system);
-      if (ids.length <= most) return { ids, question, dropped, notes };
+      if (ids.length <= most) return { ids, question, system, dropped, notes };
     }
     question = this.end(question, system, most);
     const from = `from “${question.slice(0, 40)}…” on`;
-    notes.push(`Your question was too long for a model that sees ${context} tokens. It read the end, ${from}.`);
-    return { ids: this.encode([], question, system), question, dropped: turns.length, notes };
+    const why = `Your question was too long for a model that sees ${context} tokens.`;
+    notes.push(`${why} It read the end, ${from}.`);
+    return { ids: this.encode([], question, system), question, system, dropped: turns.length, notes };
   }
 
   // Characters that so many tokens can have at most; more are not worth encoding.
@@ -94,9 +95,8 @@ class Talk {
   // Tells {kind: "prompt"}, then {kind: "text"} with the answer so far again and again, and {kind: "end"}.
   async answer(request, tell) {
     this.stopped = false;
-    const { ids, question, dropped, notes } = this.prepare(request), prompt = ids.length;
-    const chance = chances(request.seed);
-    tell({ kind: "prompt", question, dropped, notes });
+    const { ids, ...read } = this.prepare(request), prompt = ids.length, chance = chances(request.seed);
+    tell({ kind: "prompt", ...read });
     await this.read(ids);
     const began = performance.now(), decoder = new TextDecoder();
     let raw = "", why = this.stopped ? "stopped" : "";
@@ -115,7 +115,8 @@ class Talk {
       if (this.stopped) why ||= "stopped";
     }
     const text = this.clean(this.shown(raw + decoder.decode(), false));
-    tell({ kind: "end", why, text, tokens: ids.length - prompt, seconds: (performance.now() - began) / 1000 });
+    const seconds = (performance.now() - began) / 1000;
+    tell({ kind: "end", why, text, tokens: ids.length - prompt, seconds });
   }
 
   // Read what is not in the cache yet, some tokens at a time.
