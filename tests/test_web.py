@@ -75,7 +75,7 @@ def test_the_page_is_given_to_its_own_origin_alone():
 def test_there_is_one_page_and_nothing_else():
     with served() as port:
         assert asked(port, method="HEAD")[:2] == (200, b"")
-        for path in ("/x", "/../etc/passwd", "//", "/?a", "http://evil.example/"):
+        for path in ("/x", "/../etc/passwd", "/?a", "http://evil.example/"):
             assert asked(port, path)[0] == 404, path
         for method in ("POST", "PUT", "DELETE", "OPTIONS"):
             assert asked(port, method=method)[0] == 501

@@ -103,7 +103,7 @@ def check_size(size: float, any_size: bool) -> None:
 def rendered(
     name: str, data: dict[str, Any], weights: list[str], facts: list[tuple[str, str]], verdict: str, size: int
 ) -> str:
-    """The page from its parts. `size`: the model's numbers. Its policy lets its own script and style run alone."""
+    """The page from its parts. `size`: numbers of the model. Its policy lets its own script and style run."""
     style, script, runtime, talk = (
         (PAGE / name).read_text("utf-8") for name in ("page.css", "page.js", "runtime.js", "talk.js")
     )
