@@ -9,9 +9,7 @@ base. The same files give the same numbers to the last digit, but for the times.
 
 from __future__ import annotations
 
-if (
-    __name__ == "__main__"
-):  # before torch is imported: threads read at the start how long to wait for each other
+if __name__ == "__main__":  # before torch is imported, which reads the environment once
     from arianna.system import environment
 
     environment.prepare()
@@ -40,25 +38,17 @@ class EvaluateConfig:
 
     checkpoint: str | None = None  # the model: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
     compare: str | None = None  # a second model beside it, usually its base
-    conversations: str = (
-        "data/arianna_conversations.jsonl"  # those that the fine-tune had: a tenth was held out
-    )
-    tokenizer: str = "data/tok4096.model"  # the tokenizer of both models
-    base_text: str | None = (
-        None  # text (file or folder) that the base knows, to measure forgetting on besides its own samples
-    )
+    conversations: str = "data/arianna_conversations.jsonl"  # of the fine-tune: a tenth was held out
+    tokenizer: str | None = None  # of both models; by default the one they name, else data/tok4096.model
+    base_text: str | None = None  # text (file or folder) that the base knows, to measure forgetting on, too
     words: str = "data/words.txt"  # words that count as words, besides those of the texts above
-    questions: str = (
-        "data/everyday_questions.txt"  # questions to be answered besides the held-out ones, one a line
-    )
+    questions: str = "data/everyday_questions.txt"  # to be answered besides the held-out ones, one a line
     samples_each: int = 5  # answers to each question
     temperature: float = 0.8  # of sampling
     top_p: float = 0.9  # of sampling
     top_k: int = 300  # of sampling
     seed: int = 1337  # of sampling
-    pairs: str | None = (
-        None  # minimal pairs (a .jsonl file like BLiMP's, or a folder of them): score these alone
-    )
+    pairs: str | None = None  # minimal pairs (a .jsonl file like BLiMP's, or a folder): score these alone
     pairs_each: int = 0  # of each file of pairs the first so many; 0: all
     out: str | None = None  # write all scores here, as JSON
     force: bool = False  # replace --out where it exists
@@ -66,18 +56,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.checkpoint is None:
             raise ValueError("--checkpoint is missing; give the model to score")
-        if (
-            self.samples_each < 1
-            or not 0 <= self.temperature < math.inf
-            or not 0 < self.top_p <= 1
-            or self.top_k < 0
-        ):
-            raise ValueError(
-                f"samples_each {self.samples_each}, temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: "
-                "needed are at least 1, 0 or more, above 0 up to 1, 0 or more"
-            )
-        if self.seed < 0 or self.pairs_each < 0:
-            raise ValueError(f"seed is {self.seed} and pairs_each {self.pairs_each}; both must be at least 0")
+        for name, least in (("samples_each", 1), ("top_k", 0), ("seed", 0), ("pairs_each", 0), ("temperature", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
 
     @property
     def models(self) -> list[str]:
@@ -165,13 +148,13 @@ def evaluate(cfg: EvaluateConfig) -> dict[str, Any]:
 def open_models(cfg: EvaluateConfig) -> tuple[list[Transformer], Tokenizer]:
     """The models, all in the context of the last, and their tokenizer. Raises ValueError where it is another model's."""
     from arianna import formats
-    from tokenizer import Tokenizer
 
     base = formats.open_model(cfg.models[-1])
     models = [*(formats.open_model(path, base.args.max_seq_len) for path in cfg.models[:-1]), base]
-    tokenizer = Tokenizer(cfg.tokenizer)
+    tokenizer = formats.open_tokenizer(cfg.models[0], cfg.tokenizer)
     for path, model in zip(cfg.models, models, strict=True):
         tokenizer.check_fits(model.args.vocab_size, path)
+        formats.check_tokenizer(path, tokenizer)
     return models, tokenizer
 
 
@@ -186,7 +169,7 @@ def prepare_inputs(
     for path in (cfg.words, cfg.questions):
         check_text(path)
     context, vocab_size = base.args.max_seq_len, base.args.vocab_size
-    prepare.write_shards(known, cfg.tokenizer, (context, context), folder / "data", print)
+    prepare.write_shards(known, str(tokenizer.path), (context, context), folder / "data", print)
     with one_thread():
         texts = base_text.files(base, tokenizer, folder / "base_text", cfg.base_text, replayed=False)
     write_prepared(texts, folder / "base_text")

@@ -8,9 +8,7 @@ choice and its scores. Trains nothing; scores that were kept in scores.json are 
 
 from __future__ import annotations
 
-if (
-    __name__ == "__main__"
-):  # before torch is imported: threads read at the start how long to wait for each other
+if __name__ == "__main__":  # before torch is imported, which reads the environment once
     from arianna.system import environment
 
     environment.prepare()
@@ -30,6 +28,7 @@ from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, Found, kept_or
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import Difference, bootstrap
 from arianna.system import config
+from arianna.system.commands import next_commands
 from arianna.system.config import UsageError
 from arianna.system.files import write_atomic
 from arianna.system.visible import visible
@@ -122,11 +121,16 @@ def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
     difference = bootstrap(pairs["base"], {int(step): pair for step, pair in scores["candidates"].items()})
     change = compare(scores["tuned"], scores["base"])
     evidence = evidence_of(found, scores, difference, change["listening"])
-    paths = found.job["paths"]
-    told = verdicts.verdict(evidence, paths["checkpoint"], paths["base"])
+    paths = located(found.job["paths"], found.folder)
+    named = {name: path or found.job["paths"][name] for name, path in paths.items()}
+    told = verdicts.verdict(evidence, named["checkpoint"], named["base"])
+    commands = next_commands(paths, told.word == "better")
     facts = {
         "format": SCORES_FORMAT,
-        "verdict": {**verdicts.as_dict(told), "notes": [*told.notes, *found.job["notes"]]},
+        "verdict": {
+            **verdicts.as_dict(told),
+            "notes": [*told.notes, *found.job["notes"], *missing_note(told.use, found.folder)],
+        },
         "difference": asdict(difference) if difference else None,
         "forgetting": change["forgetting"],
         "listening": {name: heard_of(scores[name]) for name in ("base", "tuned")}
@@ -142,7 +146,7 @@ def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
         "sampling": scores["of"]["sampling"],
         "scores": {name: scores[name] | {"times": None} for name in ("base", "tuned")},
         "run": run_facts(found),
-        "next": next_commands(told.word, paths),
+        "next": [{"what": what, "command": command} for what, command in commands],
         "times": times(found, scores),
     }
     return plain(facts)
@@ -232,26 +236,22 @@ def times(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def next_commands(word: str, paths: dict[str, str]) -> list[dict[str, str]]:
-    """What to type next, each with what it does."""
-    from shlex import quote
+def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
+    """A run's files as they lie now: where they were, or beside the run's folder if that has moved; None for what is gone."""
 
-    checkpoint, base, binary = (quote(paths[name]) for name in ("checkpoint", "base", "binary"))
-    tokenizer = quote(str(Path(paths["tokenizer"]).with_suffix(".bin")))
-    compare = f'python sample.py --checkpoint={checkpoint} --compare={base} --question="What is resonance?"'
-    found = [("hear both side by side", compare)]
-    if word == "better":
-        found += [
-            ("talk with it", f"python sample.py --checkpoint={checkpoint} --chat"),
-            (
-                "run it in plain C",
-                f"./run {binary} -z {tokenizer} -n 0 -t 0.8 -i $'Q: What is resonance?\\nA:'",
-            ),
-        ]
-    else:
-        anew = f"python arianna_ft.py --conversations={quote(paths['conversations'])} --base={base} --fresh"
-        found.append(("train anew with other settings", anew))
-    return [{"what": what, "command": command} for what, command in found]
+    def where(path: str) -> str | None:
+        return next((str(p) for p in (Path(path), run.parent / Path(path).name) if p.exists()), None)
+
+    return {name: where(path) for name, path in paths.items() if path is not None}
+
+
+def missing_note(use: str, run: Path) -> list[str]:
+    """A sentence where the file to use is not there any more."""
+    return (
+        []
+        if Path(use).exists()
+        else [f"{use} is not there any more; the command that trained {run} makes it again."]
+    )
 
 
 def plain(value: Any) -> Any:

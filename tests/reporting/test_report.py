@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -128,6 +129,9 @@ def bare(tmp_path_factory) -> Path:
     paths = scored_run.Paths(
         **{n: str(place / p) for n, p in names.items()}, tokenizer=str(ROOT / "data/tok4096.model")
     )
+    (place / "out").mkdir()
+    for path in (paths.checkpoint, paths.binary):
+        shutil.copy(place / "base.pt", path)
     scored_run.remember_job(run, paths, step=0)
     decide(run)
     return run
@@ -754,6 +758,32 @@ def test_the_folder_of_a_run_may_stand_without_its_flag(run):
     ]
     with pytest.raises(UsageError, match="nowhere holds no run"):
         report.main(["nowhere"])
+
+
+def test_the_next_commands_name_files_that_are_there(run):
+    paths = json.loads((run / "job.json").read_text())["paths"]
+    told = [step["command"] for step in made(run)["next"]]
+    words = [word.partition("=")[2] or word for line in told for word in shlex.split(line)]
+    named = [Path(word) for word in words if Path(word).suffix in (".pt", ".bin", ".model")]
+    assert all(path.is_file() for path in named) and {Path(paths["checkpoint"]).name, "base.pt"} <= {
+        p.name for p in named
+    }
+
+
+def test_after_the_folder_has_moved_the_report_tells_of_the_files_as_they_lie_now(run, tmp_path):
+    job = json.loads((run / "job.json").read_text())
+    job["paths"] |= {"checkpoint": "gone/ckpt_ft.pt", "binary": "gone/arianna_v1_ft.bin"}
+    (run / "job.json").write_text(json.dumps(job))
+    shutil.copy(run / "ckpt.pt", tmp_path / "ckpt_ft.pt")
+    facts = made(run)
+    assert facts["verdict"]["use"] == str(tmp_path / "ckpt_ft.pt") and facts["verdict"]["notes"] == []
+    assert "arianna_v1_ft.bin" not in json.dumps(facts["next"]) and "gone/" not in json.dumps(
+        [facts["next"], facts["verdict"]]
+    )
+    (tmp_path / "ckpt_ft.pt").unlink()
+    facts = made(run)
+    assert "gone/ckpt_ft.pt is not there any more; the command that trained" in facts["verdict"]["notes"][-1]
+    assert not [step for step in facts["next"] if "ckpt_ft" in step["command"]]
 
 
 # ---- folders that are no run ----
