@@ -1,10 +1,11 @@
 """Is a model better than its base? The scores of one model, or of two side by side.
 
     python -m arianna.evaluate --checkpoint=out/ckpt_ft.pt --compare=out/ckpt_v1_base.pt --out=scores.json
-    python -m arianna.evaluate --checkpoint=out/ckpt_ft.pt --pairs=blimp --pairs_each=100     # minimal pairs alone
+    python -m arianna.evaluate --checkpoint=out/ckpt_ft.pt --pairs=blimp --pairs_each=100    # these alone
 
-Losses are negative log-likelihoods in nats a token. Both models are scored and sampled in the context of the second, the
-base. The same files give the same numbers to the last digit, but for the times. Run it in the project's folder.
+Losses are negative log-likelihoods in nats a token. Both models are scored and sampled in the context of
+the second, the base. The same files give the same numbers to the last digit, but for the times. Run it in
+the project's folder.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.checkpoint is None:
             raise ValueError("--checkpoint is missing; give the model to score")
-        for name, least in (("samples_each", 1), ("top_k", 0), ("seed", 0), ("pairs_each", 0), ("temperature", 0)):
+        for name in ("samples_each", "top_k", "seed", "pairs_each", "temperature"):
+            least = int(name == "samples_each")
             if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 < self.top_p <= 1:
@@ -115,7 +117,8 @@ def evaluate_pairs(cfg: EvaluateConfig) -> dict[str, Any]:
 def pairs_table(result: dict[str, Any]) -> str:
     """A line for each model."""
     return "\n".join(
-        f"{file}: {shown(score, '.1%')} of {score['pairs']:,} minimal pairs right (files: {len(score['kinds'])}; 50% is chance)"
+        f"{file}: {shown(score, '.1%')} of {score['pairs']:,} minimal pairs right (files: "
+        f"{len(score['kinds'])}; 50% is chance)"
         for file, score in zip(result["files"], result["scores"], strict=True)
     )
 
@@ -124,7 +127,9 @@ def pairs_table(result: dict[str, Any]) -> str:
 
 
 def evaluate(cfg: EvaluateConfig) -> dict[str, Any]:
-    """The scores of `checkpoint` and `compare` (None without), each in the base's context, and their `difference`."""
+    """The scores of `checkpoint` and `compare` (None without), each in the base's context, and their
+    `difference`.
+    """
     known = prepare.survey(cfg.conversations, print)
     from arianna.scoring import scores
 
@@ -146,7 +151,9 @@ def evaluate(cfg: EvaluateConfig) -> dict[str, Any]:
 
 
 def open_models(cfg: EvaluateConfig) -> tuple[list[Transformer], Tokenizer]:
-    """The models, all in the context of the last, and their tokenizer. Raises ValueError where it is another model's."""
+    """The models, all in the context of the last, and their tokenizer. Raises ValueError where it is
+    another model's.
+    """
     from arianna import formats
 
     base = formats.open_model(cfg.models[-1])
@@ -217,6 +224,7 @@ def differences(result: dict[str, Any]) -> str:
 def cells(scores: dict[str, Any]) -> dict[str, str]:
     """The words of a column of the table."""
     loss, said, speed, heard = scores["answers"], scores["generated"], scores["times"], scores["listening"]
+    seconds = speed["losses"] + speed["generation"]
     terminator = "-" if loss["terminator_loss"] is None else f"{loss['terminator_loss']:.3f}"
     bits = {
         name: f" ({text['bits_per_byte']:.3f})"
@@ -242,7 +250,7 @@ def cells(scores: dict[str, Any]) -> dict[str, str]:
         "repeated runs of four words": shown(said["repeated"], ".2%"),
         "distinct pairs of words": "-" if said["distinct_2"] is None else f"{said['distinct_2']:.3f}",
         "words an answer": f"{said['words']:.1f}",
-        "seconds; sampled tokens a second": f"{speed['losses'] + speed['generation']:.0f}; {speed['tokens_per_second']:,.0f}",
+        "seconds; sampled tokens a second": f"{seconds:.0f}; {speed['tokens_per_second']:,.0f}",
     }
 
 

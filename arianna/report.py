@@ -2,8 +2,9 @@
 
     python -m arianna.report out/ft
 
-Writes report.html (one file that needs nothing else), report.md and report.json into the run's folder, from its log, its
-choice and its scores. Trains nothing; scores that were kept in scores.json are used again where they fit.
+Writes report.html (one file that needs nothing else), report.md and report.json into the run's folder, from
+its log, its choice and its scores. Trains nothing; scores that were kept in scores.json are used again
+where they fit.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
 
 
 def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
-    """Everything the reports say, as plain values for JSON. What differs from one run or scoring to the next is under `times`."""
+    """Everything the reports say, as plain values for JSON. What differs from one run or scoring to the
+    next is under `times`.
+    """
     from arianna.scoring.scores import compare
 
     pairs = {
@@ -237,7 +240,9 @@ def times(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
-    """A run's files as they lie now: where they were, or beside the run's folder if that has moved; None for what is gone."""
+    """A run's files as they lie now: where they were, or beside the run's folder if that has moved; None
+    for what is gone.
+    """
 
     def where(path: str) -> str | None:
         return next((str(p) for p in (Path(path), run.parent / Path(path).name) if p.exists()), None)

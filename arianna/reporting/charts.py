@@ -1,4 +1,6 @@
-"""The report's drawings: SVG for the inside of a page, whose colours and fonts are the page's own (CSS variables)."""
+"""The report's drawings: SVG for the inside of a page, whose colours and fonts are the page's own (CSS
+variables).
+"""
 
 from __future__ import annotations
 
@@ -164,13 +166,17 @@ def curves(training: Mapping[int, float], points: Sequence[Point], choice: Choic
 
 
 def frontier(points: Sequence[Point], choice: Choice, name: str, max_forgetting: float) -> dict[str, Any]:
-    """Answer loss against the loss on base text `name`, for base, checkpoints and blends: {svg, alternative}."""
+    """Answer loss against the loss on base text `name`, for base, checkpoints and blends: {svg,
+    alternative}.
+    """
     base, used = choice.base, choice.used
     checkpoints = [p for p in points[1:] if name in p.base_text]
     blends = [p for p in choice.tried if name in p.base_text]
     alternative = (
-        f"Held-out answer loss against the loss on {text_name(name)}: base {base.answer_loss:.2f} and {base.base_text[name]:.2f}, "
-        f"used {used.answer_loss:.2f} and {used.base_text[name]:.2f}; {len(checkpoints)} checkpoints, {len(blends)} blends."
+        f"Held-out answer loss against the loss on {text_name(name)}: base {base.answer_loss:.2f} and "
+        f"{base.base_text[name]:.2f}, "
+        f"used {used.answer_loss:.2f} and {used.base_text[name]:.2f}; {len(checkpoints)} checkpoints, "
+        f"{len(blends)} blends."
     )
 
     def draw(axes: Axes, size: str) -> None:
@@ -232,9 +238,12 @@ Dots = Sequence[tuple[float, float]]  # minute, nats a token
 
 
 def searched(ended: Dots, stopped: Dots, best: Dots, base: float | None, minutes: float) -> dict[str, Any]:
-    """Each trial by the minute at which it ended or was stopped early, and the best so far: {svg, alternative}."""
+    """Each trial by the minute at which it ended or was stopped early, and the best so far: {svg,
+    alternative}.
+    """
     alternative = (
-        f"{len(ended)} trials that came to their end and {len(stopped)} stopped early, over {minutes:.0f} minutes; "
+        f"{len(ended)} trials that came to their end and {len(stopped)} stopped early, over {minutes:.0f} "
+        "minutes; "
         f"the best value so far falls from {best[0][1]:.3f} to {best[-1][1]:.3f} nats a token."
     )
 

@@ -1,4 +1,4 @@
-"""What a search over settings tried, for the report: read from a run's search.json (see arianna/search.py)."""
+"""What a search over settings tried, for the report, from a run's search.json (see arianna/search.py)."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ def sentence(search: Search) -> str:
     trials, ended = len(search["trials"]), sum(t["value"] is not None for t in search["trials"])
     best = search["best"][0]
     return (
-        f"{trials} trials in {search['seconds'] / 60:.0f} minutes, {trials - ended} of them stopped early. The best one, "
-        f"number {best['number']}, reached {best['value']:.3f} nats a token on folds of the conversations to train on."
+        f"{trials} trials in {search['seconds'] / 60:.0f} minutes, {trials - ended} of them stopped early. "
+        "The best one, "
+        f"number {best['number']}, reached {best['value']:.3f} nats a token on folds of the conversations "
+        "to train on."
     )
 
 
@@ -93,7 +95,8 @@ def gains(search: Search, held_out_gain: float | None) -> str:
         return ""
     return (
         f"Gain over the base that the folds let expect, a little too kind since the best of many was taken: "
-        f"{search['expected_gain']:.3f} nats a token; on the held-out conversations, which had no part in the search: "
+        f"{search['expected_gain']:.3f} nats a token; on the held-out conversations, which had no part in "
+        "the search: "
         f"{held_out_gain:.3f}."
     )
 
@@ -121,7 +124,9 @@ def setting(value: Any) -> str:
 
 
 def dots(search: Search) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Minute and value of each trial that came to its end; minute and loss on the folds it saw of each stopped early."""
+    """Minute and value of each trial that came to its end; minute and loss on the folds it saw of each
+    stopped early.
+    """
     trials = [(t["seconds"] / 60, t["value"], t["answers"]) for t in search["trials"]]
     ended = [(minute, value) for minute, value, _ in trials if value is not None]
     return ended, [(minute, seen) for minute, value, seen in trials if value is None and seen is not None]

@@ -24,7 +24,9 @@ Facts = dict[str, Any]
 
 
 def html(facts: Facts, drawings: dict[str, Any]) -> str:
-    """One file that needs nothing else. Questions are left out, and that is told, where it would be larger than MOST_BYTES."""
+    """One file that needs nothing else. Questions are left out, and that is told, where it would be larger
+    than MOST_BYTES.
+    """
     return fitted(environment(marked_html, visible_value, autoescape=True), "report.html.j2", facts, drawings)
 
 
@@ -38,7 +40,9 @@ def markdown(facts: Facts) -> str:
 def environment(
     marked: Callable[[dict[str, Any]], Markup], finalize: Callable[[Any], Any], **options: bool
 ) -> Environment:
-    """Jinja's environment for a kind of page: how an answer is marked up, and how any other value is made safe."""
+    """Jinja's environment for a kind of page: how an answer is marked up, and how any other value is made
+    safe.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(TEMPLATES)
@@ -125,7 +129,8 @@ def gained(difference: dict[str, float] | None) -> str:
         return ""
     value, unseen, low, high = (f"{difference[name]:+.3f}" for name in ("value", "unseen", "low", "high"))
     return (
-        f"Held-out answers, tuned less base: {value} nats a token; {unseen} on conversations that had no part in choosing the checkpoint, "
+        f"Held-out answers, tuned less base: {value} nats a token; {unseen} on conversations that had no "
+        "part in choosing the checkpoint, "
         f"the whole choice repeated on 2,000 resamples (95%: {low} to {high})."
     )
 
@@ -168,12 +173,14 @@ def ran(facts: Facts) -> list[tuple[str, str]]:
         ),
         (
             "training",
-            f"{run['iterations']} iterations = {facts['epochs']:.1f} epochs, {rows} rows a step{replay}, {cfg['loss_on']} tokens",
+            f"{run['iterations']} iterations = {facts['epochs']:.1f} epochs, {rows} rows a step{replay}, "
+            f"{cfg['loss_on']} tokens",
         ),
         ("peak rate", f"{run['peak']:g}"),
         (
             "time",
-            f"{duration(times['training_seconds'])} of training{speed}; {duration(times['scoring_seconds'])} of scoring{sampled}",
+            f"{duration(times['training_seconds'])} of training{speed}; "
+            f"{duration(times['scoring_seconds'])} of scoring{sampled}",
         ),
         ("restarts", str(restarts) if restarts is not None else "not known"),
         ("machine", ", ".join(str(v) for v in run["machine"].values())),

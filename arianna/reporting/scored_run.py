@@ -1,4 +1,6 @@
-"""What the report reads: a run's folder, with what the job knows of it (job.json) and its scores (scores.json)."""
+"""What the report reads: a run's folder, with what the job knows of it (job.json) and its scores
+(scores.json).
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ class Paths:
 
 
 def remember_job(run: Path, paths: Paths, step: int | None, notes: Iterable[str] = ()) -> None:
-    """Keep in job.json what the run's states do not hold. `step`: the one that training starts at now; None if it does not.
+    """Keep in job.json what the run's states do not hold. `step`: the one that training starts at now; None
+    if it does not.
 
     `notes`: sentences for the report. The machine is the one that trained last.
     """
@@ -128,7 +131,9 @@ class Found:
 
 
 def read_run(run: Path) -> Found:
-    """Raises ValueError with one sentence if it is no run, one of another version, or one that has no result yet."""
+    """Raises ValueError with one sentence if it is no run, one of another version, or one that has no
+    result yet.
+    """
     for name in ("log.jsonl", "job.json"):
         if not (run / name).is_file():
             raise no_run(run, f"it has no {name}")
@@ -143,7 +148,8 @@ def read_run(run: Path) -> Found:
     ):
         if format != ours:
             raise ValueError(
-                f"{run / name} is of format {format}, and this program reads {ours}: use the version that trained it."
+                f"{run / name} is of format {format}, and this program reads {ours}: use the version that "
+                "trained it."
             )
     points = choose.evaluations(run)
     settings, choice = read_choice(run, points)
@@ -187,7 +193,9 @@ def unreadable_lines(run: Path) -> int:
 
 
 def kept_or_new_scores(found: Found, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
-    """The scores in scores.json, if they are of these weights, texts and settings; else they are made and kept there."""
+    """The scores in scores.json, if they are of these weights, texts and settings; else they are made and
+    kept there.
+    """
     path, wanted = found.folder / "scores.json", what_is_scored(found, sampling)
     kept = read_object(path)
     if kept is not None and fits(kept.get("of", {}), wanted):
@@ -226,14 +234,18 @@ def weights(run: Path, point: Point) -> Path:
 
 
 def candidates(found: Found) -> list[Point]:
-    """The checkpoints that could have been chosen, of many some evenly spread, always with the one that was."""
+    """The checkpoints that could have been chosen, of many some evenly spread, always with the one that
+    was.
+    """
     points = found.points[1:]
     kept = {p.step for p in spread(points, MOST_CANDIDATES)} | {found.choice.best.step}
     return [p for p in points if p.step in kept]
 
 
 def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Base and tuned in full (`score_models`), and of every candidate, blended alike, what `bootstrap` needs."""
+    """Base and tuned in full (`score_models`), and of every candidate, blended alike, what `bootstrap`
+    needs.
+    """
     check_unchanged(found)
     from arianna import formats
     from arianna.scoring.scores import score_models
@@ -271,7 +283,9 @@ def check_unchanged(found: Found) -> None:
 def score_candidates(
     found: Found, used: dict[str, Any], tuned: Callable[[Point], Transformer], inputs: Inputs
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """Nats and tokens by conversation of each checkpoint that is there, by its step; those of the one that is used are known."""
+    """Nats and tokens by conversation of each checkpoint that is there, by its step; those of the one that
+    is used are known.
+    """
     from arianna.ops import one_thread
     from arianna.scoring.losses import answer_loss
     from arianna.scoring.scores import MOST_ANSWERS

@@ -1,4 +1,6 @@
-"""What is said of a run in the morning: a word for programs, a sentence for people, and why it is not better."""
+"""What is said of a run in the morning: a word for programs, a sentence for people, and why it is not
+better.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,20 @@ from typing import Any
 from arianna.scoring.bootstrap import FEWEST
 from arianna.scoring.choose import Choice, Point, Word, judge
 
-CLEAR = 0.02  # nats a token: a rise or fall of the held-out loss that is more than its noise from one evaluation to the next
-GUESSING = 1.0  # nats a token: a base that is no further under ln V, what guessing costs, has learned nothing that helps
-FOREIGN = 0.25  # nats a token above ln V: new weights are nearer to it; only a model that knows other things errs by more
+CLEAR = 0.02  # nats a token: noise of the held-out loss from one evaluation to the next is less
+GUESSING = 1.0  # nats a token under ln V, what guessing costs: a base that is nearer has learned nothing that helps
+FOREIGN = 0.25  # nats a token above ln V: new weights are nearer; only a model of other text errs by more
 CHANCE = 0.5  # share of pairs in which an answer of a model that ignores questions fits its own one
-BY_HEART = 0.5  # nats a token: what a base knows of conversations it has not seen differs by less from one half to the other
+BY_HEART = 0.5  # nats a token: the losses on two halves of unseen conversations differ by less
 STILL = 0.05  # nats a token: a training loss that changed less has not moved; it is noisier
 BEGINNING = {"better": "Better", "no clear change": "No clear change", "worse": "Worse"}
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Shares of pairs in which answers fit their own questions, and how much they rose; None where it cannot be told."""
+    """Shares of pairs in which answers fit their own questions, and how much they rose; None where it
+    cannot be told.
+    """
 
     base: float | None
     tuned: float | None
@@ -60,7 +64,8 @@ class Verdict:
 
 
 def verdict(evidence: Evidence, checkpoint: str, base: str) -> Verdict:
-    """The word is `choose.judge`'s. A run that is not better recommends the base. `checkpoint`, `base`: paths, as they are to be typed.
+    """The word is `choose.judge`'s. A run that is not better recommends the base. `checkpoint`, `base`:
+    paths, as they are to be typed.
 
     | word | sentence | file |
     |---|---|---|
@@ -102,7 +107,9 @@ def changes(evidence: Evidence) -> list[str]:
 
 
 def heard(evidence: Evidence) -> list[str]:
-    """How often answers fit their questions; where they only got likelier, that they listen no better is said with it."""
+    """How often answers fit their questions; where they only got likelier, that they listen no better is
+    said with it.
+    """
     listening, likelier = evidence.listening, evidence.losses[1] < evidence.losses[0]
     if listening.base is None or listening.tuned is None:
         return []
@@ -112,7 +119,8 @@ def heard(evidence: Evidence) -> list[str]:
     elif likelier and (listening.rise is None or listening.rise[0] <= 0):
         beginning = "whether it listens better is not sure: "
     return [
-        f"{beginning}it fits answers to questions in {listening.tuned:.0%} of pairs, before {listening.base:.0%}; 50% is chance"
+        f"{beginning}it fits answers to questions in {listening.tuned:.0%} of pairs, before "
+        f"{listening.base:.0%}; 50% is chance"
     ]
 
 
@@ -135,7 +143,8 @@ def origin(choice: Choice) -> str:
     if choice.used.blend == 1:
         return f"iteration {choice.used.step}"
     forgot = choice.best.forgetting(choice.base)
-    return f"iteration {choice.used.step} blended with the base, {choice.used.blend:.0%} of the way; unblended it forgot {forgot:.2f} nats"
+    blended = f"iteration {choice.used.step} blended with the base, {choice.used.blend:.0%} of the way"
+    return f"{blended}; unblended it forgot {forgot:.2f} nats"
 
 
 def from_to(before: float, after: float) -> str:
@@ -154,23 +163,29 @@ def signed(x: float) -> str:
 
 
 def about_base(held_out: float, trained: float, vocab_size: int, spelled: float | None = None) -> str:
-    """A sentence on a base that does not fit the conversations or has memorised them; empty if it looks well.
+    """A sentence on a base that does not fit the conversations or has memorised them; empty if it looks
+    well.
 
-    `held_out`, `trained`: its loss on answers held out and to train on. `spelled`: share of the characters that its
-    tokenizer spells in bytes.
+    `held_out`, `trained`: its loss on answers held out and to train on. `spelled`: share of the characters
+    that its tokenizer spells in bytes.
     """
     guess = math.log(vocab_size)
     if held_out > guess + FOREIGN:
-        return f"{foreign(held_out, vocab_size, spelled)} Start from a base, with its tokenizer, that was trained on such text."
+        advice = "Start from a base, with its tokenizer, that was trained on such text."
+        return f"{foreign(held_out, vocab_size, spelled)} {advice}"
     if held_out > guess - GUESSING:
         return (
-            f"The base's {held_out:.2f} nats on held-out answers are near ln {vocab_size} = {guess:.2f}: guessing. "
-            "It is untrained, has memorised another text, or belongs to another tokenizer. A base that was stopped earlier may do better."
+            f"The base's {held_out:.2f} nats on held-out answers are near ln {vocab_size} = {guess:.2f}: "
+            "guessing. "
+            "It is untrained, has memorised another text, or belongs to another tokenizer. A base that was "
+            "stopped earlier may do better."
         )
     if trained < held_out - BY_HEART:
         return (
-            f"The base finds the answers to train on much easier ({trained:.2f} nats a token) than those held out ({held_out:.2f}): "
-            "it has learned them by heart before, so there is little left to learn. Start from the base before it."
+            f"The base finds the answers to train on much easier ({trained:.2f} nats a token) than those "
+            f"held out ({held_out:.2f}): "
+            "it has learned them by heart before, so there is little left to learn. Start from the base "
+            "before it."
         )
     return ""
 
@@ -179,8 +194,10 @@ def foreign(held_out: float, vocab_size: int, spelled: float | None) -> str:
     """That a base expects other text: it is worse than guessing, which an untrained one cannot be."""
     bytes_spelled = "" if spelled is None else f"; {spelled:.0%} of the characters are spelled in bytes"
     return (
-        f"The base's {held_out:.2f} nats on held-out answers are above ln {vocab_size} = {math.log(vocab_size):.2f}, "
-        f"what guessing costs: the language or the tokens of these conversations are foreign to it{bytes_spelled}."
+        f"The base's {held_out:.2f} nats on held-out answers are above ln {vocab_size} = "
+        f"{math.log(vocab_size):.2f}, "
+        "what guessing costs: the language or the tokens of these conversations are foreign to "
+        f"it{bytes_spelled}."
     )
 
 
@@ -200,7 +217,8 @@ def too_few(evidence: Evidence) -> str:
     """There is no interval."""
     if evidence.interval is not None:
         return ""
-    return f"{FEWEST} held-out conversations or more are needed to tell; here are {evidence.conversations[1]}. Add conversations."
+    held_out = evidence.conversations[1]
+    return f"{FEWEST} held-out conversations or more are needed to tell; here are {held_out}. Add conversations."
 
 
 def forgot(evidence: Evidence) -> str:
@@ -208,7 +226,8 @@ def forgot(evidence: Evidence) -> str:
     if evidence.forgetting <= evidence.max_forgetting:
         return ""
     return (
-        f"It forgot {evidence.forgetting:.2f} nats a token of base text, and --max_forgetting allows {evidence.max_forgetting:.2f}. "
+        f"It forgot {evidence.forgetting:.2f} nats a token of base text, and --max_forgetting allows "
+        f"{evidence.max_forgetting:.2f}. "
         "A share of base text among the training rows (--replay=0.25) or a lower --learning_rate keeps more."
     )
 
@@ -221,26 +240,34 @@ def memorised(evidence: Evidence) -> str:
         return ""
     began = f"from iteration {low.step} on" if low.step else "from the start"
     return (
-        f"It memorised {began}: the training loss fell from {from_to(trained[0], trained[-1])} while held-out answers rose "
-        f"from {from_to(low.answer_loss, last.answer_loss)}. More conversations, fewer iterations or a lower --learning_rate help."
+        f"It memorised {began}: the training loss fell from {from_to(trained[0], trained[-1])} while "
+        "held-out answers rose "
+        f"from {from_to(low.answer_loss, last.answer_loss)}. More conversations, fewer iterations or a "
+        "lower --learning_rate help."
     )
 
 
 def did_not_move(evidence: Evidence) -> str:
-    """No loss moved: not the held-out one, and the training loss less than STILL from its first tenth to its last."""
+    """No loss moved: not the held-out one, and the training loss less than STILL from its first tenth to
+    its last.
+    """
     base, losses = evidence.points[0], [loss for _, loss in sorted(evidence.training.items())]
     tenth = max(len(losses) // 10, 1)
     fell = sum(losses[:tenth]) / tenth - sum(losses[-tenth:]) / tenth if losses else 0.0
     if abs(fell) > STILL or any(abs(p.answer_loss - base.answer_loss) > CLEAR for p in evidence.points):
         return ""
-    return "The learning rate was too low to move it: neither training nor held-out loss changed. A higher --learning_rate moves more."
+    return (
+        "The learning rate was too low to move it: neither training nor held-out loss changed. "
+        "A higher --learning_rate moves more."
+    )
 
 
 def still_falling(evidence: Evidence) -> str:
     """The held-out loss fell clearly at the last evaluation."""
     if len(evidence.points) < 3 or evidence.points[-2].answer_loss - evidence.points[-1].answer_loss <= CLEAR:
         return ""
-    return f"Held-out answers were still getting better at iteration {evidence.points[-1].step}. A higher --max_iters goes on."
+    last = evidence.points[-1].step
+    return f"Held-out answers were still getting better at iteration {last}. A higher --max_iters goes on."
 
 
 def too_little_data(evidence: Evidence) -> str:
@@ -248,7 +275,10 @@ def too_little_data(evidence: Evidence) -> str:
     if evidence.interval is None or not evidence.interval[0] <= 0 <= evidence.interval[1]:
         return ""
     trained, held_out = evidence.conversations
-    return f"Too little data to tell the two apart: {trained} conversations to train on, {held_out} held out. More narrow the interval."
+    return (
+        f"Too little data to tell the two apart: {trained} conversations to train on, {held_out} held out. "
+        "More of them narrow the interval."
+    )
 
 
 # ---- what else should be known ----

@@ -48,10 +48,11 @@ def generate_answers(
     rows_at_a_time: int = 64,
     context: int | None = None,
 ) -> list[Answer]:
-    """`samples_each` answers to each question, those to one behind each other. Equal arguments give equal answers.
+    """`samples_each` answers to each question, those to one behind each other. Equal arguments give equal
+    answers.
 
-    `systems`: the system text ahead of each question. `context`: the base's, where the model's is longer. Of a question
-    longer than 3/4 of it the end is kept.
+    `systems`: the system text ahead of each question. `context`: the base's, where the model's is longer.
+    Of a question longer than 3/4 of it the end is kept.
     """
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
     rendered = map(conversations.prompt, questions, systems or [""] * len(questions))
@@ -91,11 +92,13 @@ def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer)
 
 
 def generated_scores(answers: Sequence[Answer], looks: Sequence[text_statistics.Look]) -> dict[str, Any]:
-    """Scores over answers; those with an interval are {value, low, high}, 95%, from a bootstrap over answers (`ratio`).
+    """Scores over answers; those with an interval are {value, low, high}, 95%, from a bootstrap over
+    answers (`ratio`).
 
     stop_rate: share that ended by BOS or EOS. non_words: percent of words that are invented (`is_known`).
-    copied: share of runs of eight words that stand in the training conversations; longest_copy: words. repeated: share of
-    runs of four words that stood in the same answer before. distinct_2: `distinct`. words, tokens: mean length.
+    copied: share of runs of eight words that stand in the training conversations; longest_copy: words.
+    repeated: share of runs of four words that stood in the same answer before. distinct_2: `distinct`.
+    words, tokens: mean length.
     """
     percent = ratio([100 * len(look.non_words) for look in looks], [look.judged for look in looks])
     return {

@@ -1,8 +1,9 @@
 """What a base says: the text on which a fine-tune must not forget.
 
-Rows sampled from the base itself (temperature 1, from BOS, a fixed seed): the rise of their negative log-likelihood under
-a tuned model is an estimate of KL(base || tuned) in nats a token, needs no file and works for any base. Real text, where the
-user has some, is prepared beside them. The train files serve as replay, the val files are only ever scored.
+Rows sampled from the base itself (temperature 1, from BOS, a fixed seed): the rise of their negative
+log-likelihood under a tuned model is an estimate of KL(base || tuned) in nats a token, needs no file and
+works for any base. Real text, where the user has some, is prepared beside them. The train files serve as
+replay, the val files are only ever scored.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ SEED = 20
 def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
     """`rows` texts of the base from BOS, one context each, behind one another, (rows * context,) uint16.
 
-    A text that ends (BOS or EOS) is followed by the next in the same row, as in the text the base was trained on.
+    A text that ends (BOS or EOS) is followed by the next in the same row, as in the text the base was
+    trained on.
     """
     prompts, new = [[BOS]] * rows, base.args.max_seq_len - 1
     sampled = stream(base, prompts, new, temperature=1.0, top_k=0, seed=seed)
@@ -34,9 +36,11 @@ def sampled_rows(base: Transformer, rows: int, seed: int) -> np.ndarray:
 def files(
     base: Transformer, tokenizer: Tokenizer, folder: Path, text: str | None, replayed: bool
 ) -> dict[str, bytes]:
-    """val_samples.bin, and with `text` (a file or a folder) val_text.bin; train_samples.bin and train_text.bin if they are replayed.
+    """val_samples.bin, and with `text` (a file or a folder) val_text.bin; train_samples.bin and
+    train_text.bin if they are replayed.
 
-    Samples that lie in `folder` already are taken from there: they depend on the base and the seed alone. Writes nothing.
+    Samples that lie in `folder` already are taken from there: they depend on the base and the seed alone.
+    Writes nothing.
     """
     found, splits = {}, ("val", "train") if replayed else ("val",)
     for number, split in enumerate(splits):
@@ -63,6 +67,7 @@ def text_tokens(path: str, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     for split, tokens in joined.items():
         if len(tokens) < 256:
             raise ValueError(
-                f"{path} is too short to measure with: {len(tokens)} tokens to {'replay' if split == 'train' else 'score'}; 256 are needed."
+                f"{path} is too short to measure with: {len(tokens)} tokens to "
+                f"{'replay' if split == 'train' else 'score'}; 256 are needed."
             )
     return joined

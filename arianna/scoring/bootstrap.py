@@ -1,4 +1,6 @@
-"""Samples: a bounded, even one of many things, and resamples, which tell by 95% intervals how sure a number is."""
+"""Samples: a bounded, even one of many things, and resamples, which tell by 95% intervals how sure a number
+is.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,15 @@ Pairs = tuple[Sequence[float], Sequence[int]]  # summed nats and number of token
 
 
 def resamples(n: int, seed: int = 0) -> np.ndarray:
-    """How often each of n things is drawn in each of RESAMPLES draws of n with replacement, (RESAMPLES, n) float64."""
+    """How often each of n things is drawn in each of RESAMPLES draws of n with replacement, (RESAMPLES, n)
+    float64.
+    """
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
 
 
 def ratio(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float | None]:
-    """Summed parts over summed wholes, with its 95% percentile interval over resampled pairs (Efron & Tibshirani 1993, ch. 13).
+    """Summed parts over summed wholes, with its 95% percentile interval over resampled pairs (Efron &
+    Tibshirani 1993, ch. 13).
 
     The value is None if the wholes are 0, the interval if fewer than FEWEST are not.
     """
@@ -37,10 +42,12 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float | 
 
 
 def ratio_of_pairs(pairs: Sequence[tuple[int, int, float, float]], n: int) -> dict[str, float | None]:
-    """Summed parts over summed wholes of pairs (i, j, part, whole) of n things, with a 95% interval over resampled things.
+    """Summed parts over summed wholes of pairs (i, j, part, whole) of n things, with a 95% interval over
+    resampled things.
 
-    A pair counts as often as both of its things were drawn together: pairs that share one are not independent, and an
-    interval over pairs would be too narrow (the vertex bootstrap of Snijders & Borgatti 1999).
+    A pair counts as often as both of its things were drawn together: pairs that share one are not
+    independent, and an interval over pairs would be too narrow (the vertex bootstrap of Snijders & Borgatti
+    1999).
     """
     table = np.zeros((2, n, n))
     for i, j, *values in pairs:
@@ -74,15 +81,17 @@ class Difference:
 
 
 def bootstrap(base: Pairs, checkpoints: Mapping[int, Pairs]) -> Difference | None:
-    """Is the best checkpoint better than the base? None with fewer than FEWEST conversations: they are too few to tell.
+    """Is the best checkpoint better than the base? None with fewer than FEWEST conversations: they are too
+    few to tell.
 
-    `base` and each checkpoint (by step) give summed nats and tokens per conversation, in one order. Conversations are drawn
-    with replacement; on each such resample the checkpoint with the lowest ratio of summed nats to summed tokens is chosen
-    anew, and its difference to the base is taken on the conversations that were not drawn (0.37 of them on average). The
-    loss on those that served to choose would be too kind, which is the reason for the left-out part of the .632
-    estimator (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13 and 17). Scores of a third of the
-    conversations scatter more than those of all: the interval is about 1.3 times as wide as a plain bootstrap's, on the
-    safe side. Raises ValueError if there is no checkpoint, or if the numbers of conversations differ.
+    `base` and each checkpoint (by step) give summed nats and tokens per conversation, in one order.
+    Conversations are drawn with replacement; on each such resample the checkpoint with the lowest ratio of
+    summed nats to summed tokens is chosen anew, and its difference to the base is taken on the
+    conversations that were not drawn (0.37 of them on average). The loss on those that served to choose
+    would be too kind, which is the reason for the left-out part of the .632 estimator (Efron & Tibshirani
+    1993, An Introduction to the Bootstrap, ch. 13 and 17). Scores of a third of the conversations scatter
+    more than those of all: the interval is about 1.3 times as wide as a plain bootstrap's, on the safe
+    side. Raises ValueError if there is no checkpoint, or if the numbers of conversations differ.
     """
     steps = sorted(checkpoints)
     rows = [base, *(checkpoints[s] for s in steps)]

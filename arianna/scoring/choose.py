@@ -24,7 +24,9 @@ BLENDS = tuple(i / 10 for i in range(1, 10))  # shares of the tuned weights that
 
 @dataclass(frozen=True)
 class Point:
-    """A model between the base and the end of a run: iteration, share of the tuned weights, losses in nats a token."""
+    """A model between the base and the end of a run: iteration, share of the tuned weights, losses in nats
+    a token.
+    """
 
     step: int
     blend: float  # 0: the base, 1: the checkpoint as it was trained
@@ -32,7 +34,9 @@ class Point:
     base_text: dict[str, float]  # loss on each held-out base text
 
     def forgetting(self, base: Point) -> float:
-        """The largest rise of the loss on base text over the base's, in nats a token (0 where there is no base text)."""
+        """The largest rise of the loss on base text over the base's, in nats a token (0 where there is no
+        base text).
+        """
         rises = [
             loss - base.base_text[name] for name, loss in self.base_text.items() if name in base.base_text
         ]
@@ -50,7 +54,9 @@ class Choice:
 
 
 def read_log(folder: Path) -> dict[int, dict[str, Any]]:
-    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is left out."""
+    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is
+    left out.
+    """
     entries: dict[int, dict[str, Any]] = {}
     for line in (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -63,7 +69,9 @@ def read_log(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def evaluations(folder: Path) -> list[Point]:
-    """The base (step 0) and every checkpoint of a run as it was scored, by step. Raises ValueError if either is missing."""
+    """The base (step 0) and every checkpoint of a run as it was scored, by step. Raises ValueError if
+    either is missing.
+    """
     points = [
         Point(step, float(step > 0), entry["val_loss"], entry.get("base_text", {}))
         for step, entry in sorted(read_log(folder).items())
@@ -71,7 +79,8 @@ def evaluations(folder: Path) -> list[Point]:
     ]
     if len(points) < 2 or points[0].step != 0:
         raise ValueError(
-            f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; run it again with --fresh."
+            f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; run it "
+            "again with --fresh."
         )
     return points
 
@@ -94,10 +103,11 @@ def blended(base: Transformer, tuned: Transformer, share: float) -> Transformer:
 def choose(
     points: list[Point], max_forgetting: float, blend: float | None, score: Callable[[Point, float], Point]
 ) -> Choice:
-    """The best checkpoint, or, if it forgets more than `max_forgetting` nats a token, its best blend with the base that does not.
+    """The best checkpoint, or, if it forgets more than `max_forgetting` nats a token, its best blend with
+    the base that does not.
 
-    `score(best, share)` scores a blend. A `blend` that is given is taken as it is. If no blend stays within the budget and
-    gains, the smallest one is used: the verdict then says that the base is better.
+    `score(best, share)` scores a blend. A `blend` that is given is taken as it is. If no blend stays within
+    the budget and gains, the smallest one is used: the verdict then says that the base is better.
     """
     base, best = points[0], best_checkpoint(points)
     if blend is not None:
@@ -134,7 +144,8 @@ Word = Literal["better", "no clear change", "worse"]
 def judge(
     difference: float, interval: tuple[float, float] | None, forgetting: float, max_forgetting: float
 ) -> Word:
-    """A run's result in a word, from the difference of the held-out answer loss (tuned - base), its 95% interval, and forgetting.
+    """A run's result in a word, from the difference of the held-out answer loss (tuned - base), its 95%
+    interval, and forgetting.
 
     | interval of the difference | forgetting within the budget | beyond it |
     |---|---|---|

@@ -1,7 +1,8 @@
-"""Whether answers listen: a held-out answer should be likelier under its own question than under another conversation's.
+"""Whether answers listen: a held-out answer should be likelier under its own question than under another
+conversation's.
 
-A model that ignores questions is right in half of the pairs. What counts is the mean log-likelihood a token, so that base
-and tuned can be compared whatever their losses are.
+A model that ignores questions is right in half of the pairs. What counts is the mean log-likelihood a
+token, so that base and tuned can be compared whatever their losses are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Listening:
-    """How often, and by how much, answers are likelier under their own question; intervals are 95%, over conversations."""
+    """How often, and by how much, answers are likelier under their own question; intervals are 95%, over
+    conversations.
+    """
 
     share: float | None  # of the pairs; 0.5 is chance; None where no two conversations can be paired
     low: float | None
@@ -51,10 +54,12 @@ class Listening:
 def listening(
     model: Transformer, held_out: Sequence[Conversation], tokenizer: Tokenizer, context: int | None = None
 ) -> Listening:
-    """Score first answers under all first questions, of many conversations a bounded sample. Equal arguments give equal scores.
+    """Score first answers under all first questions, of many conversations a bounded sample. Equal
+    arguments give equal scores.
 
-    Conversations with the same question or the same answer are not paired. `context`: the base's, where the model's is
-    longer. Questions that are too long are cut at their beginning, answers at their end, alike on both sides of a pair.
+    Conversations with the same question or the same answer are not paired. `context`: the base's, where the
+    model's is longer. Questions that are too long are cut at their beginning, answers at their end, alike
+    on both sides of a pair.
     """
     answered = [
         c for c in held_out if 0 not in getattr(c, "untrained", ())
@@ -110,7 +115,8 @@ def gained(i: int, j: int, own: np.ndarray, other: np.ndarray, targets: np.ndarr
 def question_and_answer(
     conversation: Conversation, tokenizer: Tokenizer, context: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Tokens of the first turn up to its "A:", then those of its answer, twice: as inputs, and as targets where they are scored.
+    """Tokens of the first turn up to its "A:", then those of its answer, twice: as inputs, and as targets
+    where they are scored.
 
     A question of more than half the context keeps BOS and its end.
     """
@@ -129,7 +135,7 @@ def row(
 
 
 def others(n: int) -> Iterator[tuple[int, int]]:
-    """Ordered pairs of n numbers: all, or each with as many others as MOST_ROWS allows, by a fixed shuffle."""
+    """Ordered pairs of n numbers: all, or each number with as many as MOST_ROWS allows, by a fixed shuffle."""
     order = np.random.default_rng(SEED).permutation(n).tolist()
     for distance in range(1, min(n, MOST_ROWS // max(n, 1))):
         yield from ((order[place], order[(place + distance) % n]) for place in range(n))

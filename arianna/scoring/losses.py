@@ -19,7 +19,9 @@ EVAL_ROWS = 16  # rows scored at a time
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Mean negative log-likelihood in nats a token: of answers, and of the terminator (new line and BOS) behind them."""
+    """Mean negative log-likelihood in nats a token: of answers, and of the terminator (new line and BOS)
+    behind them.
+    """
 
     loss: float
     terminator_loss: float
@@ -36,9 +38,11 @@ class AnswerLoss:
 
 
 def answer_loss(model: Transformer, rows: Rows, most: int | None = None) -> AnswerLoss:
-    """Score the answers of held-out rows (all tokens, where rows are windows of a text), each row from its own BOS.
+    """Score the answers of held-out rows (all tokens, where rows are windows of a text), each row from its
+    own BOS.
 
-    `most`: score at most so many rows, evenly spread and always the same. Deterministic; the order of rows is fixed.
+    `most`: score at most so many rows, evenly spread and always the same. Deterministic; the order of rows
+    is fixed.
     """
     numbers = spread(range(len(rows)), most)
     conversation = np.unique(conversation_of(rows)[numbers], return_inverse=True)[1]
@@ -73,7 +77,9 @@ def evaluate_model(
 
 
 def conversation_of(rows: Rows) -> np.ndarray:
-    """A number for each row, (N,): the same for the rows of one conversation. Each window of a text has its own."""
+    """A number for each row, (N,): the same for the rows of one conversation. Each window of a text has its
+    own.
+    """
     goes_on = [
         rows.masks[shard] is not None and rows.masks[shard][first] & CONTINUED > 0
         for shard, first, _ in rows.index
@@ -82,7 +88,9 @@ def conversation_of(rows: Rows) -> np.ndarray:
 
 
 def row_nll(model: Transformer, rows: Rows, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (nats, flags) of each row in turn, float64 and int64 arrays of its targets; nats are 0 where nothing is scored."""
+    """Yield (nats, flags) of each row in turn, float64 and int64 arrays of its targets; nats are 0 where
+    nothing is scored.
+    """
     loaded = [scored_row(rows, n) for n in numbers]
     nats = nll(model, [(tokens, targets) for tokens, targets, _ in loaded], rows.max_seq_len)
     return zip(nats, (flags for _, _, flags in loaded), strict=True)
@@ -115,7 +123,9 @@ def nll(model: Transformer, pairs: Sequence[tuple[np.ndarray, np.ndarray]], long
 
 @dataclass(frozen=True)
 class TextLoss:
-    """Mean negative log-likelihood of a text in nats a token, and in bits a byte of it, which other tokenizers can be compared by."""
+    """Mean negative log-likelihood of a text in nats a token, and in bits a byte of it, which other
+    tokenizers can be compared by.
+    """
 
     loss: float
     bits_per_byte: float | None  # None without a tokenizer
@@ -127,9 +137,11 @@ class TextLoss:
 def text_loss(
     model: Transformer, rows: Rows, most: int | None = None, tokenizer: Tokenizer | None = None
 ) -> TextLoss:
-    """Score every token of rows of plain text, but for the first of each row and BOS. `most` as in answer_loss.
+    """Score every token of rows of plain text, but for the first of each row and BOS. `most` as in
+    answer_loss.
 
-    BOS stands between texts: that another begins there is no part of a text, and a fine-tune learns on purpose to end.
+    BOS stands between texts: that another begins there is no part of a text, and a fine-tune learns on
+    purpose to end.
     """
     pairs = [(rows.row(n)[0], all_targets(rows, n)) for n in spread(range(len(rows)), most)]
     pairs = [(tokens, np.where(targets == BOS, IGNORE, targets)) for tokens, targets in pairs]
@@ -153,7 +165,9 @@ def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def forgetting(base: TextLoss, tuned: TextLoss) -> dict[str, float | None]:
-    """Rise of the loss on base text over the base's: nats a token with its 95% interval (bootstrap over rows), and bits a byte."""
+    """Rise of the loss on base text over the base's: nats a token with its 95% interval (bootstrap over
+    rows), and bits a byte.
+    """
     rises = [t - b for t, b in zip(tuned.row_nats, base.row_nats, strict=True)]
     bits = (
         None

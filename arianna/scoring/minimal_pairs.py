@@ -1,7 +1,9 @@
-"""Minimal pairs: how often a model finds a right sentence likelier than a wrong one that differs from it in a word.
+"""Minimal pairs: how often a model finds a right sentence likelier than a wrong one that differs from it in
+a word.
 
-The files are those of BLiMP (Warstadt et al. 2020, arXiv 1912.00582): a kind of fault each, with one pair a line,
-{"sentence_good": ..., "sentence_bad": ...}. Summed log-likelihoods of all tokens behind BOS are compared.
+The files are those of BLiMP (Warstadt et al. 2020, arXiv 1912.00582): a kind of fault each, with one pair a
+line, {"sentence_good": ..., "sentence_bad": ...}. Summed log-likelihoods of all tokens behind BOS are
+compared.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ SENTENCES = ("sentence_good", "sentence_bad")
 
 
 def read_pairs(path: str | Path, most: int | None = None) -> dict[str, list[tuple[str, str]]]:
-    """The pairs of a .jsonl file, or of all those of a folder, by the file's name; of each at most the first `most`."""
+    """The pairs of a .jsonl file, or of all those of a folder, by the file's name; of each at most the
+    first `most`.
+    """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
@@ -57,8 +61,8 @@ def pair_of(line: str, place: str) -> tuple[str, str]:
 def score_pairs(
     model: Transformer, kinds: dict[str, list[tuple[str, str]]], tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """Share of right pairs: of each kind, and over all of them, which count alike, with a 95% interval over kinds (or over
-    the pairs, where there is one kind).
+    """Share of right pairs: of each kind, and over all of them, which count alike, with a 95% interval over
+    kinds (or over the pairs, where there is one kind).
 
     Raises ValueError if a sentence is longer than the model's context.
     """

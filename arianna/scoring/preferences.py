@@ -1,6 +1,8 @@
-"""What a reader preferred when both models' answers were shown without names: the choices of `sample.py --blind`.
+"""What a reader preferred when both models' answers were shown without names: the choices of `sample.py
+--blind`.
 
-The file has a line of JSON for each choice: {"question": ..., "preferred": "tuned", "base" or "equal", ...}.
+The file has a line of JSON for each choice: {"question": ..., "preferred": "tuned", "base" or "equal",
+...}.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def read_preferences(path: Path) -> Counter[str]:
 
 
 def summary(path: Path) -> dict[str, Any] | None:
-    """Choices by side, and the share of the tuned model among those that name one, with its 95% interval; None without any."""
+    """Choices by side, and the share of the tuned model among those that name one, with its 95% interval;
+    None without any.
+    """
     counts = read_preferences(path)
     if not counts:
         return None

@@ -1,4 +1,4 @@
-"""Every score of a model: losses, listening, and what it writes; the same for all models that are compared."""
+"""Every score of a model: losses, listening, and what it writes; the same for all that are compared."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def read_inputs(
 ) -> Inputs:
     """Read what is scored from a run's folder, with its data/val.bin and base_text/val*.bin.
 
-    `shape`: the base's context and number of tokens, in which all models are scored. `words`: a list of words that count
-    as words; those of the real base text (a file or a folder) do, too.
+    `shape`: the base's context and number of tokens, in which all models are scored. `words`: a list of
+    words that count as words; those of the real base text (a file or a folder) do, too.
     """
     known = text_statistics.load_words(words)
     if base_text is not None:
@@ -74,7 +74,9 @@ def make_inputs(
     known: frozenset[str],
     tokenizer: Tokenizer,
 ) -> Inputs:
-    """Put together what is scored; words of the conversations count as words, those trained on can have been copied."""
+    """Put together what is scored; words of the conversations count as words, those trained on can have
+    been copied.
+    """
     train, held_out = ([encoding.plain_conversation(c, tokenizer)[0] for c in half] for half in halves)
     plain = [encoding.ascii_typography(q, tokenizer)[0] for q in everyday]
     known |= {
@@ -98,7 +100,9 @@ def read_questions(path: str | Path) -> list[str]:
 
 
 def score_models(models: Iterable[Transformer], inputs: Inputs, **sampling: Any) -> list[dict[str, Any]]:
-    """The scores of each model; two at a time where it is worth it, each in a process with one thread: digits stay the same."""
+    """The scores of each model; two at a time where it is worth it, each in a process with one thread:
+    digits stay the same.
+    """
     jobs = [(model, inputs, sampling) for model in models]
     answers = (len(inputs.held_out) + len(inputs.everyday)) * sampling.get("samples_each", 5)
     return list(each(score_in_process, jobs, min(2, cores()) if answers >= WORTH_A_PROCESS else 1))
@@ -111,9 +115,10 @@ def score_in_process(model: Transformer, inputs: Inputs, sampling: dict[str, Any
 def score_model(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[str, Any]:
     """Every score of a model, as plain numbers for JSON. `sampling` goes to `generate_answers`.
 
-    answers: AnswerLoss; listening: Listening; base_text: TextLoss by name; generated: see `generated_scores`; samples: each
-    answer with the places of its invented words and copies; times, the only entry in which two scorings of a model may
-    differ. Computed on one thread of the CPU, since two may round the same sum differently.
+    answers: AnswerLoss; listening: Listening; base_text: TextLoss by name; generated: see
+    `generated_scores`; samples: each answer with the places of its invented words and copies; times, the
+    only entry in which two scorings of a model may differ. Computed on one thread of the CPU, since two may
+    round the same sum differently.
     """
     with one_thread():
         started = time.monotonic()
@@ -161,8 +166,8 @@ def score_answers(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[s
 def compare(tuned: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """What two models' scores differ by.
 
-    answers: of the answer loss (`bootstrap`, None if there are too few conversations); forgetting: by base text;
-    listening: rise of the share of pairs in which answers fit their own questions.
+    answers: of the answer loss (`bootstrap`, None if there are too few conversations); forgetting: by base
+    text; listening: rise of the share of pairs in which answers fit their own questions.
     """
     pairs = [(s["answers"]["conversation_nats"], s["answers"]["conversation_tokens"]) for s in (base, tuned)]
     difference = bootstrap(pairs[0], {1: pairs[1]})

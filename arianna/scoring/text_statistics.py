@@ -103,7 +103,9 @@ def copy_source(texts: Sequence[str]) -> Source:
 
 
 def longest_copy(words: Sequence[Word], source: Source) -> int:
-    """Words of the longest stretch of a text that stands in one text of the source, word for word; 0 if under COPY."""
+    """Words of the longest stretch of a text that stands in one text of the source, word for word; 0 if
+    under COPY.
+    """
     began: dict[
         int, int
     ] = {}  # place of the last n-gram in the source: where in this text the stretch began that led there
@@ -132,7 +134,8 @@ def repeats(words: Sequence[Word], n: int) -> int:
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float | None:
-    """Different n-grams over all n-grams of the texts together, 0 to 1; None if they have none (Li et al. 2016, arXiv 1510.03055).
+    """Different n-grams over all n-grams of the texts together, 0 to 1; None if they have none (Li et al.
+    2016, arXiv 1510.03055).
 
     It falls with the amount of text, so that models are compared on as many texts of like length.
     """

@@ -1,4 +1,6 @@
-"""Commands that are printed to be pasted: quoted, as seen from where one stands, and only for files that are there."""
+"""Commands that are printed to be pasted: quoted, as seen from where one stands, and only for files that
+are there.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Command = tuple[str, str]  # what it does, what to type
 
 
 def next_commands(paths: Paths, better: bool) -> list[Command]:
-    """What to type after a run: compare, and then use the result if it is better, or train anew if it is not."""
+    """What to type after a run: compare, and then use the result if it is better, or train anew if it is
+    not.
+    """
     there = {name: path for name, path in paths.items() if path is not None and Path(path).exists()}
     found = [compare(there), *([chat(there), in_c(there), as_page(there)] if better else [train_anew(there)])]
     return [command for command in found if command is not None]
@@ -61,8 +65,8 @@ def as_page(paths: Mapping[str, str]) -> Command | None:
         return None
     page, report = (Path(paths["checkpoint"]).parent / name for name in ("arianna.html", "ft/report.json"))
     told = f" {flag('report', report)}" if report.is_file() else ""
-    command = f"python -m arianna.export {typed(page)} {flag('checkpoint', paths['checkpoint'])} --format=html{told}"
-    return "put it into one page for any browser", command
+    flags = f"{flag('checkpoint', paths['checkpoint'])} --format=html{told}"
+    return "put it into one page for any browser", f"python -m arianna.export {typed(page)} {flags}"
 
 
 def train_anew(paths: Mapping[str, str]) -> Command | None:
@@ -91,7 +95,9 @@ def flag(name: str, path: str | Path) -> str:
 
 
 def typed(path: str | Path) -> str:
-    """A path as it is to be typed here: as it was given, or relative where that is shorter, quoted for a shell."""
+    """A path as it is to be typed here: as it was given, or relative where that is shorter, quoted for a
+    shell.
+    """
     given = str(path)
     if Path(path).is_absolute():
         given = min(given, os.path.relpath(path), key=len)

@@ -1,4 +1,6 @@
-"""Text from models and files, with the characters spelled out that a terminal or a page would obey instead of showing."""
+"""Text from models and files, with the characters spelled out that a terminal or a page would obey instead
+of showing.
+"""
 
 from __future__ import annotations
 
@@ -25,5 +27,7 @@ SPELLED = {
 
 
 def visible(text: str) -> str:
-    r"""A text in which control characters, direction overrides and what nobody sees are spelled, such as \x1b or \u202e."""
+    r"""A text in which control characters, direction overrides and what nobody sees are spelled, such as
+    \x1b or \u202e.
+    """
     return text.translate(SPELLED)

@@ -226,7 +226,7 @@ def test_a_base_that_guesses_and_one_that_knows_the_answers_by_heart_are_told_of
     )
 
 
-def test_a_base_that_is_worse_than_guessing_is_told_that_the_text_is_foreign_to_it_and_not_that_it_is_untrained():
+def test_to_a_base_that_is_worse_than_guessing_the_text_is_foreign():
     assert "near ln" in verdict.about_base(8.4, 8.4, 4096), "new weights guess"
     told = verdict.about_base(15.58, 15.5, 4096, spelled=0.93)
     assert "15.58 nats on held-out answers are above ln 4096 = 8.32" in told and "untrained" not in told
@@ -275,7 +275,8 @@ def test_the_verdict_of_a_better_model_names_every_number_and_the_file():
     found = say()
     assert found.sentence == (
         "Better: held-out answers went from 4.00 to 3.20 nats (95%: -0.90 to -0.60); "
-        "it fits answers to questions in 77% of pairs, before 62%; 50% is chance; base text 3.00 to 3.02; invented words 1.2% to 0.9%. "
+        "it fits answers to questions in 77% of pairs, before 62%; 50% is chance; base text 3.00 to 3.02; "
+        "invented words 1.2% to 0.9%. "
         "Use out/ckpt_ft.pt (iteration 200)."
     )
     assert (found.word, found.use, found.reason, found.notes) == ("better", "out/ckpt_ft.pt", "", ())
@@ -341,7 +342,8 @@ def test_a_falling_held_out_loss_is_not_called_memorised_nor_one_that_rises_with
 def test_too_few_conversations_say_that_they_cannot_tell():
     found = say(interval=None, held_out=5)
     assert found.sentence.startswith(
-        "Cannot tell: held-out answers went from 4.00 to 3.20 nats (5 conversations are too few for an interval)"
+        "Cannot tell: held-out answers went from 4.00 to 3.20 nats (5 conversations are too few for an "
+        "interval)"
     )
 
 
@@ -359,7 +361,8 @@ def test_a_blend_is_named_with_what_it_is_blended_for():
         (
             0.62,
             (-0.1, 0.1),
-            "; but it listens no better: it fits answers to questions in 62% of pairs, before 62%; 50% is chance; ",
+            "; but it listens no better: it fits answers to questions in 62% of pairs, before 62%; 50% is "
+            "chance; ",
         ),
         (
             0.58,
@@ -369,7 +372,8 @@ def test_a_blend_is_named_with_what_it_is_blended_for():
         (
             0.66,
             (-0.01, 0.1),
-            "; whether it listens better is not sure: it fits answers to questions in 66% of pairs, before 62%; ",
+            "; whether it listens better is not sure: it fits answers to questions in 66% of pairs, before "
+            "62%; ",
         ),
         (0.66, None, "; whether it listens better is not sure: "),
     ],
@@ -663,7 +667,9 @@ def test_starts_are_counted_and_the_machine_is_the_one_that_trained(run, monkeyp
 
 
 def search_of(n: int = 14) -> dict:
-    """What arianna/search.py leaves: trials of which every third was stopped early, each better than the one before."""
+    """What arianna/search.py leaves: trials of which every third was stopped early, each better than the
+    one before.
+    """
     trials = [
         {"number": i, "seconds": 60.0 * (i + 1), "value": 4.0 - i / 100, "answers": 4.1, "forgetting": 0.05}
         for i in range(n)
@@ -684,7 +690,8 @@ def test_what_a_search_tried_has_its_section_with_a_dot_a_trial(run):
     facts = made(run, drawn=True)
     told = " ".join(page(run).text.split())
     for sentence in (
-        "14 trials in 15 minutes, 4 of them stopped early. The best one, number 13, reached 3.870 nats a token",
+        "14 trials in 15 minutes, 4 of them stopped early. The best one, number 13, reached 3.870 nats a "
+        "token",
         "On the same folds: gentle 4.000, best (no time for it), the base 4.200.",
         "0.330 nats a token; on the held-out conversations, which had no part in the search: 0.800.",
         "What counted most: learning_rate 70%, optimizer 30%.",
@@ -715,7 +722,10 @@ def test_what_readers_preferred_is_shown(run):
     (run / "preferences.jsonl").write_text(
         "".join(json.dumps({"question": "q", "preferred": c}) + "\n" for c in choices)
     )
-    sentence = "8 answers compared without names: tuned preferred in 5, base in 2, neither in 1 (71% for tuned, 95%: 36% to 92%)."
+    sentence = (
+        "8 answers compared without names: tuned preferred in 5, base in 2, neither in 1 "
+        "(71% for tuned, 95%: 36% to 92%)."
+    )
     assert made(run)["preferences"]["tuned"] == 5
     assert sentence in page(run).text and sentence in (run / "report.md").read_text()
 

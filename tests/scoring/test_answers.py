@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import TINY, build
 
+from arianna import generate
 from arianna.scoring import answers
 from arianna.scoring.answers import generate_answers
 from model import Transformer
@@ -22,7 +23,7 @@ class Scripted(Transformer):
         super().__init__(dataclasses.replace(TINY, max_seq_len=context))
         self.tokenizer, self.says, self.then, self.end, self.batches = tokenizer, says, then, end, []
 
-    def stream(self, prompts, max_new_tokens, stop, **sampling):
+    def script(self, prompts, max_new_tokens, stop, **sampling):
         self.batches.append((prompts, sampling))
         lengths = [len(p) for p in prompts]
         lines = []
@@ -37,6 +38,14 @@ class Scripted(Transformer):
 
 
 WORD = 300
+
+
+@pytest.fixture(autouse=True)
+def scripts_are_read(monkeypatch) -> None:
+    """A scripted model's tokens come from its script, all others' from their weights."""
+    real = generate.stream
+    spoken = lambda model, *a, **k: model.script(*a, **k) if isinstance(model, Scripted) else real(model, *a, **k)  # noqa: E731
+    monkeypatch.setattr(generate, "stream", spoken)
 
 
 def said(tokenizer, text: str, then: int, **how) -> answers.Answer:
@@ -109,8 +118,8 @@ def test_sampled_answers_are_the_same_twice_and_others_with_another_seed(tokeniz
 def test_a_question_that_is_too_long_keeps_its_end(tokenizer, monkeypatch):
     model = build()
     prompts = []
-    generate = answers.generate
-    monkeypatch.setattr(answers, "generate", lambda m, p, *a, **k: prompts.extend(p) or generate(m, p, *a, **k))
+    real = answers.generate
+    monkeypatch.setattr(answers, "generate", lambda m, p, *a, **k: prompts.extend(p) or real(m, p, *a, **k))
     (found,) = generate_answers(model, tokenizer, ["word " * 100 + "at last?"], samples_each=1)
     assert (
         prompts[0][0] == BOS

@@ -46,7 +46,9 @@ def test_the_bootstrap_says_the_same_twice():
 
 
 def test_the_difference_is_one_of_sums_and_the_lowest_is_taken():
-    """The second is worse on each short conversation and has the worse mean of means, but the lower loss a token."""
+    """The second is worse on each short conversation and has the worse mean of means, but the lower loss a
+    token.
+    """
     tokens = [10] * 4 + [40] * 4
     base, first, second = [30.0] * 4 + [120.0] * 4, [25.0] * 4 + [100.0] * 4, [35.0] * 4 + [88.0] * 4
     found = bootstrap.bootstrap((base, tokens), {100: (first, tokens), 200: (second, tokens)})
@@ -54,7 +56,9 @@ def test_the_difference_is_one_of_sums_and_the_lowest_is_taken():
 
 
 def test_the_choice_is_made_again_on_each_resample_and_scored_on_the_others():
-    """Twenty checkpoints of pure noise: the best seems better than the base, on conversations left out of the choice it is not."""
+    """Twenty checkpoints of pure noise: the best seems better than the base, on conversations left out of
+    the choice it is not.
+    """
     checkpoints = {step: conversations_of(0, 0.3, seed=step) for step in range(1, 21)}
     found = bootstrap.bootstrap(BASE, checkpoints)
     alone = bootstrap.bootstrap(BASE, {found.step: checkpoints[found.step]})

@@ -15,7 +15,9 @@ from arianna.system import config
 
 
 def furnish(folder: Path, tokenizer) -> dict[str, str]:
-    """Flags for a folder with 30 conversations, a base and a tuned model of a longer context, a text, and a word list."""
+    """Flags for a folder with 30 conversations, a base and a tuned model of a longer context, a text, and a
+    word list.
+    """
     folder.mkdir(exist_ok=True)
     lines = [
         json.dumps(

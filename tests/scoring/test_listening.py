@@ -34,7 +34,9 @@ def noise(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_model_that_ignores_questions_is_right_half_of_the_time(tokenizer):
-    """Also under a question that is too long, and where an answer is cut: the same tokens are scored on both sides."""
+    """Also under a question that is too long, and where an answer is cut: the same tokens are scored on
+    both sides.
+    """
     score = listening(Stub(lambda x, y: (y % 7).float()), [*ECHOES, LONG, TURNS, LONG_QUESTION], tokenizer)
     assert (score.share, score.low, score.high) == (0.5, 0.5, 0.5)
     assert (score.gain, score.gain_low, score.gain_high) == (0, 0, 0)

@@ -25,7 +25,8 @@ def test_choices_are_counted_and_equal_ones_do_not_enter_the_share(tmp_path):
         0.9285, abs=1e-4
     )
     assert preferences.sentence(found) == (
-        "9 answers compared without names: tuned preferred in 6, base in 2, neither in 1 (75% for tuned, 95%: 41% to 93%)."
+        "9 answers compared without names: tuned preferred in 6, base in 2, neither in 1 (75% for tuned, "
+        "95%: 41% to 93%)."
     )
 
 
