@@ -54,6 +54,8 @@ class Ending:
         """Try the average, train the final model, and leave the run's folder as a run of the trainer would."""
         self.winners = seeds = self.seeds_that_win()
         answers = self.all(self.finals(seeds))
+        if faults := [answer["diverged"] for answer in answers.values() if "diverged" in answer]:
+            raise OSError(f"the final training diverged: {faults[0]}")
         file = self.folder / "final" / "model.pt"
         files = tuple(str(self.weights("all", seed)) for seed in seeds)
         step = answers[f"all_{seeds[0]}"]["step"]

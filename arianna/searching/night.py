@@ -19,15 +19,16 @@ from arianna.searching.budget import END, Clock, Cost
 from arianna.searching.ending import Ending
 from arianna.searching.exploring import AtWork, Exploration
 from arianna.searching.job import Chosen, Job, Unit, Wanted
-from arianna.searching.space import EPOCHS, USUAL, Space
+from arianna.searching.space import BATCHES, EPOCHS, USUAL, Space
 from arianna.searching.workers import Pool
-from arianna.system import environment
+from arianna.system import environment, resources
 from arianna.system.config import UsageError
-from arianna.system.files import write_atomic
+from arianna.system.files import remove_leftovers, write_atomic
 from arianna.training import presets
 from arianna.training.devices import pick_device
 from arianna.training.run_folder import Log
 from arianna.training.settings import TrainConfig
+from model import Transformer
 from tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -54,7 +55,11 @@ def search(
     if results.is_finished(run):
         print(f"{run} is searched and trained; nothing to do", flush=True)
         return 0
+    if trainer.nproc > 1:
+        raise UsageError(f"nproc is {trainer.nproc}, but a search has workers of one process each; give --workers.")
     folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / "final"):
+        remove_leftovers(place)
     clock = Clock(wanted.hours, folder / "clock.json")
     base = open_model(trainer.base, trainer.max_seq_len)
     beginning.prepare_folds(conversations, tokenizer, trainer, base, folder)
@@ -63,7 +68,7 @@ def search(
     study = studies.open_study(wanted.storage, folder, beginning.facts(wanted, trainer, fixed, folder))
     log = Log(run)
     try:
-        workers = wanted.workers or usual_workers(trainer)
+        workers = workers_for(wanted.workers, trainer, base)
         job = Job(
             str(trainer.base),
             beginning.job_settings(trainer, Path(trainer.base_text_dir)),
@@ -102,14 +107,17 @@ class Night:
         chosen = recall(self.folder)
         if chosen is None:
             time_steps(self)
-            self.explore()
-            chosen = self.choose()
+            with studies.reachable(self.wanted.storage):
+                self.explore()
+                chosen = self.choose()
         self.space = Space(fixed=chosen.fixed)
         parts = (self.space, self.pool, self.clock, self.cost, self.job, self.folder, self.trainer, self.log)
         ending = Ending(chosen, *parts)
         self.log.say(f"training with the settings of trial {chosen.number}: {results.spelled(chosen.params)}")
         choice = ending.run()
         self.write(chosen, len(ending.winners))
+        for weights in (self.folder / "final").glob("*.pt"):
+            weights.unlink()  # the model is in the run's folder now
         base, used = choice.base.answer_loss, choice.used.answer_loss
         self.log.say(
             f"nats a token gained: {chosen.base - chosen.value:.4f} on the folds, "
@@ -125,8 +133,7 @@ class Night:
         usual["max_iters"] = max(1, round(usual["max_iters"] * self.cost.fold_rows / rows))
         self.cost.first_fold = self.cost.fold_seconds(usual)
         place = beginning.place_of(self.folder)
-        with studies.reachable(self.wanted.storage):
-            studies.bury(self.study, place)
+        studies.bury(self.study, place)
         self.plan(usual)
         parts = (
             self.study,
@@ -156,9 +163,11 @@ class Night:
                 f"and the training, export and report at the end {results.lasting(end)}; "
                 f"give at least --hours={up(least / 3600)}."
             )
-        self.space = Space(self.most_epochs(usual, seconds * workers / RANDOM), self.fixed)
+        most = self.study.user_attrs.get("most_epochs")  # of an earlier start, or of another machine
+        self.space = Space(most or self.most_epochs(usual, seconds * workers / RANDOM), self.fixed)
         for name in sorted(presets.PRESETS, key=lambda name: name != "best"):
-            self.line_up(name, seconds * workers / LARGEST)
+            self.line_up(name, seconds * workers / LARGEST, bounded=most is not None)
+        self.study.set_user_attr("most_epochs", self.space.most_epochs)
         known = f", {done} are done" if done else ""
         self.log.say(
             f"searching {results.lasting(seconds)} of {results.lasting(self.clock.total)} with {workers} "
@@ -167,22 +176,21 @@ class Night:
             f"{results.lasting(trial)} of a worker each; the rest is for training, export and report"
         )
 
-    def line_up(self, name: str, most_seconds: float) -> None:
-        """Make a preset one of the first trials, or say why it is left out."""
+    def line_up(self, name: str, most_seconds: float, bounded: bool) -> None:
+        """Make a preset one of the first trials, or say why it is left out. `bounded`: the space is settled."""
         settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
         settings["max_iters"] = max(1, round(settings["max_iters"] * self.cost.fold_rows / self.cost.rows))
-        takes = self.cost.trial_seconds(settings)
-        if takes > most_seconds and name != "best":
+        takes, params = self.cost.trial_seconds(settings), self.space.preset(name, self.cost.rows)
+        epochs = params.get("epochs", 0.0)
+        if name != "best" and (takes > most_seconds or (bounded and epochs > self.space.most_epochs)):
             self.left_out[name] = (
                 f"--preset={name} was not tried: it takes {results.lasting(takes)} of one worker, "
                 "more than a third of the time"
             )
             self.log.say(self.left_out[name])
             return
-        params = self.space.preset(name, self.cost.rows)
-        self.space = replace(self.space, most_epochs=max(self.space.most_epochs, params.get("epochs", 0.0)))
-        with studies.reachable(self.wanted.storage):
-            studies.line_up(self.study, name, params)
+        self.space = replace(self.space, most_epochs=max(self.space.most_epochs, epochs))
+        studies.line_up(self.study, name, params)
 
     def most_epochs(self, usual: dict[str, Any], seconds: float) -> float:
         """The most epochs that a trial may take; more is not drawn, for want of time."""
@@ -289,11 +297,19 @@ def up(hours: float) -> str:
 # ---- workers ----
 
 
-def usual_workers(trainer: TrainConfig) -> int:
-    """One for each core that this process may use; one where a GPU computes."""
-    if pick_device(trainer.device).type != "cpu":
+def workers_for(asked: int | None, trainer: TrainConfig, base: Transformer) -> int:
+    """How many processes: one where a GPU computes; else one for each core, as far as memory lasts, or as asked.
+
+    Raises ValueError if there is no memory for one, or for those that are asked for.
+    """
+    if asked is None and pick_device(trainer.device).type != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    args, parameters = base.args, sum(p.numel() for p in base.parameters())
+    numbers = max(BATCHES) * args.max_seq_len * args.n_layers * (16 * args.dim + 4 * args.hidden)
+    each, left = resources.bytes_in_memory(parameters, numbers), resources.memory_left()
+    resources.check_memory(each * (asked or 1))
+    return asked or (cores if left is None else max(1, min(cores, int(left) // each)))
 
 
 def worker_command(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -154,13 +155,20 @@ def reachable(url: str | None) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (OSError, UsageError):
-        raise
-    except Exception as error:
+    except storage_errors() as error:
         raise OSError(
             f"the search's storage{f' {url}' if url else ''} failed: {one_line(error)}. "
             "What it holds is kept; the same command goes on from here."
         ) from error
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What the storages raise whose packages are loaded, Optuna's own and a damaged journal's among it."""
+    found: list[type[Exception]] = [optuna.exceptions.OptunaError, json.JSONDecodeError]
+    for module, name in (("sqlalchemy.exc", "SQLAlchemyError"), ("redis.exceptions", "RedisError")):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
 
 
 # ---- trials ----
