@@ -3,8 +3,8 @@
     python arianna_ft.py --hours=8                # searches, trains with what it found, exports and reports
     python arianna_ft.py --hours=8 --storage=sqlite:////shared/night.db     # the same on several machines
 
-A worker (`python -m arianna.search --folder=out/ft/search`) is started by that command. It reads units of work,
-such as a run on a fold, a line each, and answers each with a line.
+A worker (`python -m arianna.search --folder=out/ft/search`) is started by that command. It asks the search's
+study for settings, tries them on folds of the conversations to train on, and tells the study what came of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before torch is imported: allocator and threads read their settings at the start
     from arianna.system import environment
 
-    environment.prepare()
+    environment.prepare(lasting=True)
 
 import importlib.util
 import math
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arianna.searching.job import Wanted
-from arianna.system import config
+from arianna.system import config, processes
 from arianna.system.config import UsageError
 
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ class WorkerConfig:
     """A worker's settings: all others stand in its job."""
 
     folder: str = "out/ft/search"  # the search's folder, which holds job.json and the folds
+    number: int = 0  # which of the workers this is
+    of: int = 1  # how many there are
 
 
 def check(hours: float) -> None:
-    """Raise UsageError for hours that cannot be, and where Optuna is missing. Imports neither torch nor Optuna."""
+    """Raise UsageError for hours that cannot be, and where Optuna is missing. Imports nothing large."""
     if not 0 < hours < math.inf:
         raise UsageError(f"hours is {hours:g}; it must be a number above 0.")
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -59,11 +61,11 @@ def search(
     tokenizer: Tokenizer,
     given: set[str] | None = None,
 ) -> int:
-    """Search settings on folds of the conversations to train on, and train with the best; returns the exit code.
+    """Search settings on folds of the conversations to train on, train with the best; returns the exit code.
 
-    The run's folder holds its data and base text already; then also what a run of the trainer leaves, and search.json.
-    `given`: settings of the trainer that the user typed; they are kept as they are. Raises UsageError, and OSError
-    where the machine fails: the same command goes on from there.
+    The run's folder holds its data and base text already; then what a run of the trainer leaves, too, and
+    search.json. `given`: settings of the trainer that the user typed; they are kept as they are.
+    Raises UsageError, and OSError where the machine fails: the same command goes on from there.
     """
     check(wanted.hours)
     from arianna.searching import night  # Optuna comes with it
@@ -75,9 +77,15 @@ def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(WorkerConfig, argv, __doc__)
     if not (Path(cfg.folder) / "job.json").is_file():
         raise UsageError(f"{cfg.folder} holds no search; arianna_ft.py --hours starts one, and its workers.")
-    from arianna.searching import workers
+    processes.watch_parent()
+    from arianna.searching import worker
 
-    return workers.serve(Path(cfg.folder), sys.stdin)
+    try:
+        worker.work(Path(cfg.folder), cfg.number, cfg.of)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

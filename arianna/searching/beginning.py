@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import uuid
 from collections.abc import Iterable
@@ -15,12 +16,26 @@ from arianna.formats import open_model
 from arianna.searching import folds
 from arianna.searching.budget import Cost
 from arianna.searching.job import Wanted
-from arianna.searching.space import USUAL
+from arianna.searching.space import BATCHES, USUAL
+from arianna.system import resources
 from arianna.system.files import sha256, write_atomic
+from arianna.training.devices import pick_device
 from arianna.training.settings import TrainConfig
 from arianna_data import Rows
 from model import Transformer
 from tokenizer import Tokenizer
+
+OWN = (
+    "out_dir",
+    "fresh",
+    "data_dir",
+    "tokenizer",
+    "patience",
+    "tensorboard",
+    "wandb",
+    "compile",
+    "warmup_iters",
+)
 
 
 def prepare_folds(
@@ -31,30 +46,29 @@ def prepare_folds(
     folder: Path,
 ) -> None:
     """Write the folds' shards from the conversations to train on."""
-    own = base.args.max_seq_len if trainer.max_seq_len is None else open_model(trainer.base).args.max_seq_len
-    folds.write_folds(folds.gathered(conversations), tokenizer, (base.args.max_seq_len, own), folder)
+    longest = base.args.max_seq_len
+    own = longest if trainer.max_seq_len is None else open_model(trainer.base).args.max_seq_len
+    folds.write_folds(folds.gathered(conversations), tokenizer, (longest, own), folder)
 
 
 def cost_of(trainer: TrainConfig, base: Transformer, folder: Path) -> Cost:
     shape = (base.args.max_seq_len, base.args.vocab_size)
     rows = Rows(folder / folds.ALL, "train", *shape)
-    texts = sorted(Path(trainer.base_text_dir).glob("val*.bin"))
+    texts = Path(trainer.base_text_dir).glob("val*.bin")
     return Cost(len(rows), float(rows.lengths.mean()), shape[0], sum(f.stat().st_size // 2 for f in texts))
 
 
 def fixed_settings(trainer: TrainConfig, given: set[str]) -> dict[str, Any]:
     """Of what is searched, the settings that the user gave: they are not searched."""
-    names = {"max_iters", *USUAL, "learning_rate"} & given
-    return {name: getattr(trainer, name) for name in sorted(names) if hasattr(trainer, name)}
+    return {name: getattr(trainer, name) for name in sorted({"max_iters", "learning_rate", *USUAL} & given)}
 
 
 def facts(wanted: Wanted, trainer: TrainConfig, fixed: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a trial's value depends on beside its settings, by the words of a sentence; the same on every machine."""
-    shards = sorted((folder / folds.ALL).glob("train*"))
-    digest = hashlib.sha256("".join(sha256(f) for f in shards).encode()).hexdigest()
+    """What a trial's value depends on beside its settings, as a sentence calls it; equal on every machine."""
+    shards = "".join(sha256(f) for f in sorted((folder / folds.ALL).glob("train*")))
     known = Path(trainer.base_text_dir) / "val_text.bin"
     return {
-        "conversations": digest,
+        "conversations": hashlib.sha256(shards.encode()).hexdigest(),
         "base": sha256(trainer.base),
         "base text": sha256(known) if known.exists() else None,
         "max_forgetting": wanted.max_forgetting,
@@ -63,22 +77,24 @@ def facts(wanted: Wanted, trainer: TrainConfig, fixed: dict[str, Any], folder: P
     }
 
 
-def job_settings(trainer: TrainConfig, base_text: Path) -> dict[str, Any]:
-    """The trainer's settings that all units share, without those that are a run's own."""
-    left_out = (
-        "out_dir",
-        "fresh",
-        "data_dir",
-        "tokenizer",
-        "patience",
-        "nproc",
-        "tensorboard",
-        "wandb",
-        "compile",
-        "warmup_iters",
-    )
-    kept = {name: value for name, value in asdict(trainer).items() if name not in left_out}
-    return {**kept, "base_text_dir": str(base_text)}
+def shared_settings(trainer: TrainConfig) -> dict[str, Any]:
+    """The trainer's settings that all runs of a search share, without those that are a run's own."""
+    return {name: value for name, value in asdict(trainer).items() if name not in OWN}
+
+
+def workers_for(asked: int | None, trainer: TrainConfig, base: Transformer) -> int:
+    """How many processes: as asked; else one where a GPU computes, or one a core, as far as memory lasts.
+
+    Raises ValueError if there is no memory for one, or for those that are asked for.
+    """
+    if asked is None and pick_device(trainer.device).type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    args, parameters = base.args, sum(p.numel() for p in base.parameters())
+    numbers = max(BATCHES) * args.max_seq_len * args.n_layers * (16 * args.dim + 4 * args.hidden)
+    each, left = resources.bytes_in_memory(parameters, numbers), resources.memory_left()
+    resources.check_memory(each * (asked or 1))
+    return asked or (cores if left is None else max(1, min(cores, int(left) // each)))
 
 
 def place_of(folder: Path) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arianna.searching import job
 from arianna.searching.folds import FOLDS
 from arianna.searching.space import STOPS
-from arianna.system.files import write_atomic
 from arianna.training.watchdog import clock
 
 KEPT_EVERY = 10.0  # seconds between two notes of the time spent
@@ -23,7 +22,7 @@ ENDS = (
     (3, 3),
     (2, 3),
     (1, 0),
-)  # seeds of the final model, and folds on which their average is tried
+)  # seeds of the final model, and folds to try their average on
 TEACHER = 1.4  # times the work of a row that is replayed: the base's predictions are computed too
 CONTRAST = 3.0  # times the work of a row whose answer is also put under its own and another's question
 SCORING = 1 / 3  # of the work of training on a token
@@ -33,11 +32,9 @@ class Clock:
     """Seconds of a search, its earlier starts among them. Time that the machine sleeps is spent, too."""
 
     def __init__(self, hours: float, path: Path):
+        kept = job.get(path) or {}
         self.total, self.path, self.started = 3600 * hours, path, clock()
-        try:
-            self.before = float(json.loads(path.read_bytes())["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self.before = 0.0
+        self.before = kept["seconds"] if isinstance(kept.get("seconds"), float) else 0.0
         self.kept = self.started
 
     @property
@@ -51,7 +48,7 @@ class Clock:
     def keep(self, now: bool = False) -> None:
         """Note the time spent, for a start that goes on."""
         if now or clock() - self.kept > KEPT_EVERY:
-            write_atomic(self.path, json.dumps({"seconds": self.spent}).encode())
+            job.put(self.path, {"seconds": self.spent})
             self.kept = clock()
 
 
@@ -63,11 +60,8 @@ class Cost:
     row_tokens: float  # of one of them, on average
     context: int
     text_tokens: int  # of the base text that is scored
-    work_done: float = 0.0
+    work_done: float = 0.0  # in tokens trained
     seconds: float = 0.0
-    folds_done: int = 0
-    fold_seconds_done: float = 0.0
-    first_fold: float = 0.0  # seconds of a fold, as foreseen before the first was done
 
     @property
     def fold_rows(self) -> int:
@@ -75,49 +69,37 @@ class Cost:
         return round(self.rows * (FOLDS - 1) / FOLDS)
 
     def step_work(self, settings: Mapping[str, Any]) -> float:
-        """Work of an iteration, in tokens trained."""
-        size, replay = settings["batch_size"], settings["replay"]
-        contrast = CONTRAST if settings["question_contrast"] else 1.0
-        return size * ((1 - replay) * self.row_tokens * contrast + replay * self.context * TEACHER)
-
-    @property
-    def score_work(self) -> float:
-        """Work of scoring a fold's held-out answers and the base text."""
-        return SCORING * (self.rows * self.row_tokens / FOLDS + self.text_tokens)
+        """Work of an iteration."""
+        replay, contrast = settings["replay"], CONTRAST if settings["question_contrast"] else 1.0
+        own, again = (1 - replay) * self.row_tokens * contrast, replay * self.context * TEACHER
+        return settings["batch_size"] * (own + again)
 
     def fold_work(self, settings: Mapping[str, Any]) -> float:
-        return settings["max_iters"] * self.step_work(settings) + (len(STOPS) + 1) * self.score_work
+        """Work of a run on a fold, its scores included."""
+        score = SCORING * (self.rows * self.row_tokens / FOLDS + self.text_tokens)
+        return settings["max_iters"] * self.step_work(settings) + (len(STOPS) + 1) * score
 
     def learn(self, work: float, seconds: float) -> None:
-        """Take what some work took into account; what was timed at first soon counts little."""
+        """Take into account what some work took."""
         self.work_done, self.seconds = self.work_done + work, self.seconds + seconds
-
-    def learn_fold(self, work: float, seconds: float) -> None:
-        self.learn(work, seconds)
-        self.folds_done, self.fold_seconds_done = self.folds_done + 1, self.fold_seconds_done + seconds
-
-    @property
-    def seconds_a_fold(self) -> float:
-        """Seconds of a fold, on average so far."""
-        return (self.first_fold + self.fold_seconds_done) / (1 + self.folds_done)
 
     def of(self, work: float) -> float:
         """Seconds of so much work."""
         return work * self.seconds / self.work_done
 
-    def fold_seconds(self, settings: Mapping[str, Any]) -> float:
-        return self.of(self.fold_work(settings))
-
     def trial_seconds(self, settings: Mapping[str, Any]) -> float:
-        """Seconds of one worker that a whole trial takes."""
-        return FOLDS * self.fold_seconds(settings)
+        """Seconds of a worker for a whole trial; the settings are those of a fold."""
+        return FOLDS * self.of(self.fold_work(settings))
+
+    def final_seconds(self, settings: Mapping[str, Any]) -> float:
+        """Seconds of a run on all conversations; the settings are those of a fold."""
+        return self.of(settings["max_iters"] * self.step_work(settings) * FOLDS / (FOLDS - 1))
 
     def end_seconds(self, settings: Mapping[str, Any], seeds: int, folds: int, workers: int) -> float:
-        """Seconds from the last trial to the end: seeds and their averages on folds, final runs, export, report."""
-        tried = math.ceil(seeds * folds / workers) * self.fold_seconds(settings)
-        tried += math.ceil(folds / workers) * self.of(self.score_work)
-        whole = settings["max_iters"] * self.step_work(settings) * FOLDS / (FOLDS - 1)
-        return tried + math.ceil(seeds / workers) * self.of(whole) + self.of(REPORT)
+        """Seconds from the last trial to the end: seeds on folds, final runs, export, report."""
+        work = seeds * folds * self.trial_seconds(settings) / FOLDS + seeds * self.final_seconds(settings)
+        longest = self.final_seconds(settings) if seeds else 0.0
+        return max(longest, math.ceil(work / workers)) + self.of(REPORT)
 
     def end_that_fits(self, settings: Mapping[str, Any], workers: int, seconds: float) -> tuple[int, int]:
         """Seeds and folds of the longest end that fits into so many seconds; of the shortest if none does."""

@@ -1,6 +1,6 @@
-"""Conversations to train on, parted for a search by the keys that the split goes by: each fold is held out once.
+"""Conversations to train on, parted for a search by the split's keys: each fold is held out once.
 
-The conversations that the split holds out come nowhere near: all that is written here is of the training side.
+The conversations that the split holds out come nowhere near: all that is written is of the training side.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def fold_of(
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Those to train on and those held out by a fold, each in the order given.
 
-    The keys are ranked by their SHA-256, and a fold holds out as many of them as `keys_a_fold` says, from rank
+    The keys are ranked by their SHA-256, and a fold holds out as many as `keys_a_fold` says, from rank
     fold * keys_a_fold on. Conversations of one key stay together.
     """
     ranks = {name: rank for rank, name in enumerate(sorted({key(c) for c in conversations}, key=digest))}
@@ -49,7 +49,7 @@ def gathered(conversations: Iterable[Conversation], most: int = MOST) -> list[Co
 def write_folds(
     conversations: Sequence[Conversation], tokenizer: Tokenizer, contexts: tuple[int, int], folder: Path
 ) -> None:
-    """Write the shards of each fold (train.bin, val.bin, masks), and of all conversations (train.bin and its mask)."""
+    """Write the shards of each fold (train.bin, val.bin, masks), and of all conversations (train.bin)."""
     keys = len({key(c) for c in conversations})
     for fold in range(FOLDS):
         halves = fold_of(conversations, fold, keys / FOLDS)

@@ -1,9 +1,13 @@
-"""What a search's command and its workers tell each other. Standard library only."""
+"""What a search's command and its workers tell each other, as JSON in its folder. Standard library only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from arianna.system.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -18,41 +22,53 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Job:
-    """What all units of a search share; written to job.json by the command that starts the workers."""
+    """All that a worker knows: nothing in it leads to the conversations that are held out for the verdict."""
 
     base: str
     trainer: dict[str, Any]  # of TrainConfig; a unit's settings and folders win over it
     max_forgetting: float
-    folds: str  # folder of the folds' shards
+    storage: str | None
+    facts: dict[str, Any]  # that the study must agree with
+    fixed: dict[str, Any]  # settings that are not searched
+    cost: dict[str, Any]  # fields of Cost
+    place: str  # the name of this search among those at its study
+    until: float  # the time at which the last trial must have ended, as time.time() tells it
+    longest: float  # seconds that a trial may take
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What a worker is asked to do."""
+    """A run of the end: training with a seed up to a stop, whose weights are kept."""
 
-    data: str  # a folder within the job's: a fold, or all conversations
-    settings: dict[str, Any] = field(default_factory=dict)  # of TrainConfig
-    seed: int = 1337
+    data: str  # a folder of the search's: a fold, or all conversations
+    settings: dict[str, Any]  # of TrainConfig
+    seed: int
     stop: int | None = None  # end after so many iterations and score there alone; None: score at every stop
-    keep: str | None = None  # a file for the weights at the end
-    files: tuple[str, ...] = ()  # weights to average and score instead of training
-    timed: bool = False  # only time a few steps
-
-
-def from_line(told: dict[str, Any]) -> Unit:
-    """A unit that came as JSON, which has lists where we have tuples."""
-    return Unit(**{**told, "files": tuple(told["files"])})
+    keep: str | None = None
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search has chosen, and how its end goes; kept in chosen.json, so that it is chosen once."""
+    """What a search has chosen, and how its end goes; kept, so that it is chosen once."""
 
     number: int
     params: dict[str, Any]
-    fixed: dict[str, Any]  # settings that were not searched
+    fixed: dict[str, Any]
     value: float  # mean loss of held-out answers over the folds, as the guard leaves them
     base: float  # the base's on the same folds
     stop: float  # share of the iterations that are taken
     seeds: int
     folds: int  # on which averages are tried
+
+
+def put(path: Path, value: Any) -> None:
+    write_atomic(path, json.dumps(value if isinstance(value, dict) else asdict(value)).encode())
+
+
+def get(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None if there is none."""
+    try:
+        kept = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) else None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from arianna.searching import job as jobs
 from arianna.searching import study as studies
 from arianna.searching.folds import FOLDS
 from arianna.searching.job import Chosen
 from arianna.system.files import write_atomic
 from arianna.training import presets
-
-if TYPE_CHECKING:
-    import optuna
-    from optuna.trial import FrozenTrial
 
 NAME = "search.json"
 FEWEST = 10  # complete trials, to say which settings mattered
@@ -24,82 +23,51 @@ FEWEST = 10  # complete trials, to say which settings mattered
 
 def is_finished(run: Path) -> bool:
     """Whether a run's folder holds a search whose final model is there."""
-    try:
-        kept = json.loads((run / NAME).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(kept, dict) and kept.get("finished") is True and (run / "choice.json").is_file()
+    return bool((jobs.get(run / NAME) or {}).get("finished")) and (run / "choice.json").is_file()
 
 
 def write(
     run: Path, study: optuna.Study, facts: Mapping[str, Any], chosen: Chosen | None = None, seeds: int = 0
 ) -> None:
-    """Write search.json as things stand. `seeds`: of the final model, once it is there."""
-    trials = [entry(t) for t in studies.trials_of(study, *studies.DONE) if studies.told(t)]
-    told: dict[str, Any] = {
-        **facts,
-        "finished": seeds > 0,
-        "folds": FOLDS,
-        "trials": trials,
-        "base": {"answers": next((t["base"] for t in trials if t["base"] is not None), None)},
-        "presets": {name: of_preset(trials, name) for name in presets.PRESETS},
+    """Write search.json as things stand. `seeds`: those in the final model, once it is there."""
+    trials = [entry(t, facts["began"]) for t in studies.trials_of(study, *studies.DONE) if studies.told(t)]
+    complete = [t for t in trials if t["state"] == "complete"]
+    values = {
+        name: next((t["value"] for t in complete if t["preset"] == name), None) for name in presets.PRESETS
+    }
+    found = {**facts, "finished": seeds > 0, "folds": FOLDS, "trials": trials, "presets": values}
+    found |= {
+        "base": {"answers": complete[0]["base"] if complete else None},
         "importances": importances(study),
     }
     if chosen is not None:
-        told["chosen"] = {
-            "number": chosen.number,
-            "params": chosen.params,
-            "value": chosen.value,
-            "seeds": seeds,
-            "soup": seeds > 1,
-            "stop": chosen.stop,
-        }
-        told["expected_gain"] = chosen.base - chosen.value
-    write_atomic(run / NAME, json.dumps(told, indent=1, allow_nan=False).encode())
+        told = {"number": chosen.number, "params": chosen.params, "value": chosen.value, "stop": chosen.stop}
+        found["chosen"] = {**told, "seeds": seeds, "soup": seeds > 1}
+        found["expected_gain"] = chosen.base - chosen.value
+    write_atomic(run / NAME, json.dumps(found, indent=1, allow_nan=False).encode())
 
 
-def entry(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as the report reads it. `value`: the mean loss of the folds' answers, as the guard leaves them."""
+def entry(trial: FrozenTrial, began: float) -> dict[str, Any]:
+    """A trial as the report reads it. `value`: mean loss of the folds' answers, as the guard leaves them."""
     kept, state = studies.told(trial), trial.state.name.lower()
-    value = kept["base"] + trial.value if state == "complete" and kept["base"] is not None else None
-    names = ("answers", "base", "forgetting", "seen", "settings", "stop")
-    told = {
-        "seconds": kept["at"],
-        "worker_seconds": kept["worker_seconds"],
-        **{name: kept[name] for name in names},
-    }
-    return {
-        "number": trial.number,
-        "value": value,
-        "state": state,
-        "params": trial.params,
-        "preset": trial.user_attrs.get("preset"),
-        **told,
-    }
-
-
-def of_preset(trials: list[dict[str, Any]], name: str) -> float | None:
-    """A preset's value; where it was given up, its mean over the folds that it saw is in its entry."""
-    return next((t["value"] for t in trials if t["preset"] == name), None)
+    value = kept["base"] + trial.value if trial.state == TrialState.COMPLETE else None
+    told = {"number": trial.number, "value": value, "state": state, "params": trial.params}
+    times = {"seconds": kept["time"] - began, "worker_seconds": kept["seconds"]}
+    rest = {name: kept[name] for name in ("answers", "base", "forgetting", "seen", "settings", "stop")}
+    return {**told, **times, "preset": trial.user_attrs.get("preset"), **rest}
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each setting mattered, by PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255); {} of few trials."""
-    import optuna
-
-    complete = studies.trials_of(study, optuna.trial.TrialState.COMPLETE)
-    if len(complete) < FEWEST:
+    """How much each setting mattered, by PED-ANOVA (Watanabe et al. 2023, 2304.10255); {} of few trials."""
+    if len(studies.trials_of(study, TrialState.COMPLETE)) < FEWEST:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
+    with studies.quiet():
         try:
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
-            return {
-                name: float(share)
-                for name, share in optuna.importance.get_param_importances(study, evaluator=evaluator).items()
-            }
+            shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
         except (ValueError, RuntimeError):  # all values are equal, say
             return {}
+    return {name: float(share) for name, share in shares.items()}
 
 
 def spelled(params: Mapping[str, Any]) -> str:
@@ -112,7 +80,6 @@ def spelled(params: Mapping[str, Any]) -> str:
 
 def lasting(seconds: float) -> str:
     """A time as people say it."""
-    seconds = max(0.0, seconds)
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{max(0.0, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

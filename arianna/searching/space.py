@@ -1,4 +1,4 @@
-"""The settings that a search may change, their bounds, and how a trial's parameters become a trainer's settings.
+"""The settings that a search may change, their bounds, and how a trial's parameters become a trainer's.
 
 Standard library only: a trial is anything with Optuna's suggest_float and suggest_categorical.
 """
@@ -17,6 +17,10 @@ BATCHES = (4, 8, 16, 32)
 REPLAY = (0.0, 0.75)  # beyond three quarters most of the time goes to what the base knows
 DECAY = (0.01, 1.0)
 CONTRASTS = (0.0, 0.1, 0.5)
+CHOICES = {
+    **{"batch_size": BATCHES, "loss_on": ("all", "answers"), "schedule": ("cosine", "wsd")},
+    **{"optimizer": ("adamw", "muon"), "question_contrast": CONTRASTS},
+}
 SEARCHED = (
     "learning_rate",
     "epochs",
@@ -39,37 +43,44 @@ FEWEST = 5  # iterations of a run: fewer have no stops between
 
 @dataclass(frozen=True)
 class Space:
-    """What a search may try: a bound that follows from its time, and what is fixed (by names of TrainConfig)."""
+    """What a search may try. `rows`: of all conversations to train on; `fixed`: by names of TrainConfig."""
 
-    most_epochs: float = EPOCHS[1]
+    rows: int
     fixed: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def names(self) -> list[str]:
+        """The parameters that are searched."""
+        given = {*self.fixed, *(["epochs"] if "max_iters" in self.fixed else [])}
+        return [name for name in SEARCHED if name not in given]
+
     def suggest(self, trial: Any) -> dict[str, Any]:
-        """The parameters of a trial, those that are fixed left out."""
-        floats = {"learning_rate": (*RATES, True), "epochs": (EPOCHS[0], self.most_epochs, True)}
+        """The parameters of a trial."""
+        most = max(EPOCHS[1], *(self.epochs(preset) for preset in presets.PRESETS.values()))
+        floats = {"learning_rate": (*RATES, True), "epochs": (EPOCHS[0], most, True)}
         floats |= {"replay": (*REPLAY, False), "weight_decay": (*DECAY, True)}
-        choices = {"batch_size": BATCHES, "loss_on": ("all", "answers"), "schedule": ("cosine", "wsd")}
-        choices |= {"optimizer": ("adamw", "muon"), "question_contrast": CONTRASTS}
         params: dict[str, Any] = {}
-        for name in SEARCHED:
-            if name in self.fixed or (name == "epochs" and "max_iters" in self.fixed):
-                continue
+        for name in self.names:
             if name in floats:
                 low, high, log = floats[name]
                 params[name] = trial.suggest_float(name, low, high, log=log)
             else:
-                params[name] = trial.suggest_categorical(name, choices[name])
+                params[name] = trial.suggest_categorical(name, CHOICES[name])
         return params
 
-    def preset(self, name: str, rows: int) -> dict[str, Any]:
-        """The parameters by which a preset becomes a trial. `rows`: of all conversations to train on."""
-        settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
+    def epochs(self, settings: Mapping[str, Any]) -> float:
+        """Epochs of the conversations that a run with these settings takes."""
+        settings = {**USUAL, **settings}
         taken = settings["max_iters"] * settings["batch_size"] * (1 - settings["replay"])
-        params = {**settings, "epochs": max(EPOCHS[0], taken / rows)}
+        return max(EPOCHS[0], taken / self.rows)
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The parameters by which a preset becomes a trial."""
+        settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
         return {
-            name: params[name]
-            for name in SEARCHED
-            if name not in self.fixed and not (name == "epochs" and "max_iters" in self.fixed)
+            name: value
+            for name, value in {**settings, "epochs": self.epochs(settings)}.items()
+            if name in self.names
         }
 
     def settings(self, params: Mapping[str, Any], rows: int) -> dict[str, Any]:

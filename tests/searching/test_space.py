@@ -25,8 +25,8 @@ class Drawn:
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("rows", [154, 1000, 40_000])
 def test_a_preset_becomes_a_trial_and_its_own_settings_again(name, rows):
-    space = Space(most_epochs=500.0)
-    params = space.preset(name, rows)
+    space = Space(rows)
+    params = space.preset(name)
     settings = space.settings(params, rows)
     assert set(params) == set(SEARCHED)
     wanted = {key: value for key, value in PRESETS[name].items() if key not in ("max_iters", "eval_interval")}
@@ -39,7 +39,7 @@ def test_a_preset_becomes_a_trial_and_its_own_settings_again(name, rows):
 
 @pytest.mark.parametrize("highest", [False, True])
 def test_every_draw_is_a_run_of_at_least_five_iterations(highest):
-    space = Space(most_epochs=3.0)
+    space = Space(20)
     settings = space.settings(space.suggest(Drawn(highest)), rows=20)
     cfg = TrainConfig(base_text_dir="text", **settings)
     assert (
@@ -50,17 +50,18 @@ def test_every_draw_is_a_run_of_at_least_five_iterations(highest):
 
 
 def test_what_the_user_gave_is_neither_drawn_nor_changed():
-    space, trial = Space(fixed={"loss_on": "answers", "max_iters": 7}), Drawn(highest=True)
+    space, trial = Space(100, {"loss_on": "answers", "max_iters": 7}), Drawn(highest=True)
     params = space.suggest(trial)
     assert "loss_on" not in trial.asked and "epochs" not in trial.asked
     settings = space.settings(params, rows=100)
     assert settings["loss_on"] == "answers" and settings["max_iters"] == 7
-    assert not {"loss_on", "epochs"} & set(space.preset("best", 100))
+    assert not {"loss_on", "epochs"} & set(space.preset("best"))
 
 
-def test_epochs_are_bounded_by_what_fits_into_the_time():
+@pytest.mark.parametrize("rows", [20, 154, 40_000])
+def test_the_presets_are_within_what_is_drawn(rows):
     trial = Drawn(highest=True)
-    assert Space(most_epochs=3.5).suggest(trial)["epochs"] == 3.5 and trial.asked["epochs"] == (
-        EPOCHS[0],
-        3.5,
-    )
+    highest = Space(rows).suggest(trial)["epochs"]
+    for name in PRESETS:
+        assert EPOCHS[0] <= Space(rows).preset(name)["epochs"] <= highest
+    assert trial.asked["epochs"][0] == EPOCHS[0]
