@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from inspect import unwrap
-
 import torch
 
 from arianna.ops import all_finite
@@ -15,17 +13,7 @@ MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al.: steep at 0, and no further from 1 than needed
 
 
-class AdamW(torch.optim.AdamW):
-    """torch's. The methods below come without what would import torch's compiler, two seconds of each start, to hold it off them."""
-
-    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
-    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
-    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
-    state_dict = unwrap(torch.optim.AdamW.state_dict)
-    load_state_dict = unwrap(torch.optim.AdamW.load_state_dict)
-
-
-class Muon(AdamW):
+class Muon(torch.optim.AdamW):
     """Muon for groups marked "muon", AdamW for the others (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
     As torch.optim.Muon with its defaults, but the matrices of one shape are orthogonalised together, in 40% of the time.
@@ -71,7 +59,7 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
     return x if wide else x.mT
 
 
-def make_optimizer(model: Transformer, cfg: TrainConfig) -> AdamW:
+def make_optimizer(model: Transformer, cfg: TrainConfig) -> torch.optim.AdamW:
     """AdamW with llama2.c's groups (matrices decay, norms do not), or Muon for the layers' matrices and AdamW for the rest."""
     muon = cfg.optimizer_name == "muon"
     named = list(model.named_parameters())
@@ -83,10 +71,10 @@ def make_optimizer(model: Transformer, cfg: TrainConfig) -> AdamW:
     ]
     if not muon:
         groups = [{k: v for k, v in group.items() if k != "muon"} for group in groups]  # as llama2.c's files have them
-    return (Muon if muon else AdamW)(groups, lr=cfg.peak, betas=(cfg.beta1, cfg.beta2), fused=True)
+    return (Muon if muon else torch.optim.AdamW)(groups, lr=cfg.peak, betas=(cfg.beta1, cfg.beta2), fused=True)
 
 
-def load_moments(optimizer: AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
+def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
     """Give an optimizer what it had gathered by parameter; its settings stay those of the run. Raises ValueError if it does not fit."""
     state = optimizer.state_dict()
     muon = [group.get("muon", False) for group in optimizer.param_groups for _ in group["params"]]

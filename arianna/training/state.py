@@ -16,7 +16,7 @@ import torch
 
 from arianna import formats
 from arianna.formats import checkpoint
-from arianna.training.optimizer import AdamW, load_moments, make_optimizer
+from arianna.training.optimizer import load_moments, make_optimizer
 from arianna.training.run_folder import RUN_FORMAT, Refused, check_same_run, latest_state
 from arianna.training.settings import FREE, TrainConfig
 from model import ModelArgs, Transformer
@@ -27,7 +27,7 @@ class State:
     """A run at a step: all that the steps after it depend on."""
 
     model: Transformer
-    optimizer: AdamW
+    optimizer: torch.optim.AdamW
     step: int = 0
     best_loss: float = math.inf
     best_step: int = -1

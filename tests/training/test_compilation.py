@@ -34,7 +34,7 @@ def compiler(monkeypatch):
     return compile
 
 
-def state_of(folder) -> dict:
+def run_entry(folder) -> dict:
     return checkpoint.load(folder / "run/ckpt.pt")["run"]
 
 
@@ -63,7 +63,7 @@ def test_what_was_settled_is_kept_and_the_run_goes_on_so(tmp_path, compiler, mon
     monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 0)
     cfg = settings_for(tmp_path, max_iters=4, eval_interval=2)
     train(cfg)
-    assert state_of(tmp_path)["compiled"] is True and compiler.asked
+    assert run_entry(tmp_path)["compiled"] is True and compiler.asked
     run = tmp_path / "run"
     (run / "ckpt_prev.pt").replace(run / "ckpt.pt")
     monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 1e30)
@@ -74,7 +74,7 @@ def test_what_was_settled_is_kept_and_the_run_goes_on_so(tmp_path, compiler, mon
 def test_a_run_does_not_go_on_otherwise_than_it_began(tmp_path, compiler):
     cfg = settings_for(tmp_path, max_iters=4, eval_interval=2)
     train(cfg)
-    assert state_of(tmp_path)["compiled"] is False
+    assert run_entry(tmp_path)["compiled"] is False
     (tmp_path / "run/ckpt_prev.pt").replace(tmp_path / "run/ckpt.pt")
     with pytest.raises(config.UsageError, match="began without compiling and goes on so only.*--fresh"):
         train(dataclasses.replace(cfg, compile=True))
@@ -87,7 +87,7 @@ def test_where_compiling_fails_the_steps_are_plain_and_a_line_says_so(tmp_path, 
     cfg = settings_for(tmp_path, max_iters=2)
     train(cfg)
     assert "compiling fails (RuntimeError: no compiler): the steps are as they are without" in capsys.readouterr().out
-    assert state_of(tmp_path)["compiled"] is False
+    assert run_entry(tmp_path)["compiled"] is False
     train(dataclasses.replace(cfg, compile=False, out_dir=str(tmp_path / "plain")))
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "plain"))
 
