@@ -1,4 +1,4 @@
-"""Whether a run's steps are compiled: settled before its first step and kept with its state, since it changes the last digits."""
+"""The decision whether a run's steps are compiled, made before its first step and kept with its state: the two differ in the last bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arianna.ops import QUERY_ROWS
 from arianna.system.config import UsageError
-from arianna.training.devices import Precision, Team
+from arianna.training.devices import Precision, ProcessGroup
 from arianna_data import Task
 from model import Transformer, TransformerBlock
 
@@ -34,7 +34,7 @@ def choose(
     tokens: int,
     task: Task,
     precision: Precision,
-    team: Team,
+    group: ProcessGroup,
     say: Callable[[str], None],
 ) -> tuple[Callable, bool]:
     """The forward pass of the steps, and whether it is compiled.
@@ -48,13 +48,13 @@ def choose(
     settled = asked if before is None else before
     if not (worth_it(tokens, precision, task.rows.has_masks) if settled is None else settled):
         return model, False
-    forward, failure = compiled(model, task, precision, team)
+    forward, failure = compiled(model, task, precision, group)
     if not failure:
         return forward, True
     if settled:
-        began = "the run began with compiled steps, but here" if before else "--compile was given, but"
-        raise UsageError(f"{began} compiling fails ({failure}). Install a compiler, or begin with --fresh --compile=no.")
-    say(f"compiling fails ({failure}): the steps are as they are without")
+        began = "the run began with compiled steps, but" if before else "--compile was given, but"
+        raise UsageError(f"{began} torch.compile failed ({failure}). Install a compiler, or begin with --fresh --compile=no.")
+    say(f"torch.compile failed ({failure}): continuing without it")
     return model, False
 
 
@@ -72,20 +72,20 @@ def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"))
 
 
-def compiled(model: Transformer, task: Task, precision: Precision, team: Team) -> tuple[Callable, str]:
+def compiled(model: Transformer, task: Task, precision: Precision, group: ProcessGroup) -> tuple[Callable, str]:
     """The forward pass, compiled and tried, and why that failed in some process, if it did."""
     varied, failure = task.rows.has_masks, ""
     forward = with_compiled_layers(model) if varied else torch.compile(model, mode=mode_for(task, precision))
     longest = model.args.max_seq_len
     try:
         for length in [*range(QUERY_ROWS, longest, QUERY_ROWS), longest] if varied else [longest]:  # for each a graph is made
-            x = team.share(torch.zeros(task.batch_size, length, dtype=torch.long)).to(precision.device)
+            x = group.shard(torch.zeros(task.batch_size, length, dtype=torch.long)).to(precision.device)
             with precision():
                 forward(x, x, x.numel()).backward()
     except Exception as error:  # there is no list of what a compiler can raise
         failure = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
     model.zero_grad(set_to_none=True)
-    anywhere = team.any(bool(failure))
+    anywhere = group.any(bool(failure))
     return forward, failure or ("in another process" if anywhere else "")
 
 

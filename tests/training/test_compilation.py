@@ -86,7 +86,7 @@ def test_where_compiling_fails_the_steps_are_plain_and_a_line_says_so(tmp_path, 
     compiler.works = 0
     cfg = settings_for(tmp_path, max_iters=2)
     train(cfg)
-    assert "compiling fails (RuntimeError: no compiler): the steps are as they are without" in capsys.readouterr().out
+    assert "torch.compile failed (RuntimeError: no compiler): continuing without it" in capsys.readouterr().out
     assert run_entry(tmp_path)["compiled"] is False
     train(dataclasses.replace(cfg, compile=False, out_dir=str(tmp_path / "plain")))
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "plain"))
@@ -95,13 +95,13 @@ def test_where_compiling_fails_the_steps_are_plain_and_a_line_says_so(tmp_path, 
 def test_what_was_asked_for_or_begun_and_fails_is_refused(tmp_path, compiler):
     cfg = settings_for(tmp_path, max_iters=4, eval_interval=2, compile=True)
     compiler.works = 0
-    with pytest.raises(config.UsageError, match="--compile was given, but compiling fails .RuntimeError: no compiler"):
+    with pytest.raises(config.UsageError, match="--compile was given, but torch.compile failed .RuntimeError: no compiler"):
         train(cfg)
     compiler.works = 99
     train(cfg)
     (tmp_path / "run/ckpt_prev.pt").replace(tmp_path / "run/ckpt.pt")
     compiler.works = 0
-    with pytest.raises(config.UsageError, match="began with compiled steps, but here compiling fails"):
+    with pytest.raises(config.UsageError, match="began with compiled steps, but torch.compile failed"):
         train(dataclasses.replace(cfg, compile=None))
 
 
