@@ -90,9 +90,10 @@ SHORT: dict[str, dict[str, Any]] = {  # half of the rows replayed
     for rows in sizes
     for loss_on in ("all", "answers")
 }
+DEFAULT, BEST = "the default", "--preset=best"
 FINALS: dict[str, dict[str, Any]] = {
-    presets.DEFAULT: {"max_iters": 1000, "eval_interval": 100},
-    presets.BEST: presets.PRESETS["best"],
+    DEFAULT: {"max_iters": 1000, "eval_interval": 100},
+    BEST: presets.PRESETS["best"],
 }
 FINALS |= {f"{name}, Q: and A: trained": settings | BEFORE for name, settings in FINALS.items()}
 SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the peak after a share of the steps behind the warm-up
