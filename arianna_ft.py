@@ -68,7 +68,7 @@ class PipelineConfig:
     out_dir: str = "out"  # folder for all that is written
     max_forgetting: float = 0.10  # rise of the loss on base text that is allowed, nats a token; beyond it weights are blended
     blend: float | None = None  # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
-    preset: Literal["asked", "best"] = "asked"  # best: what docs/defaults.md found best; flags given beside it win over it
+    preset: Literal["gentle", "best"] = "gentle"  # best: what docs/defaults.md found best; flags given beside it win over it
     fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
     report: bool = True  # score base and result by what they write, and make the morning report (a minute or two)
     dry_run: bool = False  # check everything, time a step, write nothing
@@ -213,7 +213,7 @@ def hashes(large: shards.Plan, run: Path) -> dict[str, str]:
 def trainer_command(pipeline: PipelineConfig, trainer: TrainConfig) -> list[str]:
     """train_arianna.py with all its settings, through torchrun where there are several processes."""
     here = Path(__file__).parent
-    flags = [*flags_of(presets.PRESETS["asked"]), *config.to_flags(trainer)]
+    flags = [*flags_of(presets.PRESETS["gentle"]), *config.to_flags(trainer)]
     return [sys.executable, str(here / "train_arianna.py"), *flags]
 
 
@@ -349,7 +349,7 @@ def train(job: Job) -> int:
     if finished:
         say(f"{pipeline.run} is trained: {job.progress.step} iterations")
         return 0
-    notes = filter(None, [presets.note(dataclasses.asdict(job.trainer))])  # for the report
+    notes = [presets.NOTE] if pipeline.preset == "gentle" else []  # for the report
     scored_run.remember_job(pipeline.run, scored_run.Paths(*files), job.progress.step if job.progress else 0, notes)
     code = processes.run_child(trainer_command(pipeline, job.trainer))
     if code == KILLED:

@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before torch is imported: allocator and threads re
     processes.end_quietly()
 
 import contextlib
-import copy
 import math
 import os
 import sys
@@ -29,187 +28,196 @@ from pathlib import Path
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from arianna.corpus.encoding import TRAIN_ALL, TRAIN_ANSWERS
+from arianna import formats
 from arianna.formats import checkpoint
 from arianna.scoring import answers, choose
 from arianna.scoring.losses import evaluate_model
 from arianna.system import config, environment, processes, resources, settings_file
 from arianna.system.files import remove_leftovers
 from arianna.training import compilation, contrast, dashboards
-from arianna.training.devices import Precision, Team, pick_precision, steady_threads
-from arianna.training.optimizer import make_optimizer
-from arianna.training.run_folder import Log, Refused, hash_inputs, keep_settings, save_state, set_aside
+from arianna.training.devices import Precision, ProcessGroup, pick_precision, steady_threads
+from arianna.training.log import Log, Window, finite_or_none
+from arianna.training.run_folder import (
+    RefusedError,
+    hash_inputs,
+    keep_settings,
+    note_tokenizer,
+    save_state,
+    set_aside,
+)
 from arianna.training.settings import TrainConfig, learning_rate
 from arianna.training.state import State, make_teacher, new_model, start_or_continue
+from arianna.training.task import base_text_rows, held_out_rows, make_task, tokens_of
+from arianna.training.timing import CLEARLY, chooses, time_formats
 from arianna.training.watchdog import Watch
-from arianna_data import POOL, Batch, Rows, Task
-from model import ModelArgs, Transformer
+from arianna_data import Batch, Task
+from model import Transformer
 from tokenizer import Tokenizer
 
-
-def number(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
+# ---- one step ----
 
 
-def train_step(state: State, batch: Batch, cfg: TrainConfig, forward, precision: Precision, team: Team) -> float:
+def train_step(
+    state: State, batch: Batch, cfg: TrainConfig, forward: Callable, precision: Precision, group: ProcessGroup
+) -> float:
     """One update; returns the loss before it in nats per target token. Nothing changes if loss or gradient is not finite.
 
-    Each process computes its share of the rows; since the loss is divided by the targets of the whole batch, the sums over
-    all processes are its loss and its gradient.
+    Each process computes its shard of the rows; since the loss is divided by the targets of the whole batch, the sums
+    over all processes are its loss and its gradient.
     """
     rate = learning_rate(cfg, state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    for param_group in state.optimizer.param_groups:
+        param_group["lr"] = rate
     total = torch.zeros((), device=precision.device)
     for x, y, replayed in [(*part, False) for part in batch.parts] + [(*part, True) for part in batch.replay]:
-        x, y = (team.share(t, backwards=replayed).to(precision.device) for t in (x, y))
+        # replayed rows are dealt from the last process on, so that each process gets as many rows in all
+        x, y = (group.shard(t, backwards=replayed).to(precision.device) for t in (x, y))
         if len(x) == 0:
             continue
         with precision():
             teacher = (state.teacher.as_teacher(x),) if replayed and state.teacher else ()
             loss = forward(x, y, batch.n_targets, *teacher)
-        loss.backward()
-        total += loss.detach()
-    contrast.backward(state.model, batch, cfg.question_contrast, precision, team)
-    team.add_up([total, *(p.grad for p in state.model.parameters())])
+        loss.backward()  # outside of autocast: it takes the formats of the forward pass
+        total += loss.detach()  # on the device: reading it would wait for each micro batch
+    contrast.backward(state.model, batch, cfg.question_contrast, precision, group)
+    group.all_reduce([total, *(p.grad for p in state.model.parameters())])
     norm = clip_grad_norm_(state.model.parameters(), cfg.grad_clip)
     if not (total.isfinite() and norm.isfinite()):  # clipping and AdamW would both let a NaN through
         raise FloatingPointError(
-            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} on rows {batch.rows.tolist()}; stopped before "
-            "the update, the last saved state is whole. Mostly the rate was too high: begin anew with --fresh and a lower --learning_rate."
+            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} on rows {batch.rows.tolist()}; "
+            "stopped before the update, the last saved state is whole. "
+            "Mostly the rate was too high: begin anew with --fresh and a lower --learning_rate."
         )
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)  # frees the gradients while the next forward pass needs the room
     state.step += 1
     return float(total)
 
 
-def training_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
-    trained = TRAIN_ALL if cfg.loss_on == "all" else TRAIN_ANSWERS
-    return Rows(cfg.data_dir, "train", args.max_seq_len, args.vocab_size, trained)
-
-
-def make_task(cfg: TrainConfig, args: ModelArgs, teacher: Transformer | None = None) -> Task:
-    """The batches of a run, over its memory-mapped shards. Where there is a teacher, what is replayed is in rows of its context."""
-    context = (teacher.args if teacher else args).max_seq_len
-    replay = Rows(cfg.base_text_dir, "train", context, args.vocab_size) if cfg.replay else None
-    kind = contrast.ContrastTask if cfg.question_contrast else Task
-    return kind(training_rows(cfg, args), cfg.batch_size, cfg.gradient_accumulation_steps, cfg.seed, replay, cfg.replay)
-
-
-def held_out_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
-    return Rows(cfg.data_dir, "val", args.max_seq_len, args.vocab_size)
-
-
-def base_text_rows(cfg: TrainConfig, args: ModelArgs) -> dict[str, Rows]:
-    """The held-out shards of the base text, each by its name."""
-    files = sorted(Path(cfg.base_text_dir).glob("val*.bin")) if cfg.base_text_dir else []
-    return {f.stem: Rows(cfg.base_text_dir, f.stem, args.max_seq_len, args.vocab_size) for f in files}
+def time_steps(cfg: TrainConfig, base: Transformer) -> tuple[float, Task]:
+    """Seconds of a usual step of a new run, and the task whose rows it took. Keeps nothing, leaves the base as it is."""
+    device = pick_precision(cfg.device, cfg.dtype).device
+    teacher = make_teacher(cfg, device)
+    task = make_task(cfg, base.args, teacher)
+    return min(time_formats(train_step, cfg, base, task, teacher).values()), task
 
 
 def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -> choose.Point:
-    """What an evaluation in this run says of a model, such as a blend of a checkpoint with the base."""
+    """What an evaluation in this run would say of a model, such as a blend of a checkpoint with the base."""
     texts = base_text_rows(cfg, model.args)
     score = evaluate_model(model, held_out_rows(cfg, model.args), texts, cfg.eval_rows)
     return choose.Point(step, share, score.answers.loss, score.base_text)
 
 
-def time_steps(cfg: TrainConfig, base: Transformer) -> tuple[float, Task]:
-    """Seconds of a usual training step from the base, by the first one and its tokens, and the task whose rows it took. Keeps nothing
-    and leaves the base as it is."""
-    precision, alone = pick_precision(cfg.device, cfg.dtype), Team.alone()
-    model = copy.deepcopy(base).to(precision.device)
-    state = State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, precision.device))
-    task = make_task(cfg, model.args, state.teacher)
-    batches = [task.batch(step) for step in range(POOL)]
-    started = time.monotonic()
-    train_step(state, batches[0], cfg, model, precision, alone)
-    seconds = time.monotonic() - started
-    return seconds * sum(b.tokens for b in batches) / len(batches) / batches[0].tokens, task
-
-
-class Window:
-    """The steps since the last line."""
-
-    def __init__(self):
-        self.total, self.steps, self.tokens, self.started = 0.0, 0, 0, time.monotonic()
-
-    def add(self, loss: float, batch: Batch) -> None:
-        self.total, self.steps, self.tokens = self.total + loss, self.steps + 1, self.tokens + batch.tokens
-
-    @property
-    def loss(self) -> float:
-        return self.total / self.steps
+# ---- a run ----
 
 
 class Run:
     """A run in its folder: what `train` does between two steps."""
 
-    def __init__(self, cfg: TrainConfig, log: Log, team: Team, model: Transformer | None):
-        self.cfg, self.log, self.team, self.folder = cfg, log, team, Path(cfg.out_dir)
-        self.precision = pick_precision(team.device, cfg.dtype)
-        self.device = self.precision.device
+    def __init__(self, cfg: TrainConfig, log: Log, group: ProcessGroup, model: Transformer | None):
+        self.cfg, self.log, self.group, self.folder = cfg, log, group, Path(cfg.out_dir)
+        self.device = pick_precision(group.device, cfg.dtype).device
         self.inputs = hash_inputs(cfg.base, {"data": cfg.data_dir, "base_text": cfg.base_text_dir})
         self.state = start_or_continue(cfg, self.inputs, self.device, model)
         args = self.state.model.args
-        self.tokenizer = Tokenizer(cfg.tokenizer) if cfg.tokenizer else None
-        if self.tokenizer:
-            self.tokenizer.check_fits(args.vocab_size, cfg.base or "the model")
+        self.tokenizer = self.open_tokenizer()
         self.task = make_task(cfg, args, self.state.teacher)
         self.held_out = held_out_rows(cfg, args)
         self.base_text = base_text_rows(cfg, args)
+        self.precision = self.settle_precision()
         self.watch = Watch(self.stalled)
         self.saved_at = self.started_at = time.monotonic()
+
+    def open_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that is given, noted in the state. Raises ValueError if the model was trained with another."""
+        cfg, state = self.cfg, self.state
+        if cfg.tokenizer is None:
+            return None
+        tokenizer = Tokenizer(cfg.tokenizer)
+        tokenizer.check_fits(state.model.args.vocab_size, cfg.base or "the model")
+        if cfg.base:
+            formats.check_tokenizer(cfg.base, tokenizer)
+        state.tokenizer = note_tokenizer(cfg.tokenizer)
+        return tokenizer
+
+    def settle_precision(self) -> Precision:
+        """The number format of the steps: as the run began, else as it is asked for, else the faster one."""
+        cfg, state, device = self.cfg, self.state, self.group.device
+        if state.dtype is None:  # a run that goes on never measures: it would not end with the same weights
+            measured = chooses(cfg, self.task, self.device)
+            state.dtype = self.faster_format() if measured else pick_precision(device, cfg.dtype).name
+        return pick_precision(device, state.dtype)
+
+    def faster_format(self) -> str:
+        seconds = time_formats(train_step, self.cfg, self.state.model, self.task, self.state.teacher)
+        wins = self.group.is_main and seconds["bfloat16"] < CLEARLY * seconds["float32"]
+        name = "bfloat16" if self.group.any(wins) else "float32"  # the main process's choice is that of all
+        told = ", ".join(f"{1000 * taken:.0f} ms in {dtype}" for dtype, taken in seconds.items())
+        self.log.say(f"a step takes {told}: computing in {name}")
+        return name
 
     def announce(self) -> None:
         cfg, state = self.cfg, self.state
         size = sum(p.numel() for p in state.model.parameters())
-        on = f"{self.device} ({str(self.precision.dtype).removeprefix('torch.')})" + (
-            f", {self.team.size} processes" if self.team.size > 1 else ""
-        )
+        processes_told = f", {self.group.size} processes" if self.group.size > 1 else ""
+        on = f"{self.device} ({self.precision.name}){processes_told}"
         self.log.say(f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out")
         went_on = f", going on from iteration {state.step}" if state.step else ""
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
         if state.threads not in (None, threads := torch.get_num_threads()):
-            self.log.say(f"computed with {state.threads} threads so far, now with {threads}: sums will differ in their last digits")
+            self.log.say(
+                f"computed with {state.threads} threads so far, now with {threads}: results may differ in the last bits"
+            )
         if added := os.environ.get(environment.STARTED):
             self.log.say(f"set in the environment: {added}")
 
     def forward(self) -> Callable:
         """The forward pass of the steps, compiled or not; which of both is settled once."""
-        cfg, state, size = self.cfg, self.state, self.cfg.batch_size * self.cfg.gradient_accumulation_steps
-        tokens = cfg.max_iters * size * int(self.task.rows.lengths.mean())
-        settings = (cfg.compile, state.compiled, tokens)
-        forward, state.compiled = compilation.choose(state.model, *settings, self.task, self.precision, self.team, self.log.say)
+        cfg, state = self.cfg, self.state
+        settings = (cfg.compile, state.compiled, tokens_of(cfg, self.task))
+        forward, state.compiled = compilation.choose(
+            state.model, *settings, self.task, self.precision, self.group, self.log.say
+        )
         return forward
 
     def evaluate(self, train_loss: float) -> None:
+        """Score the held-out rows and the base text, answer three questions, log all that and keep the weights."""
         state, started = self.state, time.monotonic()
-        found = evaluate_model(state.model, self.held_out, self.base_text, self.cfg.eval_rows)
-        score, base_text = found.answers, found.base_text
-        better = score.loss < state.best_loss
+        # on every process: each must know whether the run is out of patience
+        score = evaluate_model(state.model, self.held_out, self.base_text, self.cfg.eval_rows)
+        loss = score.answers.loss
+        better = loss < state.best_loss
         if better:
-            state.best_loss, state.best_step = score.loss, state.step
-        told = "".join(f", base text ({name.removeprefix('val_')}) {loss:.4f}" for name, loss in base_text.items())
+            state.best_loss, state.best_step = loss, state.step
+        texts = "".join(
+            f", base text ({name.removeprefix('val_')}) {nats:.4f}" for name, nats in score.base_text.items()
+        )
         trained = f"train loss {train_loss:.4f}, " if state.step else ""
-        self.log.say(f"step {state.step}: {trained}val loss {score.loss:.4f}{told}{' (best)' if better and state.step else ''}")
-        entry = {"val_loss": score.loss, "terminator_loss": number(score.terminator_loss)} | ({"base_text": base_text} if base_text else {})
-        if self.tokenizer and self.team.leads:
-            entry["samples"] = answers.glimpse(state.model, self.tokenizer)
-            for question, answer in entry["samples"].items():
-                self.log.say(f"    {question} {answer}")
+        self.log.say(f"step {state.step}: {trained}val loss {loss:.4f}{texts}{' (best)' if better and state.step else ''}")
+        entry = {"val_loss": loss, "terminator_loss": finite_or_none(score.answers.terminator_loss)}
+        entry |= {"base_text": score.base_text} if score.base_text else {}
+        if self.group.is_main:
+            entry |= self.answer_questions()
+            # weights alone, a third of a state: every evaluation stays to choose from in the morning
+            checkpoint.save(self.folder / f"ckpt_{state.step:06d}.pt", state.pack_weights())
         self.log.record(step=state.step, **entry, eval_seconds=time.monotonic() - started)
-        if self.team.leads:
-            checkpoint.save(self.folder / f"ckpt_{state.step:06d}.pt", checkpoint.pack(state.model, iter_num=state.step))
+
+    def answer_questions(self) -> dict[str, dict[str, str]]:
+        if self.tokenizer is None:
+            return {}
+        samples = answers.glimpse(self.state.model, self.tokenizer)
+        for question, answer in samples.items():
+            self.log.say(f"    {question} {answer}")
+        return {"samples": samples}
 
     def save(self) -> None:
         """Write the state; the one before it becomes ckpt_prev.pt."""
-        if not self.team.leads:
+        if not self.group.is_main:
             return
         self.state.seconds += time.monotonic() - self.started_at
         self.started_at = time.monotonic()
-        self.log.sync()
+        self.log.sync()  # first: after a power cut, a state without the lines of its steps would leave a gap
         save_state(self.folder, self.state.pack(self.cfg, self.inputs))
         self.saved_at = time.monotonic()
 
@@ -217,36 +225,38 @@ class Run:
         """Steps, lines, evaluations and saves until max_iters or a signal."""
         cfg, state, forward = self.cfg, self.state, self.forward()
         if state.step == 0:
-            self.evaluate(math.nan)
+            self.evaluate(math.nan)  # the base: what every later evaluation is compared with
         window = Window()
         for batch in self.task.iter_batches(state.step):
-            if self.team.any(state.finished(cfg) or stop.asked):
+            # all processes stop at the same step: one that went on alone would wait for the others for ever
+            if self.group.any(state.finished(cfg) or stop.asked):
                 break
             with self.watch(state.step):
-                window.add(train_step(state, batch, cfg, forward, self.precision, self.team), batch)
+                window.add(train_step(state, batch, cfg, forward, self.precision, self.group), batch.tokens)
             due = state.step % cfg.eval_interval == 0 or state.step == cfg.max_iters
             if due or state.step % cfg.log_interval == 0:
                 self.line(window)
                 if due:
                     self.evaluate(window.loss)
-                window = Window()
+                window = Window()  # a new one, so that the evaluation's seconds do not count as the steps'
             if due or time.monotonic() - self.saved_at > cfg.save_minutes * 60:
                 self.save()
-        if not state.finished(cfg):
+        if not state.finished(cfg):  # else the last evaluation has saved
             self.save()
 
     def stalled(self, step: int, seconds: float, usual: float) -> None:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        self.log.say(f"{now}: iteration {step + 1} has taken {seconds:.0f} s so far, usually {usual:.1f} s: the machine slept or is busy")
+        self.log.say(
+            f"{now}: iteration {step + 1} has taken {seconds:.0f} s so far, usually {usual:.1f} s: "
+            "the machine slept or is busy"
+        )
         self.log.record(stall=step + 1, seconds=seconds, usual=usual, time=now)
 
     def line(self, window: Window) -> None:
         step, rate = self.state.step, learning_rate(self.cfg, self.state.step - 1)
-        seconds = time.monotonic() - window.started
-        milliseconds, speed = 1000 * seconds / window.steps, window.tokens / seconds
-        left = (self.cfg.max_iters - step) * milliseconds / 60_000
-        self.log.say(f"{step} | loss {window.loss:.4f} | lr {rate:.2e} | {milliseconds:.2f}ms | {speed:,.0f} tok/s | {left:.0f}m left")
-        self.log.record(step=step, loss=window.loss, lr=rate, step_ms=milliseconds, tokens_per_second=speed)
+        line, entry = window.told(step, self.cfg.max_iters, rate)
+        self.log.say(line)
+        self.log.record(**entry)
 
 
 @dataclass(frozen=True)
@@ -258,41 +268,47 @@ class Result:
 
 
 def train(cfg: TrainConfig) -> Result:
-    """Do or finish a run in cfg.out_dir, alone or as one of torchrun's processes. Raises config.UsageError for what the user must mend."""
+    """Do or finish a run in cfg.out_dir, alone or as one of torchrun's processes.
+
+    Raises config.UsageError for what the user must mend.
+    """
     dashboards.check(cfg)
-    team, folder = Team(cfg.device), Path(cfg.out_dir)
-    if cfg.batch_size % team.size:
-        raise Refused(f"batch_size is {cfg.batch_size}, which {team.size} processes cannot share evenly; give a multiple")
+    group, folder = ProcessGroup(cfg.device), Path(cfg.out_dir)
+    if cfg.batch_size % group.size:
+        raise RefusedError(
+            f"batch_size is {cfg.batch_size}, which {group.size} processes cannot share evenly; give a multiple"
+        )
     steady_threads()
     model = new_model(cfg)
-    if team.leads:
+    if group.is_main:
         if model is not None:
-            resources.check_run(cfg, model, team.size)
+            resources.check_run(cfg, model, group.size)
         if cfg.fresh:
             set_aside(folder)
-    with processes.lock(folder) if team.leads else contextlib.nullcontext(), processes.stop_signals() as stop:
-        if team.leads:
+    with processes.lock(folder) if group.is_main else contextlib.nullcontext(), processes.stop_signals() as stop:
+        if group.is_main:
             remove_leftovers(folder)
-        team.wait()
-        log = Log(folder, speaks=team.leads)
+        group.barrier()  # the others read the folder only when it is the main process's own
+        log = Log(folder, group.is_main)
         try:
-            return do(Run(cfg, log, team, model), stop)
+            return finish(Run(cfg, log, group, model), stop)
         finally:
             log.close()
-            team.leave()
+            group.leave()
 
 
-def do(run: Run, stop: processes.Stop) -> Result:
+def finish(run: Run, stop: processes.Stop) -> Result:
     """Bring a run to its end or to a stop, and say which."""
     state, cfg, log = run.state, run.cfg, run.log
     if state.finished(cfg):
-        log.say(f"{run.folder} is done: {state.step} iterations, best {state.best_loss:.4f} at {state.best_step}; nothing to do")
+        best = f"best {state.best_loss:.4f} at {state.best_step}"
+        log.say(f"{run.folder} is done: {state.step} iterations, {best}; nothing to do")
     else:
-        if run.team.leads:
+        if run.group.is_main:
             keep_settings(run.folder, cfg)
             log.boards = dashboards.Dashboards(cfg, run.folder)
         run.announce()
-        with run.watch, environment.awake(log.say) if run.team.leads else contextlib.nullcontext():
+        with run.watch, environment.awake(log.say) if run.group.is_main else contextlib.nullcontext():
             run.loop(stop)
     code = 0 if state.finished(cfg) else stop.exit_code
     if code:
@@ -302,7 +318,7 @@ def do(run: Run, stop: processes.Stop) -> Result:
 
 def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(TrainConfig, settings_file.expand(argv, [TrainConfig]), __doc__)
-    if cfg.nproc > 1 and "RANK" not in os.environ:
+    if cfg.nproc > 1 and "RANK" not in os.environ:  # torchrun sets RANK in the processes it starts
         return processes.launch(cfg.nproc, __file__, sys.argv[1:] if argv is None else argv)
     processes.watch_parent()
     try:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from arianna.formats.shapes import weight_shapes
-from arianna.training.devices import Precision, Team
+from arianna.training.devices import Precision, ProcessGroup
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
@@ -65,7 +65,7 @@ def timed(function: Callable[[], Any]) -> float:
 
 def stepper(args: ModelArgs, rows: int, mode: str | None) -> Callable[[], None]:
     """STEPS training steps as train_arianna.py takes them, with its forward pass compiled in a mode of torch.compile or not."""
-    cfg, precision, alone = TrainConfig(), Precision(torch.device("cuda"), torch.bfloat16), Team.alone()
+    cfg, precision, alone = TrainConfig(), Precision(torch.device("cuda"), torch.bfloat16), ProcessGroup.alone()
     model = Transformer(args)
     model.init_weights(1)
     state = State(model.cuda(), None)

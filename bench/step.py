@@ -19,7 +19,7 @@ from torch import Tensor
 
 from arianna import ops
 from arianna.formats.shapes import weight_shapes
-from arianna.training.devices import Team, pick_precision, steady_threads
+from arianna.training.devices import ProcessGroup, pick_precision, steady_threads
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
@@ -37,7 +37,7 @@ def ours(args: ModelArgs, compiled: bool = False) -> Step:
     model, cfg = Transformer(args), TrainConfig()
     model.init_weights(1)
     forward = torch.compile(model) if compiled else model
-    state, precision, alone = State(model, make_optimizer(model, cfg)), pick_precision("cpu", "float32"), Team.alone()
+    state, precision, alone = State(model, make_optimizer(model, cfg)), pick_precision("cpu", "float32"), ProcessGroup.alone()
 
     def step(x: Tensor, y: Tensor) -> None:
         state.step = 0

@@ -14,9 +14,7 @@ from tokenizer import Tokenizer
 DATA = ROOT / "data"
 CONTEXT = 256  # of the shipped base
 STOP_WORDS = frozenset(
-    "a an and are as at be but by can could did do does for from had has have he her him his how i if in is it its just "
-    "me my no not of on or our she so some that the their them then there they this to up was we were what when where "
-    "which who why will with would you your im i'm it's don't am been being about into out".split()
+    ["a", "an", "and", "are", "as", "at", "be", "but", "by", "can", "could", "did", "do", "does", "for", "from", "had", "has", "have", "he", "her", "him", "his", "how", "i", "if", "in", "is", "it", "its", "just", "me", "my", "no", "not", "of", "on", "or", "our", "she", "so", "some", "that", "the", "their", "them", "then", "there", "they", "this", "to", "up", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with", "would", "you", "your", "im", "i'm", "it's", "don't", "am", "been", "being", "about", "into", "out"]
 )
 PERSONS = re.compile(
     r"\bas an ai\b|language model trained by|\bi am (?:a )?human\b|\bi (?:ate|drank|walked|saw|slept)\b"

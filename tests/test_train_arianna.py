@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import train_arianna
 from arianna import formats
 from arianna.formats import checkpoint
-from arianna.scoring import answers, choose
+from arianna.scoring import answers
 from arianna.system import config
-from arianna.training.devices import Precision, Team
+from arianna.training.devices import Precision, ProcessGroup
+from arianna.training.log import read_log
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig, learning_rate
 from arianna.training.state import State
@@ -24,7 +25,7 @@ from model import Transformer
 from train_arianna import train, train_step
 
 CPU = Precision(torch.device("cpu"), torch.float32)
-ALONE = Team.alone()
+ALONE = ProcessGroup.alone()
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_exactly_max_iters_updates_are_taken(tmp_path_factory, max_iters):
     state = checkpoint.load(folder / "run/ckpt.pt")
     steps = {int(s["step"]) for s in state["optimizer"]["state"].values() if "step" in s}  # Muon counts none
     assert (result.step, state["iter_num"], steps) == (max_iters, max_iters, {max_iters})
-    assert max(choose.read_log(folder / "run")) == max_iters
+    assert max(read_log(folder / "run")) == max_iters
     assert (folder / f"run/ckpt_{max_iters:06d}.pt").exists(), "the last step is evaluated and saved"
 
 
@@ -116,7 +117,7 @@ def test_a_run_lowers_the_loss_on_what_it_sees(tmp_path):
     cfg = settings_for(tmp_path, max_iters=60, learning_rate=3e-3, eval_interval=60, log_interval=1)
     cfg = dataclasses.replace(cfg, data_dir=str(write_shards(tmp_path / "small", 130)))
     train(cfg)
-    log = choose.read_log(tmp_path / "run")
+    log = read_log(tmp_path / "run")
     assert log[60]["loss"] < 0.7 * log[1]["loss"]
 
 
@@ -324,7 +325,7 @@ def test_patience_ends_the_run_and_it_stays_ended(tmp_path, base, capsys):
 def test_the_loss_on_base_text_is_logged_at_each_evaluation(tmp_path, base):
     other = write_shards(tmp_path / "other")
     train(settings_for(tmp_path, base, base_text_dir=str(other)))
-    log = choose.read_log(tmp_path / "run")
+    log = read_log(tmp_path / "run")
     assert [step for step, entry in log.items() if "base_text" in entry] == [0, 4, 8]
     assert log[8]["base_text"]["val"] > 1
 
@@ -335,13 +336,13 @@ def test_three_questions_are_answered_at_each_evaluation_and_change_nothing(tmp_
     assert "?" not in capsys.readouterr().out
     train(dataclasses.replace(silent, out_dir=str(tmp_path / "run"), tokenizer=str(ROOT / "data/tok4096.model")))
     assert equal(weights(tmp_path / "silent"), weights(tmp_path / "run"))
-    log, said = choose.read_log(tmp_path / "run"), capsys.readouterr().out
+    log, said = read_log(tmp_path / "run"), capsys.readouterr().out
     assert [step for step, entry in log.items() if "samples" in entry] == [0, 4, 8]
     for step in (0, 4, 8):
         assert tuple(log[step]["samples"]) == answers.ASKED
         assert all(f"    {question} {answer}\n" in said for question, answer in log[step]["samples"].items())
     assert said == (tmp_path / "run/train.log").read_text()
-    assert all("samples" not in entry for entry in choose.read_log(tmp_path / "silent").values())
+    assert all("samples" not in entry for entry in read_log(tmp_path / "silent").values())
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from arianna.system.files import write_atomic
+from arianna.training.log import read_log
 
 if TYPE_CHECKING:
     from model import Transformer
@@ -51,21 +52,6 @@ class Choice:
     best: Point
     used: Point
     tried: tuple[Point, ...] = ()
-
-
-def read_log(folder: Path) -> dict[int, dict[str, Any]]:
-    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is
-    left out.
-    """
-    entries: dict[int, dict[str, Any]] = {}
-    for line in (folder / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            entries.setdefault(entry["step"], {}).update(entry)
-    return entries
 
 
 def evaluations(folder: Path) -> list[Point]:

@@ -20,8 +20,9 @@ from arianna.searching.job import Chosen, Unit
 from arianna.searching.space import Space
 from arianna.searching.unit import Bench, averaged
 from arianna.training.devices import pick_device
+from arianna.training.log import Log
 from arianna.training.optimizer import make_optimizer
-from arianna.training.run_folder import Log, hash_inputs, save_state
+from arianna.training.run_folder import hash_inputs, save_state
 from arianna.training.settings import TrainConfig, learning_rate
 from arianna.training.state import State
 from model import Transformer

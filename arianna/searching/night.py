@@ -31,7 +31,7 @@ from arianna.system import environment
 from arianna.system.config import UsageError
 from arianna.system.files import remove_leftovers
 from arianna.training import presets
-from arianna.training.run_folder import Log
+from arianna.training.log import Log
 from arianna.training.settings import TrainConfig
 from tokenizer import Tokenizer
 

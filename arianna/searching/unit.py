@@ -17,7 +17,7 @@ from arianna.scoring import choose
 from arianna.scoring.choose import Point
 from arianna.searching.job import Job, Unit
 from arianna.searching.space import stop_steps
-from arianna.training.devices import Team, pick_precision
+from arianna.training.devices import ProcessGroup, pick_precision
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
@@ -69,7 +69,7 @@ class Bench:
         model = copy.deepcopy(self.base)
         state = State(model, make_optimizer(model, cfg), teacher=self.base if cfg.replay else None)
         task = train_arianna.make_task(cfg, model.args, state.teacher)
-        precision, alone = pick_precision(cfg.device, cfg.dtype), Team.alone()
+        precision, alone = pick_precision(cfg.device, cfg.dtype), ProcessGroup.alone()
         for batch in task.iter_batches(0):
             yield state, train_arianna.train_step(state, batch, cfg, model, precision, alone)
             if state.step == last:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arianna.corpus.encoding import ANSWER, CONTINUED
 from arianna.ops import product
-from arianna.training.devices import Precision, Team
+from arianna.training.devices import Precision, ProcessGroup
 from arianna_data import Batch, Rows, Task, collate
 from model import Transformer
 from tokenizer import IGNORE
@@ -88,10 +88,10 @@ def nats(model: Transformer, x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-def backward(model: Transformer, batch: Batch, weight: float, precision: Precision, team: Team) -> None:
+def backward(model: Transformer, batch: Batch, weight: float, precision: Precision, group: ProcessGroup) -> None:
     """Add the gradient of the weighted term of a batch's pairs to the model's; of this process's share of them."""
     for sides in batch.pairs:
-        own, other = (tuple(team.share(t).to(precision.device) for t in side) for side in sides)
+        own, other = (tuple(group.shard(t).to(precision.device) for t in side) for side in sides)
         if len(own[0]):
             with precision():
                 loss = weight * term(model, own, other, batch.n_targets)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from arianna.scoring.choose import read_log
 from arianna.system.config import UsageError
 from arianna.system.files import write_atomic
+from arianna.training.log import read_log
 from arianna.training.settings import TrainConfig
 
 

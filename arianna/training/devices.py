@@ -1,4 +1,4 @@
-"""What a run computes on: device, number format, threads, and the processes that share the work."""
+"""What a run computes on: its device, its number format, its threads, and the processes that share the work."""
 
 from __future__ import annotations
 
@@ -6,57 +6,83 @@ import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from arianna.ops import one_thread
 from arianna.system.config import UsageError
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel's and AMD's processors; the last of arm64's
+MISSING = {  # what a device needs, by the first word of its name; torch's own sentences are about its operators
+    "mps": (torch.backends.mps.is_available, "a Mac with Apple's own processor"),
+    "cuda": (torch.cuda.is_available, "an NVIDIA GPU and a torch built for it"),
+}
 
 
 def pick_device(name: str) -> torch.device:
+    """The device by its name, or by `auto` CUDA where there is one. Raises UsageError for one that cannot be used here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    is_there, needed = MISSING.get(name.split(":")[0], (lambda: True, ""))
+    reason = "" if is_there() else f"it needs {needed}"
     try:
-        torch.empty(1, device=name)
-        return torch.device(name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}); leave --device out or give cpu.") from None
+        if not reason:
+            torch.zeros(1, device=name).item()  # brought back: a device that only describes tensors cannot do that
+            return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+    raise UsageError(f"device '{name}' cannot be used here ({reason}); leave --device out, or give cpu.")
 
 
 def steady_threads() -> None:
-    """Make threaded arithmetic repeat itself: MKL's vector functions choose their code at the first call, which two threads
-    may race for. One small call on one thread settles it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    x = torch.rand(64) + 0.5
-    for function in (torch.exp, torch.log, torch.sin, torch.cos, torch.sqrt, torch.tanh, torch.erf, torch.rsqrt):
-        function(x)
-    torch.set_num_threads(threads)
+    """Make threaded arithmetic repeat itself.
+
+    MKL's vector functions choose their code at the first call, which two threads may race for: 2 of 10 identical runs
+    differed. One small call of each on one thread settles it.
+    """
+    with one_thread():
+        x = torch.rand(64) + 0.5
+        for function in (torch.exp, torch.log, torch.sin, torch.cos, torch.sqrt, torch.tanh, torch.erf, torch.rsqrt):
+            function(x)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Which numbers the matrix products are computed in."""
+    """The device of a run and the number format of its matrix products; called, a context in which they are computed so."""
 
     device: torch.device
     dtype: torch.dtype
 
-    def __call__(self):
+    def __call__(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
+    @property
+    def name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
 
 def pick_precision(device: str, dtype: str) -> Precision:
-    """The device by its name or `auto`; bfloat16 on cuda and float32 on a CPU where dtype is `auto`."""
+    """The device by its name or `auto`; bfloat16 on CUDA and float32 elsewhere where dtype is `auto`."""
     picked = pick_device(device)
     by_device = torch.bfloat16 if picked.type == "cuda" else torch.float32
     return Precision(picked, {"auto": by_device, "float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
 
 
-class Team:
-    """This process's place among those of the run: rank 0 speaks, saves and evaluates, all compute."""
+def has_two_formats(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether bfloat16 may be the faster format: on a CPU that computes with it, by what Linux says of the processor."""
+    try:
+        return device.type == "cpu" and not BFLOAT16_FLAGS.isdisjoint(cpuinfo.read_text().split())
+    except OSError:  # another system
+        return False
+
+
+class ProcessGroup:
+    """This process's place among those of a run: rank 0 prints, evaluates and saves; all compute."""
 
     def __init__(self, device: str, rank: int | None = None, size: int | None = None):
         """Join through what torchrun put into the environment (RANK, WORLD_SIZE, LOCAL_RANK), unless they are given."""
@@ -70,37 +96,40 @@ class Team:
             dist.init_process_group("nccl" if self.device.startswith("cuda") else "gloo")
 
     @classmethod
-    def alone(cls) -> Team:
-        """A team of this process, whatever the environment says."""
+    def alone(cls) -> ProcessGroup:
+        """A group of this process, whatever the environment says."""
         return cls("cpu", rank=0, size=1)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, rows: Tensor, backwards: bool = False) -> Tensor:
-        """This process's rows of a part of a batch: every size-th. Two parts whose rows make up a multiple of the processes
-        give each of them as many, if one of both is shared backwards: from the last process to the first."""
+    def shard(self, rows: Tensor, backwards: bool = False) -> Tensor:
+        """This process's rows of a micro batch: every size-th.
+
+        Two micro batches whose rows make up a multiple of the processes give each of them as many, if one of both is
+        dealt backwards: from the last process to the first.
+        """
         return rows[(self.size - 1 - self.rank if backwards else self.rank) :: self.size]
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, the same to the last bit in each."""
         if self.size == 1:
             return
         tensors = list(tensors)
-        flat = torch.cat([t.flatten() for t in tensors])
+        flat = torch.cat([t.flatten() for t in tensors])  # one message instead of one a tensor
         dist.all_reduce(flat)
         for tensor, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(summed.view_as(tensor))
 
     def any(self, asked: bool) -> bool:
-        """Whether at least one process asks for something: all get the same answer."""
+        """Whether at least one process says yes: all get the same answer."""
         flag = torch.tensor(float(asked), device=self.device if self.size > 1 else "cpu")
-        self.add_up([flag])
+        self.all_reduce([flag])
         return bool(flag > 0)
 
-    def wait(self) -> None:
-        """Until all have come here."""
+    def barrier(self) -> None:
+        """Wait until all processes have come here."""
         if self.size > 1:
             dist.barrier()
 

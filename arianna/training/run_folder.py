@@ -1,58 +1,24 @@
-"""A run's folder: its two latest states, what was stored about how it was started, its log."""
+"""A run's folder: its two latest states and what is stored there about how the run was started."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from arianna.formats import checkpoint
 from arianna.system import processes, settings_file
 from arianna.system.config import UsageError
-from arianna.system.files import append, rename_aside, sha256, sync, write_atomic
-
-if TYPE_CHECKING:
-    from arianna.training.dashboards import Dashboards
+from arianna.system.files import rename_aside, sha256, write_atomic
+from arianna.training.settings import FREE, TrainConfig
 
 RUN_FORMAT = 1  # of the `run` entry in our checkpoints
 NEWEST, BEFORE = "ckpt.pt", "ckpt_prev.pt"
 
 
-class Refused(UsageError):
+class RefusedError(UsageError):
     """The run cannot be started as asked."""
-
-
-class Log:
-    """log.jsonl for programs and train.log for people, written line by line. One that does not speak keeps nothing."""
-
-    def __init__(self, folder: Path, speaks: bool = True):
-        self.speaks = speaks
-        self.boards: Dashboards | None = None  # where they are to follow
-        self.lines = open(folder / "log.jsonl", "ab", buffering=0)
-        self.text = open(folder / "train.log", "ab", buffering=0)
-        if self.lines.tell() and not (folder / "log.jsonl").read_bytes().endswith(b"\n"):
-            append(self.lines, "")  # a crash cut the last line off
-
-    def say(self, line: str) -> None:
-        if self.speaks:
-            print(line, flush=True)
-            append(self.text, line)
-
-    def record(self, **entry: Any) -> None:
-        if self.speaks:
-            append(self.lines, json.dumps(entry))
-            if self.boards and "step" in entry:
-                self.boards.follow(entry["step"], entry)
-
-    def sync(self) -> None:
-        """Before a state is saved: what its steps and evaluations logged must not be lost when they are not done again."""
-        sync(self.lines)
-
-    def close(self) -> None:
-        if self.boards:
-            self.boards.close()
-        self.lines.close()
-        self.text.close()
 
 
 def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any] | None:
@@ -79,6 +45,7 @@ def check_run(state: dict[str, Any], path: Path) -> None:
     run = state.get("run", {"config": {}, "inputs": {}, "best_step": -1, "seconds": 0.0})
     kinds = {"config": dict, "inputs": dict, "best_step": int, "seconds": float}
     fits = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in kinds.items())
+    fits = fits and run.get("dtype") in (None, "float32", "bfloat16")
     if not fits or not isinstance(state.get("iter_num", 0), int):
         raise ValueError(f"{path} is damaged or not a state of a run: its 'run' or 'iter_num' is of another kind. Use another copy of it.")
 
@@ -99,19 +66,48 @@ def keep_settings(folder: Path, cfg: Any) -> None:
         write_atomic(folder / settings_file.NAME, settings_file.text_of(cfg, without=("fresh",)).encode())
 
 
-def check_same_run(run: dict[str, Any], settings: dict[str, Any], inputs: dict[str, str], free: set[str], folder: Path) -> None:
-    """Raise Refused if settings (but for the free ones) or inputs are others than those the stored run was started with."""
+def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> None:
+    """Raise RefusedError if settings that change the weights, or inputs, are not those the stored run was started with."""
     if run.get("format") != RUN_FORMAT:
-        raise Refused(f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. Begin anew with --fresh.")
-    then = run["config"]
-    changed = [f"{k} is {v}, was {then.get(k)}" for k, v in settings.items() if k not in free and v != then.get(k)]
-    names = sorted(inputs.keys() | run["inputs"].keys())
-    changed += [f"{k} has other contents" for k in names if inputs.get(k) != run["inputs"].get(k)]
+        raise RefusedError(
+            f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. Begin anew with --fresh."
+        )
+    then, now = run["config"], dataclasses.asdict(cfg)
+    changed = [f"{k} is {v}, was {then.get(k)}" for k, v in now.items() if k not in FREE and v != then.get(k)]
+    changed += changed_inputs(run, cfg, inputs, folder)
     if changed:
-        raise Refused(
+        raise RefusedError(
             f"{folder} holds a run that was started differently: {'; '.join(changed)}. "
             "Give the old values to go on, --fresh to begin anew (the old folder is kept), or another --out_dir."
         )
+
+
+def changed_inputs(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> list[str]:
+    """What to say of inputs with other contents than the run's, each named by the file that the user gave."""
+    stored, tokenizer = run["inputs"], checkpoint.tokenizer_of({"run": run})
+    if tokenizer and cfg.tokenizer and sha256(cfg.tokenizer) != tokenizer["sha256"]:
+        return [f"{cfg.tokenizer} is another tokenizer than {tokenizer['path']} was"]  # the shards differ for that alone
+    changed = [name for name in sorted(inputs.keys() | stored.keys()) if inputs.get(name) != stored.get(name)]
+    sources = dict.fromkeys(source_of(name, cfg, folder) for name in changed)  # one file makes several shards
+    return [f"{source} has other contents" for source in sources]
+
+
+def source_of(name: str, cfg: TrainConfig, folder: Path) -> str:
+    """The file that an input was made of: for shards of arianna_ft.py what its job.json names, else the shard itself."""
+    part, _, file = name.partition("/")
+    if part == "base":
+        return cfg.base or "the base"
+    try:
+        paths = json.loads((folder / "job.json").read_bytes())["paths"]
+    except (OSError, ValueError, KeyError, TypeError):
+        paths = {}
+    source = paths.get({"data": "conversations"}.get(part, part)) if isinstance(paths, dict) else None
+    return source or f"{cfg.data_dir if part == 'data' else cfg.base_text_dir}/{file}"
+
+
+def note_tokenizer(path: str | Path) -> dict[str, str]:
+    """What a checkpoint says of the tokenizer it was trained with."""
+    return {"sha256": sha256(path), "path": str(path)}
 
 
 def hash_inputs(base: str | None, folders: dict[str, str | None]) -> dict[str, str]:

@@ -41,17 +41,17 @@ class TrainConfig:
     save_minutes: float = 2.0  # save at least this often
     seed: int = 1337  # of new weights and of the order of the rows
     device: str = "auto"  # auto: cuda if there is one, else cpu
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: bfloat16 on cuda, else float32
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: on a CPU the faster one, on cuda bfloat16
     nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
     tensorboard: bool = False  # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
     wandb: bool = False  # send them to Weights & Biases (needs the package wandb)
     compile: bool | None = None  # torch.compile: takes a minute, then steps are faster; auto or left out: where that pays
-    dim: int = 288  # shape of a model from scratch
-    n_layers: int = 6  # as above
-    n_heads: int = 6  # as above
-    n_kv_heads: int | None = None  # as above; by default n_heads
-    vocab_size: int = 4096  # as above
-    multiple_of: int = 32  # as above
+    dim: int = 288  # width of a model from scratch
+    n_layers: int = 6  # layers of a model from scratch
+    n_heads: int = 6  # attention heads of a model from scratch
+    n_kv_heads: int | None = None  # key and value heads of a model from scratch; by default n_heads
+    vocab_size: int = 4096  # tokens of a model from scratch
+    multiple_of: int = 32  # of a model from scratch: its hidden width is rounded up to a multiple of it
     max_seq_len: int | None = None  # context; by default the base's, or 256 from scratch
 
     def __post_init__(self) -> None:
@@ -71,6 +71,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
         if not 0 <= self.decay_ratio <= 1:
             raise ValueError(f"decay_ratio is {self.decay_ratio}; it must be from 0 to 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {(1 << 63) - 1}")
         if self.warmup_iters is not None and not 0 <= self.warmup_iters < self.max_iters:
             raise ValueError(
                 f"warmup_iters is {self.warmup_iters}, but the run has max_iters {self.max_iters}: "

@@ -16,9 +16,10 @@ import torch
 
 from arianna import formats
 from arianna.formats import checkpoint
+from arianna.training.devices import pick_precision
 from arianna.training.optimizer import load_moments, make_optimizer
-from arianna.training.run_folder import RUN_FORMAT, Refused, check_same_run, latest_state
-from arianna.training.settings import FREE, TrainConfig
+from arianna.training.run_folder import RUN_FORMAT, RefusedError, check_same_run, latest_state
+from arianna.training.settings import TrainConfig
 from model import ModelArgs, Transformer
 
 
@@ -34,6 +35,8 @@ class State:
     seconds: float = 0.0  # spent so far, over all starts
     threads: int | None = None  # that computed the steps so far, by what was saved
     compiled: bool | None = None  # whether the steps are; None before the first
+    dtype: str | None = None  # number format of the steps; None before the first
+    tokenizer: dict[str, str] | None = None  # SHA-256 and path of the tokenizer that the tokens come from
     teacher: Transformer | None = None  # whose predictions for replayed rows are learned
 
     def finished(self, cfg: TrainConfig) -> bool:
@@ -45,8 +48,15 @@ class State:
     def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
         run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
         run |= {"best_step": self.best_step, "seconds": self.seconds, "threads": torch.get_num_threads(), "compiled": self.compiled}
+        run |= {"dtype": self.dtype} | ({"tokenizer": self.tokenizer} if self.tokenizer else {})
         optimizer = self.optimizer.state_dict()
         return checkpoint.pack(self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run)
+
+    def pack_weights(self) -> dict[str, Any]:
+        """A checkpoint of the weights alone, as an evaluation leaves it."""
+        packed = checkpoint.pack(self.model, iter_num=self.step)
+        packed["config"] |= {"tokenizer": self.tokenizer} if self.tokenizer else {}
+        return packed
 
 
 @dataclass(frozen=True)
@@ -58,11 +68,11 @@ class Progress:
 
 
 def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
-    """How far a run of ours in cfg.out_dir is, None if there is none. Raises Refused if it is another run."""
+    """How far a run of ours in cfg.out_dir is, None if there is none. Raises RefusedError if it is another run."""
     found = latest_state(Path(cfg.out_dir))
     if found is None or "run" not in found:
         return None
-    check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, Path(cfg.out_dir))
+    check_same_run(found["run"], cfg, inputs, Path(cfg.out_dir))
     state = State(None, None, found["iter_num"], best_step=found["run"]["best_step"])
     return Progress(state.step, state.finished(cfg))
 
@@ -72,17 +82,17 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
     folder = Path(cfg.out_dir)
     found = latest_state(folder, set_damaged_aside=True)
     if found is not None and "run" in found:
-        check_same_run(found["run"], dataclasses.asdict(cfg), inputs, FREE, folder)
+        check_same_run(found["run"], cfg, inputs, folder)
         return restore(found, cfg, folder, device)
     if cfg.init_from == "scratch" and found is not None:
-        raise Refused(f"{folder} holds a checkpoint of another program; give another --out_dir.")
+        raise RefusedError(f"{folder} holds a checkpoint of another program; give another --out_dir.")
     if model is not None:
         model.to(device)
         return State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, device))
     if found is None:
-        raise Refused(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
+        raise RefusedError(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
     if found.get("iter_num", 0) >= cfg.max_iters:
-        raise Refused(
+        raise RefusedError(
             f"{folder}/ckpt.pt is at iteration {found['iter_num']}, so --max_iters={cfg.max_iters} leaves nothing to do; give more."
         )
     shutil.copy2(folder / "ckpt.pt", folder / "ckpt_llama2c.pt")  # the file is another program's: it stays
@@ -105,12 +115,14 @@ def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch
     try:
         load_moments(optimizer, found["optimizer"]["state"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Refused(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
-    run = found.get("run", {})
-    best = float(found.get("best_val_loss", math.inf)) if run else math.inf
-    compiled = run.get("compiled", bool(run["config"].get("compile"))) if run else None
-    spent = (run.get("best_step", -1), run.get("seconds", 0.0), run.get("threads"), compiled)
-    return State(model, optimizer, found["iter_num"], best, *spent, make_teacher(cfg, device))
+        raise RefusedError(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
+    state = State(model, optimizer, found["iter_num"], teacher=make_teacher(cfg, device), tokenizer=checkpoint.tokenizer_of(found))
+    if run := found.get("run"):
+        state.best_loss, state.best_step = float(found.get("best_val_loss", math.inf)), run["best_step"]
+        state.seconds, state.threads = run["seconds"], run.get("threads")
+        state.compiled = run.get("compiled", bool(run["config"].get("compile")))
+        state.dtype = run.get("dtype") or pick_precision(str(device), cfg.dtype).name  # an older state says it by its settings
+    return state
 
 
 def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:

@@ -16,10 +16,10 @@ from faults import FULL, finish, inputs_kept, results, run, small, start, times,
 from helpers import ROOT, furnish
 
 from arianna.formats import checkpoint
-from arianna.scoring import choose
 from arianna.system import files
 from arianna.system.files import write_atomic
 from arianna.training import run_folder
+from arianna.training.log import read_log
 from arianna.training.run_folder import latest_state
 from train_arianna import train
 
@@ -134,7 +134,7 @@ def broken_run(left: dict[str, bytes], folder) -> str:
     step = state["iter_num"] if state else 0
     if state is None:
         return "" if not {"ckpt.pt", "ckpt_prev.pt"} & left.keys() else "no state loads"
-    evaluated = {s for s, entry in choose.read_log(folder).items() if "val_loss" in entry} if "log.jsonl" in left else set()
+    evaluated = {s for s, entry in read_log(folder).items() if "val_loss" in entry} if "log.jsonl" in left else set()
     needed = {s for s in (0, 2, 4) if s <= step}
     lost = [s for s in needed if s not in evaluated]
     for s in needed:

@@ -11,7 +11,7 @@ from helpers import LONG, SHORT, TURNS, build, settings_for
 from arianna.corpus.encoding import ANSWER, encode_turns, prepare_conversations, write_prepared
 from arianna.training import contrast
 from arianna.training.contrast import ContrastTask, pairs_of, question_and_answer, term
-from arianna.training.devices import Team, pick_precision
+from arianna.training.devices import ProcessGroup, pick_precision
 from arianna.training.optimizer import make_optimizer
 from arianna.training.state import State
 from arianna_data import Rows, Task
@@ -99,7 +99,7 @@ def test_a_step_makes_own_questions_likelier_than_others(rows, tmp_path):
     before = margin()
     for _ in range(4):
         state.step = 0
-        train_step(state, batch, cfg, model, precision, Team.alone())
+        train_step(state, batch, cfg, model, precision, ProcessGroup.alone())
     assert margin() < before
 
 
@@ -112,8 +112,8 @@ def test_the_shares_of_two_processes_add_up_to_the_whole_gradient(rows):
             contrast.backward(model, batch, 0.5, precision, team)
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    whole = gradient(Team.alone())
-    halves = [Team.alone(), Team.alone()]
+    whole = gradient(ProcessGroup.alone())
+    halves = [ProcessGroup.alone(), ProcessGroup.alone()]
     for rank, team in enumerate(halves):
         team.rank, team.size = rank, 2
     assert torch.allclose(gradient(*halves), whole, atol=1e-6) and whole.abs().sum() > 0

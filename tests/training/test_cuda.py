@@ -10,15 +10,15 @@ from helpers import TINY, batch, build, settings_for, weights, write_conversatio
 from arianna import formats
 from arianna.formats import checkpoint
 from arianna.generate import generate
-from arianna.scoring import choose
-from arianna.training.devices import Precision, Team
+from arianna.training.devices import Precision, ProcessGroup
+from arianna.training.log import read_log
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
 from train_arianna import train, train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
-ALONE = Team.alone()
+ALONE = ProcessGroup.alone()
 
 
 def losses(device: str, dtype: torch.dtype, steps: int = 5) -> list[float]:
@@ -53,7 +53,7 @@ def test_a_run_goes_on_where_it_was_saved(tmp_path, write, settings):
     assert train(cfg).step == 8
     accumulated = {name: value for name, value in settings.items() if name != "compile"}
     train(dataclasses.replace(plain, **accumulated, compile=False, out_dir=str(tmp_path / "plain")))
-    logs = [choose.read_log(tmp_path / name) for name in ("run", "plain")]
+    logs = [read_log(tmp_path / name) for name in ("run", "plain")]
     assert all(abs(logs[0][step]["loss"] - logs[1][step]["loss"]) < 0.02 for step in range(1, 9))
     again = tmp_path / "again"
     again.mkdir()

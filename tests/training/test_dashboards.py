@@ -11,9 +11,9 @@ from helpers import ROOT, Interrupt, build, equal, settings_for, tensorboard_of,
 import arianna_ft
 import train_arianna
 from arianna.formats import checkpoint
-from arianna.scoring import choose
 from arianna.system import config
 from arianna.training import dashboards
+from arianna.training.log import read_log
 from train_arianna import train
 
 TIMES = {"step_ms", "tokens_per_second", "eval_seconds"}
@@ -97,7 +97,7 @@ def timeless(rows: dict[int, dict]) -> dict[int, dict]:
 def test_the_log_is_sent_with_samples_as_a_table(tmp_path, server):
     cfg = settings(tmp_path, wandb=True, tokenizer=TOKENIZER)
     train(cfg)
-    log = choose.read_log(tmp_path / "run")
+    log = read_log(tmp_path / "run")
     assert sorted(server.rows) == [0, 2, 4, 6, 8] and server.told == sorted(server.told)
     for step, row in server.rows.items():
         samples = log[step].get("samples", {})
@@ -152,7 +152,7 @@ def test_tensorboard_shows_the_log_and_a_run_that_goes_on_has_the_same_curves(tm
     cfg = settings(tmp_path, tensorboard=True, tokenizer=TOKENIZER)
     train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
     curves, texts = tensorboard_of(tmp_path / "whole")
-    log = choose.read_log(tmp_path / "whole")
+    log = read_log(tmp_path / "whole")
     assert [step for step, _ in curves["loss"]] == [2, 4, 6, 8] and [step for step, _ in curves["val_loss"]] == [0, 4, 8]
     assert curves["val_loss"] == [(step, pytest.approx(log[step]["val_loss"])) for step in (0, 4, 8)]
     who = [(step, log[step]["samples"]["Who are you?"]) for step in (0, 4, 8)]
