@@ -20,7 +20,7 @@ from arianna.searching.job import Chosen, Unit
 from arianna.searching.space import Space
 from arianna.searching.unit import Bench, averaged
 from arianna.training.devices import pick_device
-from arianna.training.log import Log
+from arianna.training.log import Log, finite_or_none
 from arianna.training.optimizer import make_optimizer
 from arianna.training.run_folder import hash_inputs, save_state
 from arianna.training.settings import TrainConfig, learning_rate
@@ -124,7 +124,7 @@ def evaluated(log: Log, cfg: TrainConfig, model: Transformer, step: int) -> Poin
     """Score a model on the held-out conversations and the base text, and log it as the trainer does."""
     texts, args = train_arianna.base_text_rows(cfg, model.args), model.args
     score = evaluate_model(model, train_arianna.held_out_rows(cfg, args), texts, cfg.eval_rows)
-    terminator = train_arianna.number(score.answers.terminator_loss)
+    terminator = finite_or_none(score.answers.terminator_loss)
     log.record(step=step, val_loss=score.answers.loss, terminator_loss=terminator, base_text=score.base_text)
     return Point(step, float(step > 0), score.answers.loss, score.base_text)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from arianna.ops import all_finite
@@ -18,6 +20,10 @@ class Muon(torch.optim.AdamW):
 
     As torch.optim.Muon with its defaults, but the matrices of one shape are orthogonalised together, in 40% of the time.
     """
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take loaded state as it is: Adam's own method looks for a count of steps, which Muon's matrices have not."""
+        torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self) -> None:
