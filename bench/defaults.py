@@ -19,7 +19,6 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
-import hashlib
 import json
 import shutil
 import statistics
@@ -37,8 +36,8 @@ import torch
 import train_arianna
 from arianna import formats
 from arianna.corpus import conversations, encoding
-from arianna.corpus.conversations import Conversation
 from arianna.scoring import base_text, choose
+from arianna.searching.folds import fold_of
 from arianna.system.files import sha256, write_atomic
 from arianna.training import presets
 from arianna.training.devices import pick_device
@@ -119,15 +118,6 @@ class Trial:
         return all(line[name] == value for name, value in vars(self).items())
 
 
-def fold_of(talk: Sequence[Conversation], fold: int) -> tuple[list[Conversation], list[Conversation]]:
-    """Those to train on and those held out: tenth number `fold` by hash of the first question; fold 0 is the project's own split."""
-    digests = {c: hashlib.sha256(conversations.key(c).encode()).digest() for c in talk}
-    order, share = sorted(set(digests.values())), len(conversations.split(talk)[1])
-    first = {digest: i for i, digest in enumerate(order)}
-    held = {c for c in talk if first[digests[c]] // share == fold}
-    return [c for c in talk if c not in held], [c for c in talk if c in held]
-
-
 def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
     """Prepared conversations, of which those for training end with their first row."""
     tokens, mask = (np.frombuffer(files[f"train.{kind}"], dtype) for kind, dtype in (("bin", "<u2"), ("mask", np.uint8)))
@@ -143,7 +133,8 @@ def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path
     with filelock.FileLock(folder / ".lock"):
         tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
-            halves = fold_of(conversations.read(TALK).conversations, trial.fold)
+            talk = conversations.read(TALK).conversations
+            halves = fold_of(talk, trial.fold, len(conversations.split(talk)[1]))  # fold 0 is the project's own split
             with template_trained() if whole else contextlib.nullcontext():
                 files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
             encoding.write_prepared(first_rows(files) if cut else files, data)

@@ -121,8 +121,7 @@ class Night:
         (self.folder / UNITS).unlink(missing_ok=True)
         usual = self.recipe("best")
         self.time_steps(usual)
-        for number in range(self.workers):
-            studies.bury(self.study, f"{self.place} {number}")
+        studies.bury(self.study, self.place)
         self.known = {t.number for t in studies.trials_of(self.study, *studies.DONE)}
         best = studies.best_trial(self.study)
         self.best = best.value if best else math.inf

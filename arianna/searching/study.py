@@ -163,9 +163,9 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def bury(study: optuna.Study, place: str) -> None:
-    """Fail the trials that a place left behind. Those of other machines are theirs."""
+    """Fail the trials that a search, or one worker of it, left behind. Those of other machines are theirs."""
     for trial in trials_of(study, TrialState.RUNNING):
-        if trial.user_attrs.get("place") == place:
+        if f"{trial.user_attrs.get('place')} ".startswith(f"{place} "):
             end(study, trial.number, TrialState.FAIL)
 
 

@@ -100,12 +100,15 @@ def test_a_journal_that_is_none_is_told(tmp_path):
 
 def test_what_this_place_left_behind_is_buried_and_others_work_on(tmp_path):
     study = open_study(None, tmp_path, FACTS)
-    ours, theirs, done = study.ask(), study.ask(), study.ask()
-    for trial, place in ((ours, "here"), (theirs, "there"), (done, "here")):
+    trials = ours, theirs, other, done = [study.ask() for _ in range(4)]
+    for trial, place in zip(trials, ("here 1", "there 1", "here 10", "here 1"), strict=True):
         trial.set_user_attr("place", place)
     study.tell(done, 1.0)
+    bury(study, "here 1")
+    states = [TrialState.FAIL, TrialState.RUNNING, TrialState.RUNNING, TrialState.COMPLETE]
+    assert [t.state for t in study.trials] == states
     bury(study, "here")
-    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.RUNNING, TrialState.COMPLETE]
+    assert study.trials[2].state == TrialState.FAIL and study.trials[1].state == TrialState.RUNNING
 
 
 def test_a_preset_stands_in_line_once_until_it_is_lost(tmp_path):
