@@ -9,15 +9,13 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import REPORT, TINY, build, lively, talk
-from sentencepiece import SentencePieceTrainer
+from helpers import REPORT, TINY, build, lively, talk, train_tokenizer
 
 from arianna.corpus.conversations import prompt
 from arianna.corpus.encoding import encode_turns
@@ -139,18 +137,8 @@ def continued(model: Transformer, prompts: list[list[int]]) -> list[list[int]]:
 @pytest.fixture(scope="session")
 def collapsing(tmp_path_factory) -> Tokenizer:
     """A tokenizer like that of llama2.c's stories260K: of several spaces it makes one."""
-    model = BytesIO()
-    words = (
-        f"the {a}{b} sat there and the {b}{a} sang"
-        for a in ("cat", "sea", "man")
-        for b in ("s", "like", "ish")
-    )
-    SentencePieceTrainer.train(
-        sentence_iterator=words, model_writer=model, model_type="bpe", vocab_size=300, byte_fallback=True,
-        normalization_rule_name="identity", unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2,
-        hard_vocab_limit=False,
-    )  # fmt: skip
-    return Tokenizer(written(tmp_path_factory.mktemp("tokenizer") / "small.model", model.getvalue()))
+    path = tmp_path_factory.mktemp("tokenizer") / "small.model"
+    return train_tokenizer(path, remove_extra_whitespaces=True)
 
 
 @needs_node
@@ -493,6 +481,26 @@ def test_what_no_page_can_hold_is_refused(tmp_path, monkeypatch, collapsing):
     assert main(command(tmp_path, "--force")) == 0
     for flag in ("--html_type=F32", "--compare=x.pt"):
         assert "goes with --format=html" in usage_error(str(tmp_path / "a.bin"), "--checkpoint=x.pt", flag)
+
+
+def test_a_tokenizer_that_is_no_plain_bpe_is_refused(tmp_path, tokenizer, monkeypatch):
+    lowered = train_tokenizer(tmp_path / "small.model", normalization_rule_name="nmt_nfkc_cf")
+    model = build(dataclasses.replace(TINY, vocab_size=lowered.vocab_size))
+    with pytest.raises(ValueError, match="splits text differently from the BPE that the page computes"):
+        page_of(model, lowered)
+    pieces = html.listed(tokenizer)
+    monkeypatch.setattr(html, "listed", lambda _: [*pieces[:-2], pieces[-1], pieces[-2]])
+    with pytest.raises(ValueError, match="splits text differently"):  # the page merges by ids, not by scores
+        page_of(build(), tokenizer)
+
+
+def test_weights_beyond_float16_are_refused_in_it(tokenizer):
+    model = build()
+    model.norm.weight.data[0] = 1e6
+    page_of(model, tokenizer, "F16")
+    model.layers[0].attention.wq.weight.data[0, 0] = 1e6
+    with pytest.raises(ValueError, match="beyond 65,504, the largest number of float16; use --html_type=F32"):
+        page_of(model, tokenizer, "F16")
 
 
 def test_a_tokenizer_with_other_pieces_is_not_the_pages(tmp_path, tokenizer):
