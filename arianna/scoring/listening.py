@@ -8,7 +8,7 @@ token, so that base and tuned can be compared whatever their losses are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,7 +120,7 @@ def question_and_answer(
 
     A question of more than half the context keeps BOS and its end.
     """
-    tokens, flags = encode_turns(Conversation(conversation.turns[:1], conversation.system), tokenizer)
+    tokens, flags = encode_turns(replace(conversation, turns=conversation.turns[:1]), tokenizer)
     at = int(np.argmax(flags & TRAIN_ANSWERS > 0))
     question, answer = tail(tokens[:at].tolist(), context // 2), tokens[at:].astype(np.int64)
     return np.array(question), (answer, np.where(flags[at:] & ANSWER, answer, IGNORE))
