@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from arianna.formats.options import Options, beside, computed
-from arianna.formats.shapes import plausible, weight_shapes
+from arianna.formats.shapes import check_shapes, model_of, plausible, weight_shapes
 from arianna.ops import all_finite
 from arianna.system.files import sha256, write_atomic
 from arianna.system.resources import check_file
@@ -84,8 +84,6 @@ def check_zip(file: BinaryIO, path: Path) -> None:
 def build_model(found: dict[str, Any], path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a loaded checkpoint in float32, on the CPU. `max_seq_len` gives it another context than it had."""
     args = read_args(found["model_args"], path)
-    if max_seq_len is not None:
-        args = dataclasses.replace(args, max_seq_len=max_seq_len)
     weights = {k.removeprefix(COMPILED): v for k, v in found["model"].items() if isinstance(k, str)}
     weights = {k: v for k, v in weights.items() if not k.endswith(("freqs_cos", "freqs_sin"))}
     embedding, output = weights.get("tok_embeddings.weight"), weights.get("output.weight")
@@ -93,10 +91,8 @@ def build_model(found: dict[str, Any], path: str | Path, max_seq_len: int | None
     expected = weight_shapes(args)
     if output is None:
         expected.pop("output.weight")
-    check_weights(weights, expected, path)
-    model = Transformer(args, tied)
-    model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=not tied)
-    return model
+    check_weights(path, weights, expected)
+    return model_of(args, tied, {name: weight.float() for name, weight in weights.items()}, max_seq_len)
 
 
 def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
@@ -119,22 +115,28 @@ def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
     return args
 
 
-def check_weights(weights: dict[str, Any], expected: dict[str, tuple[int, ...]], path: str | Path) -> None:
-    """Raise ValueError unless names, shapes and types are the expected ones and every number is finite."""
-    missing, extra = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
-    if missing or extra:
-        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the model does not have"
-        raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")
-    for name, shape in expected.items():
-        tensor = weights[name]
-        if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"{path}: {name} is {getattr(tensor, 'dtype', type(tensor).__name__)}, not a plain tensor of floats.")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{path}: {name} is {tuple(tensor.shape)}, but its model_args ask for {shape}.")
+def check_weights(path: str | Path, weights: dict[str, Any], wanted: dict[str, tuple[int, ...]]) -> None:
+    """Raise ValueError unless names, shapes and types are the wanted ones and every number is finite."""
+    for name, tensor in weights.items():
+        if not is_plain(tensor):
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise ValueError(f"{path}: {name} is {kind}, not a plain tensor of floats.")
+    check_shapes(path, {name: tuple(tensor.shape) for name, tensor in weights.items()}, wanted, "its model_args ask")
+    for name, tensor in weights.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path}: {name} claims {tensor.numel():,} numbers, more than the file holds.")
         if not all_finite(tensor):
             raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier checkpoint.")
+
+
+def is_plain(tensor: Any) -> bool:
+    """Whether a value is a dense tensor of floats in memory."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.dtype in DTYPES
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+    )
 
 
 def tokenizer_of(checkpoint: dict[str, Any]) -> dict[str, str] | None:

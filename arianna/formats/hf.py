@@ -8,7 +8,6 @@ The rows of wq and wk are reordered: transformers turn the two halves of a head 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -16,16 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from arianna.formats import safetensors
 from arianna.formats.card import card
-from arianna.formats.llama2c import by_rule
-from arianna.formats.names import HF, check_names, names
+from arianna.formats.names import HF, names
 from arianna.formats.options import Options, beside, computed, stored
-from arianna.formats.shapes import plausible, weight_shapes
-from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, pieces, tokenizer_json
+from arianna.formats.shapes import by_rule, check_shapes, model_of, plausible, weight_shapes
+from arianna.formats.vocabulary import CHAT_TEMPLATE, Piece, pieces, tokenizer_json
+from arianna.ops import all_finite
 from arianna.system.files import rename_aside, sync_folder, write_atomic
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, Tokenizer
@@ -34,6 +33,8 @@ __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"
 
 CONFIG, WEIGHTS, SENTENCEPIECE, CARD = "config.json", "model.safetensors", "tokenizer.model", "README.md"
 FILES = {CONFIG, WEIGHTS, SENTENCEPIECE, CARD, "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+DTYPES = ("F32", "F16", "BF16")  # of weights that are read
+MAX_JSON = 16 << 20  # bytes
 INDEX = "model.safetensors.index.json"  # beside weights in several files
 
 
@@ -62,15 +63,15 @@ def to_bytes(model: Transformer, options: Options) -> dict[str, bytes]:
     """
     tokenizer = options.tokenizer
     tokenizer.check_fits(model.args.vocab_size, "the model")
-    found = pieces(tokenizer)
+    tokens = pieces(tokenizer)
     documents = {
         CONFIG: model_config(model),
         "generation_config.json": generation_config(model.args),
-        "tokenizer.json": tokenizer_json(found),
-        "tokenizer_config.json": tokenizer_config(found, model.args),
+        "tokenizer.json": tokenizer_json(tokens),
+        "tokenizer_config.json": tokenizer_config(tokens, model.args),
     }
     return {name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()} | {
-        WEIGHTS: safetensors.to_bytes(weights(model), made_by=MADE_BY),
+        WEIGHTS: safetensors.torch.save(weights(model), {"format": "pt"}),
         SENTENCEPIECE: tokenizer.path.read_bytes(),
         CARD: card(model, options.report).encode(),
     }
@@ -106,12 +107,12 @@ def generation_config(a: ModelArgs) -> dict[str, Any]:
     return {"bos_token_id": BOS, "eos_token_id": [BOS, EOS], "pad_token_id": EOS, "max_length": a.max_seq_len}
 
 
-def tokenizer_config(found: list[Piece], a: ModelArgs) -> dict[str, Any]:
+def tokenizer_config(tokens: list[Piece], a: ModelArgs) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": found[BOS].text,
-        "eos_token": found[EOS].text,
-        "pad_token": found[EOS].text,
+        "bos_token": tokens[BOS].text,
+        "eos_token": tokens[EOS].text,
+        "pad_token": tokens[EOS].text,
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
@@ -127,7 +128,8 @@ def weights(model: Transformer) -> dict[str, Tensor]:
     state, out = model.state_dict(), {}
     for ours, theirs in names(model.args, model.tied, HF).items():
         heads = heads_of(ours, model.args)
-        out[theirs] = to_halves(state[ours], heads) if heads else state[ours]
+        weight = state[ours].cpu().float()
+        out[theirs] = (to_halves(weight, heads) if heads else weight).contiguous()
     return out
 
 
@@ -168,58 +170,65 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     other shapes than config.json asks for or not finite.
     """
     folder = Path(path)
-    found = read_config(folder / CONFIG)
-    args = read_args(found, folder / CONFIG)
-    tied = found.get("tie_word_embeddings") is True
-    loaded = load_weights(weights_file(folder), args, tied)
-    tied = tied or torch.equal(loaded["output.weight"], loaded["tok_embeddings.weight"])
-    context = args.max_seq_len if max_seq_len is None else max_seq_len
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
-    model.load_state_dict(loaded, strict=not tied)
-    return model
+    config = read_config(folder / CONFIG)
+    args = read_args(config, folder / CONFIG)
+    tied = config.get("tie_word_embeddings") is True
+    state = load_weights(weights_file(folder), args, tied)
+    tied = tied or torch.equal(state["output.weight"], state["tok_embeddings.weight"])
+    return model_of(by_rule(args), tied, state, max_seq_len)
 
 
 def read_config(path: Path) -> dict[str, Any]:
+    """The contents of a config.json. Raises ValueError or OSError for what is none."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a Hugging Face model's folder has one.")
-    if path.stat().st_size > safetensors.MAX_JSON:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a model's config has at most {safetensors.MAX_JSON:,}.")
-    found = safetensors.parse_json(path.read_bytes(), path)
-    if not isinstance(found, dict):
+    if path.stat().st_size > MAX_JSON:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a model's config has at most {MAX_JSON:,}.")
+    config = parse_json(path)
+    if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object, as a model's config is.")
-    return found
+    return config
 
 
-def read_args(found: dict[str, Any], path: Path) -> ModelArgs:
+def parse_json(path: Path) -> Any:
+    """The value in a JSON file. Raises ValueError where there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged: what should be JSON is not ({str(error)[:80]}). Use another copy of it."
+        ) from None
+
+
+def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
     """The shape that a config.json asks for. Raises ValueError for what llama2.c's programs would compute differently."""
-    architecture = found.get("architectures") or ["LlamaForCausalLM"]
-    if found.get("model_type") != "llama" or architecture != ["LlamaForCausalLM"]:
-        raise ValueError(f"{path} is of a model of type {found.get('model_type')!r} ({architecture}); only LlamaForCausalLM can be read.")
-    heads = found.get("num_attention_heads")
-    shape = (found.get("hidden_size"), found.get("num_hidden_layers"), heads, found.get("num_key_value_heads", heads))
-    sizes = (found.get("vocab_size"), found.get("intermediate_size"), found.get("max_position_embeddings"))
+    architecture = config.get("architectures") or ["LlamaForCausalLM"]
+    if config.get("model_type") != "llama" or architecture != ["LlamaForCausalLM"]:
+        raise ValueError(f"{path} is of a model of type {config.get('model_type')!r} ({architecture}); only LlamaForCausalLM can be read.")
+    heads = config.get("num_attention_heads")
+    shape = (config.get("hidden_size"), config.get("num_hidden_layers"), heads, config.get("num_key_value_heads", heads))
+    sizes = (config.get("vocab_size"), config.get("intermediate_size"), config.get("max_position_embeddings"))
     try:
         args = plausible(ModelArgs(*shape, sizes[0], sizes[1], max_seq_len=sizes[2]))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
-    rope = {
-        k: v for k, v in found.items() if k.startswith("rope_")
-    }  # transformers 4 has them here and in rope_scaling, 5 in rope_parameters
+    # transformers 4 has these here and in rope_scaling, 5 in rope_parameters
+    rope = {name: value for name, value in config.items() if name.startswith("rope_")}
     for inner in ("rope_scaling", "rope_parameters"):
-        if isinstance(found.get(inner), dict):
-            rope |= found[inner]
-        elif found.get(inner) is not None:
-            raise ValueError(f"{path} has {inner} {found[inner]!r}, which is no object.")
+        if isinstance(config.get(inner), dict):
+            rope |= config[inner]
+        elif config.get(inner) is not None:
+            raise ValueError(f"{path} has {inner} {config[inner]!r}, which is no object.")
     for name, value, needed in (
-        ("rms_norm_eps", found.get("rms_norm_eps", 1e-6), NORM_EPS),  # what is not there is transformers' default
+        ("rms_norm_eps", config.get("rms_norm_eps", 1e-6), NORM_EPS),  # what is not there is transformers' default
         ("rope_theta", rope.get("rope_theta", ROPE_THETA), ROPE_THETA),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
-        ("partial_rotary_factor", rope.get("partial_rotary_factor", found.get("partial_rotary_factor", 1)), 1),
-        ("head_dim", found.get("head_dim") or args.head_dim, args.head_dim),
-        ("hidden_act", found.get("hidden_act", "silu"), "silu"),
-        ("attention_bias", found.get("attention_bias", False), False),
-        ("mlp_bias", found.get("mlp_bias", False), False),
-        ("quantization_config", found.get("quantization_config"), None),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)), 1),
+        ("head_dim", config.get("head_dim") or args.head_dim, args.head_dim),
+        ("hidden_act", config.get("hidden_act", "silu"), "silu"),
+        ("attention_bias", config.get("attention_bias", False), False),
+        ("mlp_bias", config.get("mlp_bias", False), False),
+        ("quantization_config", config.get("quantization_config"), None),
     ):
         if value != needed:
             raise ValueError(f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model cannot be used.")
@@ -239,18 +248,34 @@ def weights_file(folder: Path) -> Path:
 
 
 def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
-    """All weights by their names here, float32. Names and shapes are checked before memory is taken."""
-    header = safetensors.read_header(path)
-    unused = {"lm_head.weight"} if tied else set()
-    there = {name for name in header.entries if name not in unused and not name.endswith("rotary_emb.inv_freq")}  # follows from the shape
-    wanted, shapes = names(a, tied, HF), weight_shapes(a)
-    check_names(there, set(wanted.values()), path)
-    for ours, theirs in wanted.items():
-        shape = tuple(header.entries[theirs]["shape"])
-        if shape != shapes[ours]:
-            raise ValueError(f"{path}: {theirs} is {shape}, but its config.json asks for {shapes[ours]}.")
-    loaded = {ours: safetensors.load(path, header, theirs) for ours, theirs in wanted.items()}
-    return {name: to_neighbours(w, heads) if (heads := heads_of(name, a)) else w for name, w in loaded.items()}
+    """All weights by their names here, float32. Names, shapes and types are checked before memory is taken."""
+    shapes, theirs = weight_shapes(a), names(a, tied, HF)
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            check_header(path, file, {theirs[name]: shapes[name] for name in theirs}, tied)
+            weights = {name: file.get_tensor(theirs[name]).float() for name in theirs}
+    except safetensors.SafetensorError as error:
+        size = f"{path.stat().st_size:,} bytes"
+        raise ValueError(
+            f"{path} is cut off, damaged or no safetensors file ({size}): {' '.join(str(error).split())[:120]}. Use another copy of it."
+        ) from None
+    for name, weight in weights.items():
+        if not all_finite(weight):
+            raise ValueError(f"{path}: {theirs[name]} holds NaN or infinity, so the model cannot be used.")
+    return {name: to_neighbours(w, heads) if (heads := heads_of(name, a)) else w for name, w in weights.items()}
+
+
+def check_header(path: Path, file: Any, wanted: dict[str, tuple[int, ...]], tied: bool) -> None:
+    """Raise ValueError unless an open safetensors file has the wanted tensors, in types that are read."""
+    there = file.keys()
+    tensors = {name: file.get_slice(name) for name in there}
+    unused = [name for name in tensors if name.endswith("rotary_emb.inv_freq")]  # they follow from the shape
+    unused += ["lm_head.weight"] if tied else []
+    used = {name: tensor for name, tensor in tensors.items() if name not in unused}
+    check_shapes(path, {name: tuple(tensor.get_shape()) for name, tensor in used.items()}, wanted, "its config.json asks")
+    for name, tensor in used.items():
+        if tensor.get_dtype() not in DTYPES:
+            raise ValueError(f"{path}: {name} holds {tensor.get_dtype()}; {', '.join(DTYPES)} can be read.")
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
@@ -258,7 +283,7 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     folder, file = path, path / "tokenizer.json"
     if not file.is_file():
         return
-    rules = safetensors.parse_json(file.read_bytes(), file)
+    rules = parse_json(file)
     try:
         vocab = dict(rules["model"]["vocab"])
     except (TypeError, KeyError, ValueError):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from arianna.formats import llama2c_int8
-from arianna.formats.llama2c import by_rule
+from arianna.formats.shapes import by_rule
 from model import ROPE_THETA, ModelArgs, Transformer
 
 Kind = Literal["int8", "F16", "F32"]

@@ -7,7 +7,6 @@ w2, w3; the final norm; RoPE cosines and sines; the output only if not tied.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import struct
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from arianna.formats.options import Options, beside, check_tokenizer, computed, stored
-from arianna.formats.shapes import plausible, weight_shapes
+from arianna.formats.shapes import by_rule, model_of, plausible, weight_shapes
 from arianna.system.resources import check_file
 from model import NORM_EPS, ModelArgs, Transformer
 
@@ -72,10 +71,7 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
     arrays = zip(shapes.items(), np.split(numbers, ends), strict=True)
     weights = {name: torch.from_numpy(array.reshape(shape)) for (name, shape), array in arrays if not name.startswith("freqs_")}
-    context = args.max_seq_len if max_seq_len is None else max_seq_len
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
-    model.load_state_dict(weights, strict=not tied)
-    return model
+    return model_of(by_rule(args), tied, weights, max_seq_len)
 
 
 def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool]:
@@ -88,12 +84,3 @@ def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool]:
         return plausible(args), vocab_size > 0
     except ValueError as error:
         raise ValueError(f"{path} is not a llama2.c .bin (version 0): its header reads {numbers}, and {error}.") from None
-
-
-def by_rule(args: ModelArgs) -> ModelArgs:
-    """The same shape with `multiple_of` in place of `hidden_dim` where llama2.c's rule gives that width, as its checkpoints say it."""
-    for multiple_of in (32, 64, 128, 256):
-        ruled = dataclasses.replace(args, hidden_dim=None, multiple_of=multiple_of)
-        if ruled.hidden == args.hidden:
-            return ruled
-    return args

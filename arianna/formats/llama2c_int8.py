@@ -9,7 +9,6 @@ version 2 each matrix as int8 with a float32 scale per group of numbers behind i
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import struct
 from pathlib import Path
@@ -18,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arianna.formats.llama2c import by_rule
 from arianna.formats.options import Options, beside, check_tokenizer
-from arianna.formats.shapes import plausible, weight_shapes
+from arianna.formats.shapes import by_rule, model_of, plausible, weight_shapes
 from model import NORM_EPS, ModelArgs, Transformer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
@@ -28,21 +26,23 @@ __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"
 MAGIC = 0x616B3432  # "ak42"
 HEADER = struct.Struct("<Ii7iBi")
 HEADER_BYTES = 256
-LARGEST_GROUP, SMALLEST_GROUP = 64, 8
+LARGEST_GROUP, SMALLEST_GROUP = 64, 4
 MATRICES = ["attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
 
 
 def group_size(a: ModelArgs) -> int:
-    """Numbers to a scale: 64, halved until it divides both widths, of which runq takes whole groups only. Raises ValueError below 8.
+    """Numbers to a scale: 64, halved until it divides both widths, of which runq takes whole groups only.
 
     llama2.c's own export looks at dim alone; where that does not divide hidden_dim, runq would leave the rest of a row out.
+    Raises ValueError below 4, where int8 with its scales would be no smaller than float16.
     """
     group = LARGEST_GROUP
     while a.dim % group or a.hidden % group:
         group //= 2
     if group < SMALLEST_GROUP:
         raise ValueError(
-            f"the model's widths {a.dim} and {a.hidden} are not multiples of {SMALLEST_GROUP}, so int8 in groups does not fit it."
+            f"the model's widths {a.dim} and {a.hidden} are not multiples of {SMALLEST_GROUP}, so int8 in groups does not "
+            "fit it. --format=llama2c takes it in float32, --format=gguf with --gguf_type=F16 at half the size."
         )
     return group
 
@@ -140,11 +140,9 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
                 arrays[name] = np.fromfile(f, "<f4", sizes[name])
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError(f"{path} holds NaN or infinity, so the model cannot be used.")
-    context = args.max_seq_len if max_seq_len is None else max_seq_len
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
     shapes = norms | matrices
-    model.load_state_dict({name: torch.from_numpy(array).view(shapes[name]) for name, array in arrays.items()}, strict=not tied)
-    return model
+    weights = {name: torch.from_numpy(array).view(shapes[name]) for name, array in arrays.items()}
+    return model_of(by_rule(args), tied, weights, max_seq_len)
 
 
 def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool, int]:

@@ -48,11 +48,3 @@ def renamed(name: str, table: dict[str, str]) -> str:
         _, number, part = part.split(".", 2)
         return f"{table['layers']}.{number}.{table[part]}.weight"
     return f"{table[part]}.weight"
-
-
-def check_names(found: set[str], wanted: set[str], path: object) -> None:
-    """Raise ValueError unless a file has the tensors that a model of its shape needs and no others."""
-    missing, extra = sorted(wanted - found), sorted(found - wanted)
-    if missing or extra:
-        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which a Llama model of its shape does not have"
-        raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")

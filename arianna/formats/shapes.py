@@ -1,14 +1,17 @@
-"""The shape that a file claims for its model, and the shapes of the weights that go with it."""
+"""The shape that a file claims for its model, the shapes of the weights that go with it, and the model made of both."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from model import ModelArgs, Transformer
 
 LARGEST, MOST_LAYERS = 1 << 20, 1 << 12  # what claims more is damaged: refused before it takes memory
+Shape = tuple[int, ...]
 
 
 def plausible(args: ModelArgs) -> ModelArgs:
@@ -20,10 +23,43 @@ def plausible(args: ModelArgs) -> ModelArgs:
     return args
 
 
-def weight_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's weights, read from a model that takes no memory."""
-    short = dataclasses.replace(
-        args, max_seq_len=1
-    )  # no weight depends on it, but the size of the tables of angles
+def weight_shapes(args: ModelArgs) -> dict[str, Shape]:
+    """Names and shapes of a model's weights, read from a model of one layer that takes no memory."""
+    short = dataclasses.replace(args, n_layers=1, max_seq_len=1)  # of which no weight's shape depends
     with torch.device("meta"):
-        return {name: tuple(weight.shape) for name, weight in Transformer(short).state_dict().items()}
+        shapes = {name: tuple(weight.shape) for name, weight in Transformer(short).state_dict().items()}
+    layer = {name: shape for name, shape in shapes.items() if name.startswith("layers.0.")}
+    layers = {name.replace(".0.", f".{i}.", 1): shape for i in range(args.n_layers) for name, shape in layer.items()}
+    first = {"tok_embeddings.weight": shapes["tok_embeddings.weight"]}
+    return first | layers | {name: shape for name, shape in shapes.items() if name not in layer}
+
+
+def check_shapes(path: object, found: Mapping[str, Shape], wanted: Mapping[str, Shape], asking: str) -> None:
+    """Raise ValueError unless a file has the weights that a model of its shape needs, in their shapes, and no others.
+
+    `asking`: the part of the file that claims the shape, "its config.json asks", say.
+    """
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or extra:
+        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which a Llama model of its shape does not have"
+        raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")
+    for name, shape in wanted.items():
+        if tuple(found[name]) != shape:
+            raise ValueError(f"{path}: {name} is {tuple(found[name])}, but {asking} for {shape}.")
+
+
+def by_rule(args: ModelArgs) -> ModelArgs:
+    """The same shape with `multiple_of` for `hidden_dim` where llama2.c's rule gives that width, as its checkpoints say it."""
+    for multiple_of in (32, 64, 128, 256):
+        ruled = dataclasses.replace(args, hidden_dim=None, multiple_of=multiple_of)
+        if ruled.hidden == args.hidden:
+            return ruled
+    return args
+
+
+def model_of(args: ModelArgs, tied: bool, weights: dict[str, Tensor], max_seq_len: int | None) -> Transformer:
+    """The model of a file's weights, with another context where `max_seq_len` gives one."""
+    context = args.max_seq_len if max_seq_len is None else max_seq_len
+    model = Transformer(dataclasses.replace(args, max_seq_len=context), tied)
+    model.load_state_dict(weights, strict=not tied)
+    return model

@@ -285,7 +285,7 @@ NORM = "layers.0.ffn_norm.weight"
     ("change", "message"),
     [
         (lambda w: w.pop(NORM), rf"lacks {NORM} \(1 missing, 0 too many\)"),
-        (lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}), r"has layers\.1\.ffn_norm\.weight, which the model does not"),
+        (lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}), r"has layers\.1\.ffn_norm\.weight, which a Llama model of its shape does not have"),
         (lambda w: w.update({NORM: torch.ones(33)}), rf"{NORM} is \(33,\), but its model_args ask for \(32,\)"),
         (lambda w: w.update({NORM: torch.ones(32, 1)}), rf"{NORM} is \(32, 1\)"),
         (lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)}), f"{NORM} is torch.int64, not a plain tensor of floats"),
