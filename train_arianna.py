@@ -32,9 +32,9 @@ from arianna import formats
 from arianna.formats import checkpoint
 from arianna.scoring import answers, choose
 from arianna.scoring.losses import evaluate_model
-from arianna.system import config, environment, processes, resources, settings_file
+from arianna.system import config, environment, processes
 from arianna.system.files import remove_leftovers
-from arianna.training import compilation, contrast, dashboards
+from arianna.training import compilation, contrast, dashboards, needs
 from arianna.training.devices import Precision, ProcessGroup, pick_precision, steady_threads
 from arianna.training.log import Log, Window, finite_or_none
 from arianna.training.run_folder import (
@@ -282,7 +282,7 @@ def train(cfg: TrainConfig) -> Result:
     model = new_model(cfg)
     if group.is_main:
         if model is not None:
-            resources.check_run(cfg, model, group.size)
+            needs.check(cfg, model, group.size)
         if cfg.fresh:
             set_aside(folder)
     with processes.lock(folder) if group.is_main else contextlib.nullcontext(), processes.stop_signals() as stop:
@@ -317,7 +317,7 @@ def finish(run: Run, stop: processes.Stop) -> Result:
 
 
 def main(argv: list[str] | None = None) -> int:
-    cfg = config.parse(TrainConfig, settings_file.expand(argv, [TrainConfig]), __doc__)
+    cfg = config.parse(TrainConfig, argv, __doc__)
     if cfg.nproc > 1 and "RANK" not in os.environ:  # torchrun sets RANK in the processes it starts
         return processes.launch(cfg.nproc, __file__, sys.argv[1:] if argv is None else argv)
     processes.watch_parent()

@@ -1,8 +1,12 @@
-"""One frozen dataclass to command-line flags, nothing else.
+"""One frozen dataclass to command-line flags and a settings file, nothing else. Standard library only.
 
 A field `name: type = default  # what it is` becomes `--name=value`, with its comment as help. `--name value`,
 `--my-name` for my_name, and `--flag` alone for a bool work too. A field without a default is a word without a flag. A
-`tuple[str, ...]` takes its flag any number of times.
+`tuple[str, ...]` takes its flag any number of times, any other takes it once. `--config=my.toml` stands for many flags,
+which win over it:
+
+    max_iters = 300
+    loss_on = "answers"
 """
 
 from __future__ import annotations
@@ -11,143 +15,339 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import json
+import os
 import re
+import shlex
 import sys
+import tomllib
 import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar
 
 from arianna.system import environment
 
 T = TypeVar("T")
+Sentences = Mapping[str, str]
+SETTINGS_FILE = "config.toml"  # what a run writes, and what repeats it
+TOML_KINDS = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+}
+TOML_TEXT = ((str,), 'a text in "quotes"')
 
 
 class UsageError(ValueError):
     """Something wrong in what the user gave: one sentence, exit code 2."""
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See `python {self.prog} --help`.")
-
-
-def parse(cls: type[T], argv: list[str] | None, description: str | None, aliases: dict[str, str] | None = None) -> T:
+def parse(
+    cls: type[T],
+    argv: Sequence[str] | None,
+    description: str | None,
+    aliases: Mapping[str, str] | None = None,
+    word: str | None = None,
+) -> T:
     """Build `cls` from a command line (default: sys.argv). `aliases` maps a second name of a flag to its field.
 
-    Raises UsageError for an unknown flag (naming the nearest one), a value of the wrong type, and whatever
-    ValueError the class itself raises. `--help` prints and exits.
+    Raises UsageError for an unknown flag (naming the one that was meant), a flag given twice, a value of the wrong type,
+    and whatever ValueError the class itself raises. `word` is the flag that a bare word is pointed to. `--help` prints
+    and exits.
     """
-    values, unknown = read(cls, argv, description, aliases)
-    if unknown:  # before the class misses a flag that was only mistyped
-        refuse_unknown(unknown, [cls], aliases)
-    return build(cls, values)
+    return build(cls, read([cls], argv, description, aliases, word))
 
 
-def parse_known(
-    cls: type[T], argv: list[str] | None, description: str | None, aliases: dict[str, str] | None = None, prog: str | None = None
-) -> tuple[T, list[str]]:
-    """As `parse`, but what belongs to no field is returned as `--name=value` strings."""
-    values, unknown = read(cls, argv, description, aliases, prog)
-    return build(cls, values), unknown
-
-
-def read(
-    cls: type, argv: list[str] | None, description: str | None, aliases: dict[str, str] | None = None, prog: str | None = None
-) -> tuple[dict[str, Any], list[str]]:
-    """The values that were given by field, and what belongs to no field as `--name=value` strings."""
-    parser = Parser(
-        prog=prog,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    hints, comments = typing.get_type_hints(cls), field_comments(cls)
-    for field in dataclasses.fields(cls):
-        comment = comments.get(field.name, "").replace("%", "%%")
-        if field.default is dataclasses.MISSING:
-            parser.add_argument(field.name, type=converter(hints[field.name]), metavar=field.name.upper(), help=comment)
-            continue
-        names = [field.name, *(a for a, name in (aliases or {}).items() if name == field.name)]
-        options = list(dict.fromkeys(f"--{n}" for name in names for n in (name, name.replace("_", "-"))))
-        default = "" if field.default in (None, ()) else f" (default {field.default})".replace("%", "%%")
-        extra = {"nargs": "?", "const": True} if bool in kinds(hints[field.name]) else {}
-        extra |= {"action": "append"} if typing.get_origin(hints[field.name]) is tuple else {}
-        parser.add_argument(*options, dest=field.name, type=converter(hints[field.name]), metavar="X", help=comment + default, **extra)
-    values, unknown = parser.parse_known_args(argv)
-    return vars(values), joined(unknown)
-
-
-def build(cls: type[T], values: dict[str, Any]) -> T:
+def build(cls: type[T], values: Mapping[str, Any]) -> T:
+    """An object of `cls` from those of the values that are its fields; its ValueErrors become UsageErrors."""
+    names = {field.name for field in dataclasses.fields(cls)}
     try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(**{name: value for name, value in values.items() if name in names})
     except UsageError:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def refuse_unknown(unknown: list[str], classes: list[type], aliases: dict[str, str] | None = None) -> NoReturn:
-    """Raise UsageError for the first flag that no class has, with the nearest that there is."""
-    known = [f.name for cls in classes for f in dataclasses.fields(cls)] + list(aliases or {})
-    name = unknown[0].split("=")[0]
-    near = nearest(name.lstrip("-").replace("-", "_"), known)
-    hint = f"; did you mean --{near}?" if near else "; --help lists what there is."
-    raise UsageError(f"{name} is not a flag of this command{hint}")
+def read(
+    classes: Sequence[type],
+    argv: Sequence[str] | None,
+    description: str | None,
+    aliases: Mapping[str, str] | None = None,
+    word: str | None = None,
+    instead: Sentences | None = None,
+) -> dict[str, Any]:
+    """What was given, in the settings file and by flags, by the names of the fields of all classes.
+
+    A name that several classes have is one flag. The help shows the fields of the first class alone. `instead` names
+    flags that there are not here, each with what to do: fields that are refused, and names in other programs.
+    """
+    settings = fields_by_name(classes, instead or {})
+    aliases = {alias: name for alias, name in (aliases or {}).items() if name in settings}
+    parser = make_parser(settings, [f.name for f in dataclasses.fields(classes[0])], description, aliases)
+    given, unknown = parser.parse_known_args(argv)
+    values = vars(given)
+    path = values.pop("config", None)
+    if unknown:  # before the class misses a flag that was only mistyped
+        refuse_unknown(unknown[0], [*settings, *aliases], word, instead or {})
+    return (read_file(Path(path), settings, aliases, instead or {}) if path is not None else {}) | values
 
 
-def nearest(name: str, known: list[str]) -> str | None:
-    """The name that is most like this one, if any is."""
-    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+def fields_by_name(classes: Sequence[type], refused: Sentences) -> dict[str, Setting]:
+    settings: dict[str, Setting] = {}
+    for cls in classes:
+        hints, comments = typing.get_type_hints(cls), field_comments(cls)
+        for field in dataclasses.fields(cls):
+            if field.name not in refused:
+                setting = Setting(field.name, hints[field.name], field.default, comments.get(field.name, ""))
+                settings.setdefault(field.name, setting)
+    return settings
 
 
-def to_flags(config: Any) -> list[str]:
-    """The command line that makes `config` again, defaults left out."""
-    given = [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config) if getattr(config, f.name) not in (f.default, None)]
-    return [f"--{name}={item}" for name, value in given for item in (value if isinstance(value, tuple) else (value,))]
+# ---- one setting ----
 
 
-def joined(words: list[str]) -> list[str]:
-    """["--a", "1", "--b=2"] to ["--a=1", "--b=2"]."""
-    out: list[str] = []
-    for word in words:
-        if out and not word.startswith("--") and "=" not in out[-1]:
-            out[-1] += f"={word}"
-        else:
-            out.append(word)
-    return out
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A field of a dataclass as it is given: by a flag or in a file."""
 
+    name: str
+    hint: Any
+    default: Any
+    comment: str
 
-def kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a hint allows, None and the dots of a tuple left out."""
-    if typing.get_origin(hint) is Literal:
-        return (hint,)
-    return tuple(a for a in typing.get_args(hint) if a not in (NoneType, ...)) or (hint,)
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that its hint allows, None and the dots of a tuple left out."""
+        if typing.get_origin(self.hint) is Literal:
+            return (self.hint,)
+        return tuple(a for a in typing.get_args(self.hint) if a not in (NoneType, ...)) or (self.hint,)
 
+    @property
+    def repeats(self) -> bool:
+        return typing.get_origin(self.hint) is tuple
 
-def converter(hint: Any):
-    """A function from a flag's text to a value of the hint; argparse reports its ArgumentTypeError."""
-    (kind,) = kinds(hint)
-
-    def convert(text: str) -> Any:
+    def convert(self, text: str) -> Any:
+        """The value that a flag's text means; argparse reports its ArgumentTypeError."""
+        (kind,) = self.kinds
         if typing.get_origin(kind) is Literal:
-            choices = typing.get_args(kind)
-            if text in choices:
-                return text
-            raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(choices)}")
+            return self.choose(text, typing.get_args(kind))
         if kind is bool:
-            if text.lower() == "auto" and NoneType in typing.get_args(hint):
-                return None
-            if text.lower() in ("true", "false", "1", "0", "yes", "no"):
-                return text.lower() in ("true", "1", "yes")
-            raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+            return self.decide(text)
+        if kind is str and not self.repeats:  # what may be repeated is prose: questions and starts
+            return self.name_or_path(text)
         try:
             return kind(text)
         except ValueError:
             name = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
             raise argparse.ArgumentTypeError(f"'{text}' is not {name}") from None
 
-    return convert
+    def choose(self, text: str, choices: tuple[str, ...]) -> str:
+        if text in choices:
+            return text
+        raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(choices)}")
+
+    def decide(self, text: str) -> bool | None:
+        if text.lower() == "auto" and NoneType in typing.get_args(self.hint):
+            return None
+        if text.lower() in ("true", "false", "1", "0", "yes", "no"):
+            return text.lower() in ("true", "1", "yes")
+        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+
+    def name_or_path(self, text: str) -> str:
+        """A text in which `~/` is the home folder, as no shell makes of `--out_dir=~/runs`."""
+        if not text and self.default != "":
+            raise argparse.ArgumentTypeError("it is empty; give a value, or leave it out")
+        return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
+
+
+class Once(argparse.Action):
+    """An action that refuses a second value, by whatever name: the last would win without a word."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, flag: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            raise UsageError(f"{flag} is given twice; which of the values is meant? Leave one out.")
+        setattr(namespace, self.dest, value)
+
+
+class Several(argparse.Action):
+    """An action that adds its value to a tuple."""
+
+    def __call__(self, parser: Any, namespace: Any, value: Any, flag: str | None = None) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), value))
+
+
+# ---- the command line ----
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See `{self.prog} --help`.")
+
+
+def program() -> str:
+    """How this program is started: `python arianna_ft.py`, `python -m arianna.report`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return (
+        f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {shlex.quote(sys.argv[0])}"
+    )
+
+
+def make_parser(
+    settings: Mapping[str, Setting], shown: Sequence[str], description: str | None, aliases: Mapping[str, str]
+) -> Parser:
+    parser = Parser(
+        prog=program(),
+        usage="%(prog)s [--name=value ...]"
+        + "".join(f" {name.upper()}" for name, s in settings.items() if s.default is dataclasses.MISSING),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for name, setting in settings.items():
+        add_argument(parser, setting, [a for a, meant in aliases.items() if meant == name], name in shown)
+    if "config" not in settings:
+        parser.add_argument(
+            "--config",
+            action=Once,
+            type=os.path.expanduser,
+            metavar="X",
+            help="a file of settings (TOML); flags win over it",
+        )
+    return parser
+
+
+def add_argument(parser: Parser, setting: Setting, aliases: Sequence[str], shown: bool) -> None:
+    comment = setting.comment.replace("%", "%%")
+    if setting.default is dataclasses.MISSING:
+        parser.add_argument(setting.name, type=setting.convert, metavar=setting.name.upper(), help=comment)
+        return
+    names = [spelling for name in (setting.name, *aliases) for spelling in (name, name.replace("_", "-"))]
+    default = "" if setting.default in (None, ()) else f" (default {setting.default})".replace("%", "%%")
+    parser.add_argument(
+        *dict.fromkeys(f"--{name}" for name in names),
+        dest=setting.name,
+        action=Several if setting.repeats else Once,
+        type=setting.convert,
+        metavar="X",
+        help=comment + default if shown else argparse.SUPPRESS,
+        **({"nargs": "?", "const": True} if bool in setting.kinds else {}),
+    )
+
+
+def refuse_unknown(given: str, known: Sequence[str], word: str | None, instead: Sentences) -> NoReturn:
+    """Raise UsageError for what is no flag here, with the flag that was meant if that is certain."""
+    flag = given.split("=")[0]
+    if word and not given.startswith("-"):
+        raise UsageError(f"{given} has no flag before it; did you mean --{word}={shlex.quote(given)}?")
+    name = flag.lstrip("-").replace("-", "_")
+    if name in instead:
+        raise UsageError(f"{flag} is not a flag of this command: {instead[name]}.")
+    near = nearest(name, known) if flag.startswith("-") else None
+    raise UsageError(
+        f"{flag} is not a flag of this command; {f'did you mean --{near}?' if near else '--help lists what there is.'}"
+    )
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name of which this one is a misspelling, if any is. A name that may mean something else is none: one with
+    another number in it, or in which one word of several is another."""
+    if name.startswith("no") and (meant := name.removeprefix("no").lstrip("_")) in known:
+        return f"{meant}=False"
+    alike = [other for other in known if is_misspelling(name, other)]
+    return next(iter(difflib.get_close_matches(name, alike, n=1)), None)
+
+
+def is_misspelling(name: str, other: str) -> bool:
+    words, others = name.split("_"), other.split("_")
+    if re.findall(r"\d", name) != re.findall(r"\d", other) or min(len(name), len(other)) < 2:
+        return False
+    if len(words) != len(others):
+        return name.replace("_", "") == other.replace("_", "")
+    return all(
+        difflib.SequenceMatcher(None, *pair).ratio() >= 0.8 for pair in zip(words, others, strict=True)
+    )
+
+
+def to_flags(config: Any) -> list[str]:
+    """The command line that makes `config` again, defaults left out."""
+    given = [
+        (f.name, getattr(config, f.name))
+        for f in dataclasses.fields(config)
+        if getattr(config, f.name) != f.default
+    ]
+    several = [
+        (name, value if isinstance(value, tuple) else (value,)) for name, value in given if value is not None
+    ]
+    return [f"--{name}={item}" for name, values in several for item in values]
+
+
+# ---- the settings file ----
+
+
+def read_file(
+    path: Path, settings: Mapping[str, Setting], aliases: Mapping[str, str], instead: Sentences
+) -> dict[str, Any]:
+    """The settings in a TOML file. Raises UsageError for a name that there is not and for a value of another type."""
+    try:
+        lines = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}); a file of settings is needed there."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        told = " ".join(str(error).split())
+        raise UsageError(f"{path} is not TOML: {told}. It needs lines such as max_iters = 300.") from None
+    values: dict[str, Any] = {}
+    for name, value in lines.items():
+        setting = settings.get(aliases.get(name, name))
+        if setting is None:
+            refuse_setting(path, name, [*settings, *aliases], instead)
+        if setting.name in values:
+            raise UsageError(f"{path}: {name} is given twice; which of the values is meant? Leave one out.")
+        values[setting.name] = value_of(path, name, value, setting)
+    return values
+
+
+def refuse_setting(path: Path, name: str, known: Sequence[str], instead: Sentences) -> NoReturn:
+    if name in instead:
+        raise UsageError(f"{path}: {name} is not a setting of this command: {instead[name]}.")
+    near = nearest(name, known)
+    raise UsageError(
+        f"{path}: {name} is not a setting of this command{f'; did you mean {near}?' if near else '.'}"
+    )
+
+
+def value_of(path: Path, name: str, value: Any, setting: Setting) -> Any:
+    kind = setting.kinds[0]
+    types, what = TOML_KINDS.get(kind, TOML_TEXT)
+    if not isinstance(value, types) or (
+        isinstance(value, bool) and kind is not bool
+    ):  # to Python, true is a number
+        raise UsageError(f"{path}: {name} is {value!r}; {what} is needed there.")
+    try:
+        return setting.convert(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{path}: {name}: {error}.") from None
+
+
+def text_of(*configs: Any, without: Sequence[str] = ()) -> str:
+    """The file that makes the configs again; of a name in several the first one's value counts. None is left out."""
+    lines: dict[str, str] = {}
+    for config in configs:
+        comments = field_comments(type(config))
+        for name, value in dataclasses.asdict(config).items():
+            if name not in without and value is not None:
+                lines.setdefault(name, f"{name} = {spelled(value)}  # {comments.get(name, '')}".rstrip(" #"))
+    return "".join(f"{line}\n" for line in lines.values())
+
+
+def spelled(value: str | bool | int | float) -> str:
+    """A value in JSON's spelling, which is TOML's, too, but for the one control character that JSON leaves as it is."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def field_comments(cls: type) -> dict[str, str]:
@@ -155,7 +355,10 @@ def field_comments(cls: type) -> dict[str, str]:
     return dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(cls), re.MULTILINE))
 
 
-def run_main(main, argv: list[str] | None = None) -> NoReturn:
+# ---- a command ----
+
+
+def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
     """Call main and exit with its code; the user's mistakes (UsageError) become one line and exit code 2."""
     environment.open_streams()
     if not isinstance(sys.stdout, environment.Stream):

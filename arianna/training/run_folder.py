@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from arianna.formats import checkpoint
-from arianna.system import processes, settings_file
+from arianna.system import config, processes
 from arianna.system.config import UsageError
 from arianna.system.files import rename_aside, sha256, write_atomic
 from arianna.training.settings import FREE, TrainConfig
@@ -63,7 +63,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 def keep_settings(folder: Path, cfg: Any) -> None:
     """Write config.toml, which repeats the run. That of arianna_ft.py, which has a job.json, holds more and is left alone."""
     if not (folder / "job.json").exists():
-        write_atomic(folder / settings_file.NAME, settings_file.text_of(cfg, without=("fresh",)).encode())
+        write_atomic(folder / config.SETTINGS_FILE, config.text_of(cfg, without=("fresh",)).encode())
 
 
 def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> None:
