@@ -5,6 +5,8 @@ are there.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
@@ -52,8 +54,12 @@ def chat(paths: Mapping[str, str]) -> Command | None:
 
 def in_c(paths: Mapping[str, str]) -> Command | None:
     """llama2.c's own program, which needs the tokenizer in its own format."""
-    vocabulary = Path(paths.get("tokenizer", "")).with_suffix(".bin") if paths.get("tokenizer") else None
-    if "binary" not in paths or vocabulary is None or not vocabulary.is_file():
+    if not {"binary", "tokenizer"} <= paths.keys():
+        return None
+    beside = Path(paths["tokenizer"]).with_suffix(".bin")
+    made = Path(paths["binary"]).with_name(beside.name)  # where none lay beside the tokenizer
+    vocabulary = next((path for path in (made, beside) if path.is_file()), None)
+    if vocabulary is None:
         return None
     files = f"{typed(paths['binary'])} -z {typed(vocabulary)}"
     return "run it in plain C", f"./run {files} -n 0 -t 0.8 -i $'Q: {ASKED}\\nA:'"
@@ -66,7 +72,7 @@ def as_page(paths: Mapping[str, str]) -> Command | None:
     page, report = (Path(paths["checkpoint"]).parent / name for name in ("arianna.html", "ft/report.json"))
     told = f" {flag('report', report)}" if report.is_file() else ""
     flags = f"{flag('checkpoint', paths['checkpoint'])} --format=html{told}"
-    return "put it into one page for any browser", f"python -m arianna.export {typed(page)} {flags}"
+    return "put it into one page for any browser", f"{python()} -m arianna.export {typed(page)} {flags}"
 
 
 def train_anew(paths: Mapping[str, str]) -> Command | None:
@@ -87,7 +93,14 @@ def tokenizer_flag(paths: Mapping[str, str]) -> str:
 
 def script(name: str) -> str:
     """How one of the project's scripts is started from here."""
-    return f"python {typed(ROOT / name)}"
+    return f"{python()} {typed(ROOT / name)}"
+
+
+def python() -> str:
+    """The word that starts this very Python from a shell: `python` only where the activated venv is its own."""
+    found, ours = shutil.which("python"), Path(sys.executable)
+    same = found and Path(found).parent == ours.parent and os.path.samefile(found, ours)
+    return "python" if same else quote(str(ours))
 
 
 def flag(name: str, path: str | Path) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,7 +34,9 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
     except OSError as error:
         if error.errno is None:  # not the system's but check's, and a sentence already
             raise
-        raise OSError(error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 
@@ -71,6 +73,15 @@ def is_alive(pid: int) -> bool | None:
     return True
 
 
+def write_missing(contents: Mapping[str, bytes], folder: Path) -> None:
+    """Write the files that are not there, or hold something else; a file that is as wanted is left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in contents.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
+
+
 def append(file: BinaryIO, line: str) -> None:
     """Add a line to an unbuffered file. A failed write raises OSError naming the file."""
     data = memoryview(f"{line}\n".encode())
@@ -78,7 +89,9 @@ def append(file: BinaryIO, line: str) -> None:
         while data:
             data = data[file.write(data) :]
     except OSError as error:
-        raise OSError(error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}"
+        ) from error
 
 
 def sync(file: BinaryIO) -> None:
@@ -86,7 +99,9 @@ def sync(file: BinaryIO) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(error.errno, f"{file.name} could not be written to the disk: {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{file.name} could not be written to the disk: {error.strerror}"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -130,9 +145,13 @@ def check_outputs(
         check_name(given)
         output = Path(given)
         if any(overlap(output, source) for source in sources):
-            raise UsageError(f"{output} would be written, but it is an input of this run or in one; give another name.")
+            raise UsageError(
+                f"{output} would be written, but it is an input of this run or in one; give another name."
+            )
         if not force and is_occupied(output) and output.absolute() not in made:
-            raise UsageError(f"{output} exists and was not made by this run; give another name, or --force to replace it.")
+            raise UsageError(
+                f"{output} exists and was not made by this run; give another name, or --force to replace it."
+            )
 
 
 def check_name(path: AnyPath) -> None:

@@ -1,6 +1,6 @@
-"""Whether a run has room: permission to write, disk, memory. Standard library only; leaves nothing behind.
+"""Disk, memory and the permission to write, compared with what is needed. Standard library only; leaves nothing behind.
 
-Each check raises ValueError with one sentence. What a run takes is estimated from its model.
+Each check raises ValueError with one sentence. What is needed comes as numbers, which a caller estimates.
 """
 
 from __future__ import annotations
@@ -9,34 +9,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from arianna.training.settings import TrainConfig
-    from model import Transformer
 
 SPARE_DISK = 20 << 20  # bytes for logs, report and what the file system takes itself
-LIBRARIES = 400 << 20  # bytes of memory that torch takes before anything is computed
-
-
-def check_run(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 0) -> None:
-    """Raise ValueError unless there is room for a run with this model that writes `more` bytes beside its folder."""
-    folder, a = Path(cfg.out_dir), model.args
-    parameters, tokens = sum(p.numel() for p in model.parameters()), cfg.batch_size * a.max_seq_len
-    there = 0 if cfg.fresh else sum(f.stat().st_size for f in folder.glob("ckpt*.pt"))
-    check_writable(folder)
-    check_disk(folder, max(0, bytes_on_disk(parameters, cfg.max_iters // cfg.eval_interval + 2) + more - there))
-    check_memory(processes * bytes_in_memory(parameters, tokens * a.n_layers * (16 * a.dim + 4 * a.hidden) // processes))
-
-
-def bytes_on_disk(parameters: int, evaluations: int) -> int:
-    """A run's folder at its largest: weights at each evaluation, and three states (weights, AdamW's two moments), one being written."""
-    return 4 * parameters * (evaluations + 3 * 3)
-
-
-def bytes_in_memory(parameters: int, activations: int) -> int:
-    """Weights, gradients and two moments, a state as it is written (and once more), and `activations` numbers."""
-    return LIBRARIES + 4 * (parameters * (4 + 2 * 3) + activations)
 
 
 def check_writable(folder: Path) -> None:
@@ -45,7 +19,9 @@ def check_writable(folder: Path) -> None:
     try:
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise ValueError(f"{folder} cannot be written ({there}: {error.strerror}); mend that, or give another --out_dir.") from None
+        raise ValueError(
+            f"{folder} cannot be written ({there}: {error.strerror}); mend that, or give another --out_dir."
+        ) from None
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -72,7 +48,9 @@ def check_file(path: Path, size: int) -> None:
     """Raise ValueError if a file that is to be read whole has more bytes than there is memory."""
     left = memory_left()
     if left is not None and left < size:
-        raise ValueError(f"{path} has {megabytes(size)}, but only {megabytes(left)} of memory can be had; use another file.")
+        raise ValueError(
+            f"{path} has {megabytes(size)}, but only {megabytes(left)} of memory can be had; use another file."
+        )
 
 
 def nearest(folder: Path) -> Path:
@@ -95,7 +73,9 @@ def memory_left() -> int | None:
 def group_left() -> float:
     """Bytes left in this process's control group (version 2), infinite without one. What it keeps of files can be given back."""
     try:
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().split("::")[-1].lstrip("/")
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().split("::")[-1].lstrip(
+            "/"
+        )
         most, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
         kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
         return int(most) - used + int(kept)

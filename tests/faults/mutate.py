@@ -89,7 +89,7 @@ MUTATIONS = [
     Mutation(
         "room on the disk is looked for first",
         "train_arianna.py",
-        "            room.check_run(cfg, model, team.size)\n",
+        "            needs.check(cfg, model, team.size)\n",
         "            pass\n",
         f"{DISK}::test_a_full_disk_is_told_before_the_first_step",
     ),

@@ -73,7 +73,8 @@ def test_the_shipped_files_need_no_flags(monkeypatch):
     }
     found = dict(commands.next_commands(paths, False))
     assert (
-        found["train anew with other settings"] == "python arianna_ft.py --base=out/ckpt_v1_base.pt --fresh"
+        found["train anew with other settings"]
+        == f"{commands.python()} arianna_ft.py --base=out/ckpt_v1_base.pt --fresh"
     )
     assert "--tokenizer" not in found["hear both side by side"]
     assert commands.typed("-odd") == "./-odd" and commands.typed("a b") == "'a b'"
