@@ -90,7 +90,9 @@ def furnish(tmp_path: Path) -> Path:
 
 
 def command(*flags: str) -> list[str]:
-    given = {f.split("=")[0] for f in flags}
+    aliases = {"--iterations": "--max_iters", "--lr": "--learning_rate"}
+    names = [f.split("=")[0].replace("-", "_").replace("__", "--", 1) for f in flags]
+    given = {aliases.get(name, name) for name in names}
     defaults = ["--conversations=talk.jsonl", "--base=base.pt", f"--tokenizer={ROOT / 'data/tok4096.model'}", *QUICK]
     return [sys.executable, str(ROOT / "arianna_ft.py"), *(d for d in defaults if d.split("=")[0] not in given), *flags]
 

@@ -20,7 +20,7 @@ from arianna.formats.write import write_model
 from arianna.reporting import scored_run
 from arianna.system import config
 from arianna.system.files import sha256
-from arianna.training import presets
+from arianna.training import job, presets
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_command_leaves_all_that_it_promises(done):
     assert (folder / "data/ft_corpus.txt").read_text().startswith("Q: What stands at number 0?\nA: At number 0 stands")
     assert "30 conversations" in said and "8 of them held out" in said
     assert "step 6: train loss" in said and "held-out answers went from" in said
-    assert "-z" in said and "-n 0" in said and "python sample.py" in said
+    assert "-z" in said and "-n 0" in said and "sample.py --checkpoint=" in said
 
 
 def test_the_export_is_the_chosen_checkpoint(done):
@@ -143,14 +143,14 @@ def test_the_aliases_reach_the_trainer(place):
 
 
 def test_the_job_asks_for_the_settings_that_were_given(place):
-    pipeline = arianna_ft.PipelineConfig(base=str(place / "base.pt"))
-    cfg = arianna_ft.trainer_config(pipeline, [])
+    pipeline = job.PipelineConfig(base=str(place / "base.pt"))
+    cfg = job.trainer_settings(pipeline, {})
     assert (cfg.init_from, cfg.learning_rate, cfg.max_iters) == ("resume", 1e-5, 1000)
 
 
 def test_a_preset_takes_the_place_of_what_is_asked_and_flags_win_over_it(place):
-    pipeline = arianna_ft.PipelineConfig(base=str(place / "base.pt"), preset="best")
-    cfg = arianna_ft.trainer_config(pipeline, ["--max_iters=9"])
+    pipeline = job.PipelineConfig(base=str(place / "base.pt"), preset="best")
+    cfg = job.trainer_settings(pipeline, {"max_iters": 9})
     assert {name: getattr(cfg, name) for name in presets.PRESETS["best"]} == presets.PRESETS["best"] | {"max_iters": 9}
     assert run(place, "--preset=best").returncode == 0
     state = checkpoint.load(place / "out/ft/ckpt.pt")
@@ -248,15 +248,14 @@ def test_the_verdict_is_shown_in_tensorboard(place):
     assert "samples/Who are you?/text_summary" in texts
 
 
-def test_a_large_file_gives_what_a_small_one_does_and_goes_on_alike(done, place, monkeypatch, capsys):
-    monkeypatch.setattr(arianna_ft, "LARGE", 1000)
+def test_a_file_in_many_parts_gives_what_one_part_does_and_goes_on_alike(done, place, monkeypatch, capsys):
     monkeypatch.setattr(shards, "PART", 1000)
     monkeypatch.setattr(parallel, "cores", lambda: 1)
     monkeypatch.chdir(place)
     flags = command()[2:]
     assert arianna_ft.main([*flags, "--dry_run"]) == 0 and not (place / "out").exists()
     assert arianna_ft.main(flags) == 0
-    assert "30 conversations" in capsys.readouterr().out and not (place / "data/ft_corpus.txt").exists()
+    assert "30 conversations" in capsys.readouterr().out and (place / "data/ft_corpus.txt").exists()
     assert len(list((place / "out/ft/data").glob("train_*.bin"))) > 2
     assert (place / "out/arianna_v1_ft.bin").read_bytes() == (done[0] / "out/arianna_v1_ft.bin").read_bytes()
     assert arianna_ft.main(flags) == 0

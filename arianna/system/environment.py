@@ -26,8 +26,14 @@ PYTHON = (3, 11)  # the oldest that has all we use (tomllib, hashlib.file_digest
 PACKAGES = ("torch", "numpy", "sentencepiece", "filelock", "jinja2", "matplotlib", "safetensors")  # as in requirements.txt
 STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
 LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
-    "GOMP_SPINCOUNT": ("10000", "threads that wait soon sleep: on a busy machine spinning costs 4/5 of the speed"),
-    "MALLOC_MMAP_MAX_": ("0", "big blocks stay with the process instead of being returned and zeroed at every step"),
+    "GOMP_SPINCOUNT": (
+        "10000",
+        "threads that wait soon sleep: on a busy machine spinning costs 4/5 of the speed",
+    ),
+    "MALLOC_MMAP_MAX_": (
+        "0",
+        "big blocks stay with the process instead of being returned and zeroed at every step",
+    ),
     "MALLOC_TRIM_THRESHOLD_": ("8589934592", "the same at the heap's end"),
     "MALLOC_TOP_PAD_": ("268435456", "the heap grows by 256 MB at a time"),
     "GLIBC_TUNABLES": ("glibc.malloc.hugetlb=1", "large pages for them"),
@@ -144,7 +150,9 @@ def awake(say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     command, pipe = [program, *KEEP_AWAKE[program], "sh", "-c", "echo granted; exec cat"], subprocess.PIPE
-    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
     def hear() -> None:
         if child.stdout.readline():

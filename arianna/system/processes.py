@@ -44,7 +44,9 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
     try:
         held.acquire(timeout=10 if PARENT in os.environ else 0)
     except Timeout:
-        raise LockedError(f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir.") from None
+        raise LockedError(
+            f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir."
+        ) from None
     try:
         with contextlib.suppress(OSError):  # on a full disk, say
             note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
@@ -57,7 +59,9 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
 @contextlib.contextmanager
 def answering(*numbers: int, by: Any) -> Iterator[None]:
     """Within, these signals are answered by a handler, and a closed terminal (SIGHUP) by nothing."""
-    answers = dict.fromkeys(numbers, by) | ({signal.SIGHUP: signal.SIG_IGN} if hasattr(signal, "SIGHUP") else {})
+    answers = dict.fromkeys(numbers, by) | (
+        {signal.SIGHUP: signal.SIG_IGN} if hasattr(signal, "SIGHUP") else {}
+    )
     before = {number: signal.signal(number, handler) for number, handler in answers.items()}
     try:
         yield
@@ -188,7 +192,15 @@ def launch(nproc: int, script: str, flags: list[str]) -> int:
     watch_parent()
     os.environ[PARENT] = str(os.getpid())  # for its workers
     try:
-        main(["--standalone", "--signals-to-handle=SIGTERM,SIGINT", f"--nproc_per_node={nproc}", script, *flags])
+        main(
+            [
+                "--standalone",
+                "--signals-to-handle=SIGTERM,SIGINT",
+                f"--nproc_per_node={nproc}",
+                script,
+                *flags,
+            ]
+        )
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0

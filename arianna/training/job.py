@@ -1,0 +1,200 @@
+"""The job of arianna_ft.py as it is given: its settings and the trainer's, its files, the trainer's command line.
+
+Standard library only: flags are checked before torch is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from arianna import ROOT
+from arianna.system import config
+from arianna.system.config import UsageError
+from arianna.system.files import check_name, check_outputs
+from arianna.training import presets
+from arianna.training.settings import TrainConfig
+
+SHIPPED_BASE = "out/ckpt_v1_base.pt"
+ITS_PROSE = "data/arianna_corpus.txt"  # on which the shipped base was trained, but for the part held out
+ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
+SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
+ELSEWHERE = {  # flags that there are not here, and what to do instead
+    "init_from": "it always starts from --base, or goes on; train_arianna.py trains from scratch",
+    "data_dir": "it makes token shards of --conversations=FILE; train_arianna.py trains on shards of yours",
+    "base_text_dir": "it makes token shards of --base_text=FILE_OR_FOLDER",
+    **dict.fromkeys(
+        SHAPE, "a fine-tune keeps the shape of its --base; train_arianna.py trains another from scratch"
+    ),
+    **dict.fromkeys(
+        ("data", "dataset", "train_file", "corpus"), "give your conversations with --conversations=FILE"
+    ),
+    **dict.fromkeys(
+        ("model", "checkpoint", "base_model"), "give the model to start from with --base=FILE_OR_FOLDER"
+    ),
+    **dict.fromkeys(
+        ("output", "output_dir", "out"), "give the folder for all that is written with --out_dir=FOLDER"
+    ),
+    **dict.fromkeys(("iters", "steps", "max_steps"), "give the number of steps with --max_iters=NUMBER"),
+    **dict.fromkeys(
+        ("epochs", "num_epochs"), "a run is as long as --max_iters=NUMBER says; its epochs are told"
+    ),
+    **dict.fromkeys(
+        ("context", "block_size", "seq_len", "max_length"), "give the context with --max_seq_len=NUMBER"
+    ),
+}
+NOT_KEPT = (
+    "fresh",
+    "force",
+    "dry_run",
+    *ELSEWHERE,
+)  # settings of one start, and those that follow from others
+TRAINER_HELP = """
+Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes its own,
+out/ft/config.toml.
+
+Any flag of train_arianna.py that changes a fine-tune works here too and is passed on. The most used:
+  --max_iters X         optimizer steps (also --iterations; default 1000)
+  --learning_rate X     peak rate (also --lr; default 1e-5)
+  --batch_size X        rows of a step (default 8)
+  --loss_on X           all or answers: the tokens that are trained (default all)
+  --max_seq_len X       a longer context than the base's, for long conversations
+  --eval_interval X     steps between evaluations (default 100)
+  --device X, --seed X, --save_minutes X ...: python train_arianna.py --help
+"""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """The pipeline's own settings; the trainer's are declared in arianna/training/settings.py alone."""
+
+    conversations: str = "data/arianna_conversations.jsonl"  # the file of conversations, one a line
+    base: str = (
+        SHIPPED_BASE  # the model to start from: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
+    )
+    tokenizer: str = "data/tok4096.model"  # the tokenizer that the base was trained with
+    base_text: str | None = None  # text (file or folder) that the base knows, to measure what is forgotten
+    out_dir: str = "out"  # folder for all that is written
+    max_forgetting: float = (
+        0.10  # rise of the loss on base text that is allowed, nats a token; beyond it weights are blended
+    )
+    blend: float | None = (
+        None  # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
+    )
+    preset: Literal["gentle", "best"] = (
+        "gentle"  # best: what docs/defaults.md found best; flags beside it win over it
+    )
+    hours: float | None = (
+        None  # search settings for so many hours, then train with what was found (needs optuna, scipy)
+    )
+    workers: int | None = None  # processes that search, one thread each; by default one a core, one for a GPU
+    storage: str | None = (
+        None  # of the search, for more machines: an Optuna URL or a journal on a shared disk
+    )
+    fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
+    force: bool = False  # replace files in out_dir that no run of this command made
+    report: bool = (
+        True  # score base and result by what they write, and make the morning report (a minute or two)
+    )
+    dry_run: bool = False  # check everything, time a step, write nothing
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_forgetting < math.inf:
+            raise ValueError(f"max_forgetting is {self.max_forgetting}; it must be a number of at least 0")
+        if self.blend is not None and not 0 <= self.blend <= 1:
+            raise ValueError(f"blend is {self.blend}; it must be from 0 (the base) to 1 (the tuned model)")
+
+        if self.hours is not None and not 0 < self.hours < math.inf:
+            raise ValueError(f"hours is {self.hours}; it must be a number above 0")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+        if self.hours is None and (self.workers is not None or self.storage is not None):
+            raise ValueError("--workers and --storage belong to --hours; give the hours to search, too")
+
+    @property
+    def known_text(self) -> str | None:
+        """Real text that the base knows, if there is any."""
+        return self.base_text or (
+            ITS_PROSE if self.base == SHIPPED_BASE and Path(ITS_PROSE).is_file() else None
+        )
+
+    @property
+    def run(self) -> Path:
+        return Path(self.out_dir) / "ft"
+
+    @property
+    def corpus(self) -> Path:
+        """The readable copy of the conversations, with another out_dir in that folder."""
+        return Path("data/ft_corpus.txt") if self.out_dir == "out" else Path(self.out_dir) / "ft_corpus.txt"
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.out_dir) / "ckpt_ft.pt"
+
+    @property
+    def binary(self) -> Path:
+        return Path(self.out_dir) / "arianna_v1_ft.bin"
+
+    @property
+    def tokenizer_bin(self) -> Path:
+        """The tokenizer for llama2.c, made where none lies beside the given one."""
+        return Path(self.out_dir) / Path(self.tokenizer).with_suffix(".bin").name
+
+
+def read_settings(argv: Sequence[str] | None, doc: str) -> tuple[PipelineConfig, TrainConfig, set[str]]:
+    """Read the command line once: the pipeline's settings, the trainer's, and the names of those that were given.
+
+    `doc` begins the help.
+    """
+    given = config.read(
+        [PipelineConfig, TrainConfig], argv, f"{doc}{TRAINER_HELP}", ALIASES, "conversations", ELSEWHERE
+    )
+    cfg = config.build(PipelineConfig, given)
+    return cfg, trainer_settings(cfg, given), set(given)
+
+
+def trainer_settings(cfg: PipelineConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """The trainer's settings: the pipeline's files, the preset, and over it what is given."""
+    run, own = cfg.run, {field.name for field in dataclasses.fields(PipelineConfig)}
+    folders = {"data_dir": str(run / "data"), "base_text_dir": str(run / "base_text"), "out_dir": str(run)}
+    fixed = TrainConfig(init_from="resume", base=cfg.base, tokenizer=cfg.tokenizer, **folders)
+    try:
+        return replace(
+            fixed, **presets.PRESETS[cfg.preset] | {n: v for n, v in given.items() if n not in own}
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def trainer_command(trainer: TrainConfig) -> list[str]:
+    """train_arianna.py with every setting that is not its default, the recipe's always."""
+    recipe = {"init_from": "resume", "learning_rate": trainer.learning_rate, "max_iters": trainer.max_iters}
+    flags = [f"--{name}={value}" for name, value in recipe.items()]
+    flags += [flag for flag in config.to_flags(trainer) if flag[2:].split("=")[0] not in recipe]
+    return [sys.executable, str(ROOT / "train_arianna.py"), *flags]
+
+
+def paths(cfg: PipelineConfig) -> dict[str, str | None]:
+    """The job's files as they are typed; the report and the commands that are told at the end name them."""
+    inputs = {
+        "conversations": cfg.conversations,
+        "base": cfg.base,
+        "tokenizer": cfg.tokenizer,
+        "base_text": cfg.known_text,
+    }
+    return inputs | {"checkpoint": str(cfg.checkpoint), "binary": str(cfg.binary)}
+
+
+def check_files(cfg: PipelineConfig) -> None:
+    """Raise UsageError if an output would be written over an input or over what no run of this command made."""
+    inputs = [cfg.conversations, cfg.base, cfg.tokenizer, cfg.known_text]
+    for path in filter(None, inputs):
+        check_name(path)
+    outputs = [cfg.checkpoint, cfg.binary, cfg.corpus, cfg.tokenizer_bin, cfg.run]
+    is_ours = any(Path(cfg.out_dir).glob(f"{cfg.run.name}*/{config.SETTINGS_FILE}"))
+    check_outputs(outputs, inputs, cfg.force, ours=outputs if is_ours else ())
