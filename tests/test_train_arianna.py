@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ from arianna import formats
 from arianna.formats import checkpoint
 from arianna.scoring import answers
 from arianna.system import config
+from arianna.system.files import sha256
 from arianna.training.devices import Precision, ProcessGroup
 from arianna.training.log import read_log
 from arianna.training.optimizer import make_optimizer
@@ -24,6 +26,7 @@ from arianna.training.state import State
 from model import Transformer
 from train_arianna import train, train_step
 
+NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is there")
 CPU = Precision(torch.device("cpu"), torch.float32)
 ALONE = ProcessGroup.alone()
 
@@ -50,6 +53,20 @@ def test_every_rate_is_above_zero_and_the_peak_is_reached_once(max_iters, warmup
     assert rates.count(1e-5) == 1
     top = rates.index(1e-5)
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@pytest.mark.parametrize(("ratio", "last", "middle"), [(0.0, 1.0, 1.0), (1.0, 0.01, 0.5), (0.5, 0.02, 1.0)])
+def test_a_rate_that_stays_falls_in_its_share_of_the_run(ratio, last, middle):
+    cfg = TrainConfig(schedule="wsd", decay_ratio=ratio, learning_rate=1.0, max_iters=100, warmup_iters=0)
+    rates = [learning_rate(cfg, step) for step in range(100)]
+    assert rates[0] == 1.0 and rates == sorted(rates, reverse=True)
+    assert (rates[50], rates[99]) == (pytest.approx(middle), pytest.approx(last))
+
+
+def test_the_tail_of_a_rate_never_reaches_into_the_warm_up():
+    cfg = TrainConfig(schedule="wsd", decay_ratio=1.0, learning_rate=1.0, max_iters=100, warmup_iters=40)
+    rates = [learning_rate(cfg, step) for step in range(100)]
+    assert max(rates) == rates[40] == 1.0 and min(rates) > 0
 
 
 @settings(deadline=None, max_examples=12)
@@ -121,9 +138,18 @@ def test_a_run_lowers_the_loss_on_what_it_sees(tmp_path):
     assert log[60]["loss"] < 0.7 * log[1]["loss"]
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 7])
-def test_a_killed_run_ends_with_the_same_weights(tmp_path, base, stop_at, monkeypatch):
-    cfg = settings_for(tmp_path, base, save_minutes=1e-9)  # saves after every step
+RECIPES = {
+    "adamw": {},
+    "muon": {"optimizer": "muon", "learning_rate": 1e-3},
+    "a rate that stays, then falls": {"schedule": "wsd", "learning_rate": 1e-3},
+    "bfloat16": {"dtype": "bfloat16", "learning_rate": 1e-3},
+    "bfloat16 with muon": {"dtype": "bfloat16", "optimizer": "muon", "schedule": "wsd", "learning_rate": 1e-3},
+}
+
+
+@pytest.mark.parametrize(("recipe", "stop_at"), [("adamw", 1), ("adamw", 7), *((name, 4) for name in RECIPES)])
+def test_a_killed_run_ends_with_the_same_weights(tmp_path, base, recipe, stop_at, monkeypatch):
+    cfg = settings_for(tmp_path, base, save_minutes=1e-9, **RECIPES[recipe])  # saves after every step
     train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
     original = train_arianna.train_step
 
@@ -199,6 +225,15 @@ def test_other_settings_are_refused_by_name(tmp_path, base):
     train(settings_for(tmp_path, base, max_iters=2, log_interval=1, save_minutes=9.0))  # these may change
 
 
+@pytest.mark.parametrize("other", [{"optimizer": "muon"}, {"schedule": "wsd"}, {"decay_ratio": 0.1}, {"dtype": "bfloat16"}])
+def test_a_run_does_not_go_on_with_another_optimizer_schedule_or_format(tmp_path, base, other):
+    cfg = settings_for(tmp_path, base, max_iters=2)
+    train(cfg)
+    ((name, value),) = other.items()
+    with pytest.raises(config.UsageError, match=f"{name} is {value}, was {getattr(cfg, name)}"):
+        train(dataclasses.replace(cfg, **other))
+
+
 def test_its_settings_file_repeats_a_run(tmp_path, base):
     train(settings_for(tmp_path, base, fresh=True, save_minutes=9.0))
     kept = tmp_path / "run/config.toml"
@@ -216,6 +251,59 @@ def test_other_inputs_are_refused_by_name(tmp_path, base):
     write_shards(tmp_path / "data", 1000)
     with pytest.raises(config.UsageError, match="data/train.bin has other contents"):
         train(settings_for(tmp_path, base, max_iters=2))
+
+
+def test_shards_of_the_pipeline_are_named_by_the_file_that_they_are_made_of(tmp_path, base):
+    train(settings_for(tmp_path, base, max_iters=2))
+    (tmp_path / "run/job.json").write_text(json.dumps({"paths": {"conversations": "data/mine.jsonl"}}))
+    write_shards(tmp_path / "data", 1000, 200)
+    with pytest.raises(config.UsageError, match="differently: data/mine.jsonl has other contents. Give"):
+        train(settings_for(tmp_path, base, max_iters=2))
+
+
+def tokenizers(folder: Path) -> tuple[Path, Path]:
+    """Two of the shipped one's size: that one, and a copy with another byte in its trainer's notes."""
+    own, other = folder / "own.model", folder / "other.model"
+    shipped = (ROOT / "data/tok4096.model").read_bytes()
+    own.write_bytes(shipped)
+    other.write_bytes(shipped + b"\x12\x00")  # an empty message of the trainer's notes, which is merged into them
+    return own, other
+
+
+def test_a_state_and_its_weights_name_the_tokenizer(tmp_path, base):
+    own, _ = tokenizers(tmp_path)
+    train(settings_for(tmp_path, base, tokenizer=str(own), max_iters=2))
+    for name in ("ckpt.pt", "ckpt_000002.pt"):
+        noted = checkpoint.tokenizer_of(checkpoint.load(tmp_path / "run" / name))
+        assert noted == {"sha256": sha256(own), "path": str(own)}
+    assert formats.find_tokenizer(tmp_path / "run/ckpt_000002.pt") == own
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(tmp_path, base):
+    own, other = tokenizers(tmp_path)
+    cfg = settings_for(tmp_path, base, tokenizer=str(own), max_iters=2)
+    train(cfg)
+    with pytest.raises(config.UsageError, match="other.model is another tokenizer than .*own.model was"):
+        train(dataclasses.replace(cfg, tokenizer=str(other)))
+    second = {"base": str(tmp_path / "run/ckpt_000002.pt"), "out_dir": str(tmp_path / "second")}
+    with pytest.raises(ValueError, match="was trained with the tokenizer .*own.model"):
+        train(dataclasses.replace(cfg, tokenizer=str(other), **second))
+
+
+def test_a_log_that_is_missing_is_told_by_what_it_was_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"log\.jsonl is missing; it holds the losses of the run"):
+        read_log(tmp_path)
+
+
+def test_weights_alone_are_read_by_llama2c(tmp_path):
+    """As its export.py and sample.py read a checkpoint: ModelArgs(**model_args), then the state dict."""
+    train(settings_for(tmp_path, max_iters=2, optimizer="muon"))
+    found = checkpoint.load(tmp_path / "run/ckpt_000002.pt")
+    assert "optimizer" not in found and "run" not in found
+    assert set(found["model_args"]) == set(checkpoint.MODEL_ARGS)
+    names = {name.split(".")[-2] for name in found["model"]}
+    assert {"tok_embeddings", "wq", "w1", "ffn_norm", "output"} <= names
+    assert found["config"]["vocab_source"] == "custom"
 
 
 def test_fresh_keeps_the_old_folder(tmp_path, base):
@@ -365,6 +453,10 @@ def test_a_tokenizer_of_another_size_is_refused(tmp_path):
         ("--loss_on=questions", "not one of all, answers"),
         ("--max_itres=5", "did you mean --max_iters"),
         ("--device=tpu", "device 'tpu' cannot be used"),
+        ("--device=meta", "device 'meta' cannot be used"),
+        pytest.param("--device=mps", "it needs a Mac", marks=NO_MPS),
+        ("--seed=-1", "seed is -1; it must be a whole number from 0"),
+        ("--decay_ratio=1.5", "decay_ratio is 1.5; it must be from 0 to 1"),
         ("--data_dir=nowhere", "has no train"),
     ],
 )

@@ -52,7 +52,7 @@ def packed() -> dict:
 
 
 def whole() -> bytes:
-    return checkpoint.to_bytes(packed())
+    return checkpoint.serialized(packed())
 
 
 def state_of_a_run() -> dict:
@@ -74,6 +74,7 @@ def with_moments(change: Callable[[dict], object]) -> Callable[[dict], None]:
     return changed
 
 
+A_RUN = {"config": {}, "inputs": {}, "best_step": 1, "seconds": 0.0}
 CHANGES: dict[str, Callable[[dict], object]] = {
     "a key too few": lambda c: c["model"].pop(NORM),
     "a key too many": lambda c: c["model"].update(more=torch.ones(3)),
@@ -88,6 +89,7 @@ CHANGES: dict[str, Callable[[dict], object]] = {
     "text for a number": lambda c: c["model_args"].update(vocab_size="64"),
     "a run that is a list": lambda c: c.update(run=[1, 2]),
     "a run without settings": lambda c: c.update(run={"format": 1}),
+    "a number format that there is not": lambda c: c.update(run=A_RUN | {"dtype": "int8"}),
     "a step that is text": lambda c: c.update(iter_num="1"),
     "moments of another shape": with_moments(lambda m: m[0].update(exp_avg=torch.ones(3))),
     "moments that are NaN": with_moments(lambda m: m[0]["exp_avg_sq"].fill_(torch.nan)),

@@ -38,9 +38,12 @@ def whole(tmp_path_factory) -> dict[str, bytes]:
 
 SAVE = f"""
 import os, sys; sys.path.insert(0, {str(ROOT)!r})
-import builtins, io, pathlib, checkpoint, files, run_folder
+import builtins, io, pathlib
+from arianna.formats import checkpoint
+from arianna.system import files
+from arianna.training import run_folder
 folder, dies_at = pathlib.Path(sys.argv[1]), 0
-checkpoint.to_bytes = lambda state: state
+checkpoint.serialized = lambda state: state
 new, calls = (folder / "new").read_bytes(), 0
 
 def dying(function):
@@ -82,7 +85,7 @@ def test_a_kill_at_any_call_of_a_save_leaves_the_old_or_the_new_state(tmp_path):
     folder.mkdir()
     before = {name: (tmp_path / "run" / name).read_bytes() for name in ("ckpt.pt", "ckpt_prev.pt")}
     state = checkpoint.load(tmp_path / "run/ckpt.pt") | {"iter_num": 5}
-    (folder / "new").write_bytes(checkpoint.to_bytes(state))
+    (folder / "new").write_bytes(checkpoint.serialized(state))
     for name, data in before.items():
         (folder / f"old {name}").write_bytes(data)
     with inputs_kept(tmp_path):

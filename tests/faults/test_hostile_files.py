@@ -79,8 +79,10 @@ def test_a_damaged_checkpoint_is_refused_or_what_was_saved(states, tmp_path, cap
 
 OPEN = f"""
 import json, resource, sys, time; sys.path.insert(0, {str(ROOT)!r})
-import checkpoint, pathlib, run_folder, torch, training_state
-from train_config import TrainConfig
+import pathlib, torch
+from arianna.formats import checkpoint
+from arianna.training import run_folder, state
+from arianna.training.settings import TrainConfig
 for path in map(pathlib.Path, sys.argv[1:]):
     began, said = time.process_time(), ""
     try:
@@ -88,7 +90,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
         run_folder.check_run(found, path)
         model = checkpoint.build_model(found, path)
         if "optimizer" in found:
-            training_state.restore(found, TrainConfig(), path.parent, torch.device("cpu"))
+            state.restore(found, TrainConfig(), path.parent, torch.device("cpu"))
     except (ValueError, OSError) as error:
         said = str(error)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -156,7 +158,7 @@ def test_fuzzed_lines_are_read_or_named(tmp_path):
 
 FUZZ = f"""
 import pathlib, random, sys; sys.path.insert(0, {str(ROOT)!r})
-from formats import llama2c
+from arianna.formats import llama2c
 from tokenizer import Tokenizer
 kind, whole, scratch = sys.argv[1], pathlib.Path(sys.argv[2]).read_bytes(), pathlib.Path(sys.argv[3])
 for seed in map(int, sys.argv[4:]):

@@ -30,12 +30,12 @@ def losses(folder) -> list[float]:
     return [e.get("loss", e.get("val_loss")) for e in entries]
 
 
-@pytest.mark.parametrize("replay", [0.0, 0.4])
-def test_two_processes_train_as_one_does_and_resume_alike(tmp_path, replay):
+@pytest.mark.parametrize(("replay", "optimizer"), [(0.0, "adamw"), (0.4, "adamw"), (0.0, "muon")])
+def test_two_processes_train_as_one_does_and_resume_alike(tmp_path, replay, optimizer):
     write_shards(tmp_path / "data")
     write_shards(tmp_path / "text")
     checkpoint.save(tmp_path / "base.pt", checkpoint.pack(build()))
-    flags = ("--max_iters=6", f"--replay={replay}", f"--base_text_dir={tmp_path / 'text'}")
+    flags = ("--max_iters=6", f"--replay={replay}", f"--base_text_dir={tmp_path / 'text'}", f"--optimizer={optimizer}")
     start(tmp_path / "one", 1, *flags)
     start(tmp_path / "two", 2, *flags)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")

@@ -1,0 +1,64 @@
+"""Muon beside torch's own, and what is taken from a checkpoint's moments."""
+
+import copy
+
+import pytest
+import torch
+from helpers import build, equal
+
+from arianna.training.optimizer import MUON_RATE, load_moments, make_optimizer
+from arianna.training.settings import TrainConfig
+
+SCRATCH = TrainConfig(init_from="scratch", learning_rate=1e-3)
+
+
+def gradients(model, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+def test_muon_takes_the_steps_of_torchs_own_to_the_last_bit():
+    ours, theirs = build(), build()
+    matrices = [p for name, p in theirs.named_parameters() if p.dim() >= 2 and name.startswith("layers.")]
+    others = [p for p in theirs.parameters() if not any(p is m for m in matrices)]
+    muon = torch.optim.Muon(matrices, lr=1e-3 * MUON_RATE, weight_decay=0.1 / MUON_RATE)
+    adamw = torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizer = make_optimizer(ours, SCRATCH)
+    for step in range(3):
+        gradients(ours, step)
+        gradients(theirs, step)
+        optimizer.step()
+        muon.step()
+        adamw.step()
+    assert not equal(dict(ours.named_parameters()), dict(build().named_parameters()))
+    assert equal(dict(ours.named_parameters()), dict(theirs.named_parameters()))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_loaded_moments_go_on_to_the_last_bit(name):
+    cfg = TrainConfig(optimizer=name, learning_rate=1e-3)
+    model = build()
+    optimizer = make_optimizer(model, cfg)
+    gradients(model, 0)
+    optimizer.step()
+    twin = copy.deepcopy(model)
+    again = make_optimizer(twin, cfg)
+    load_moments(again, copy.deepcopy(optimizer.state_dict()["state"]))
+    for stepped, by in ((model, optimizer), (twin, again)):
+        gradients(stepped, 1)
+        by.step()
+    assert equal(dict(model.named_parameters()), dict(twin.named_parameters()))
+
+
+@pytest.mark.parametrize(("name", "moment"), [("adamw", "exp_avg"), ("adamw", "exp_avg_sq"), ("muon", "momentum_buffer")])
+@pytest.mark.parametrize("spoil", [lambda m: m[:-1], lambda m: m * float("nan")], ids=["shape", "nan"])
+def test_moments_that_do_not_fit_are_refused(name, moment, spoil):
+    model = build()
+    optimizer = make_optimizer(model, TrainConfig(optimizer=name))
+    gradients(model, 0)
+    optimizer.step()
+    moments = copy.deepcopy(optimizer.state_dict()["state"])
+    moments[0][moment] = spoil(moments[0][moment])
+    with pytest.raises(ValueError, match=f"{moment} of parameter 0 is not"):
+        load_moments(optimizer, moments)
