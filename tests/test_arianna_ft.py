@@ -327,3 +327,90 @@ def test_the_default_job_makes_the_shipped_base_better(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "Better: held-out answers went from" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "data/ft_corpus.txt", "out/ft/ckpt.pt"])
+def test_what_no_run_made_is_not_written_over_without_force(place, name, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / name).parent.mkdir(parents=True, exist_ok=True)
+    (place / name).write_text("mine")
+    before = contents(place)
+    with pytest.raises(config.UsageError, match="exists and was not made by this run; give another name, or --force"):
+        arianna_ft.main(command()[2:])
+    assert contents(place) == before
+    job.check_files(job.PipelineConfig(conversations="talk.jsonl", base="base.pt", force=True))
+
+
+def test_with_another_folder_everything_lies_under_it(place):
+    before = contents(place)
+    result = run(place, "--out_dir=my runs/one", "--max_iters=2", "--eval_interval=2")
+    assert result.returncode == 0, result.stderr
+    there = contents(place)
+    assert {name: there[name] for name in before} == before
+    assert all(name.startswith("my runs/one/") for name in there.keys() - before.keys())
+    assert (place / "my runs/one/ft_corpus.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--data_dir=x"], "--data_dir is not a flag of this command: it makes token shards of --conversations"),
+        (["--init_from=scratch"], "it always starts from --base"),
+        (["--base_text_dir=x"], "--base_text=FILE_OR_FOLDER"),
+        (["--dim=64"], "a fine-tune keeps the shape"),
+        (["--data=talk.jsonl"], "give your conversations with --conversations=FILE"),
+        (["mine.jsonl"], "did you mean --conversations=mine.jsonl"),
+        (["--conversations=a", "--conversations=b"], "--conversations is given twice"),
+        (["--lr=1", "--learning_rate=1"], "--learning_rate is given twice"),
+        (["--out_dir="], "--out_dir/--out-dir: it is empty"),
+        (["--seed=-1"], "seed is -1"),
+        (["--workers=2"], "belong to --hours"),
+        (["--preset=asked"], "'asked' is not one of gentle, best"),
+    ],
+)
+def test_a_flag_that_would_not_be_used_is_refused_with_what_to_do(flags, sentence):
+    with pytest.raises(config.UsageError) as error:
+        job.read_settings(flags, "")
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_trainer_gets_each_setting_once(place):
+    _, trainer, given = job.read_settings(["--preset=best", "--lr=1e-3", "--max_iters=7"], "")
+    flags = [word.split("=")[0] for word in job.trainer_command(trainer)[2:]]
+    assert len(flags) == len(set(flags)) and {"--learning_rate", "--max_iters", "--init_from"} <= set(flags)
+    assert config.parse(type(trainer), job.trainer_command(trainer)[2:], None) == trainer
+    assert given == {"preset", "learning_rate", "max_iters"}
+
+
+@pytest.mark.parametrize("flags", [["--device=cuda:9"], ["--seed=-1"], ["--max_seq_len=8"], ["--base_text=talk.jsonl"]])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_refusal_changes_nothing(done, place, flags, fresh):
+    folder = done[0] if fresh else place
+    before = contents(folder)
+    result = run(folder, *flags, *(["--fresh"] if fresh else []))
+    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert contents(folder) == before and not (folder / "out/ft-1").exists()
+    assert (folder / "out/ft").exists() == fresh
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(config.UsageError, match="is not UTF-8"):
+        arianna_ft.main([*command()[2:], "--out_dir=" + os.fsdecode(b"caf\xe9")])
+    assert sorted(p.name for p in place.iterdir()) == ["base.pt", "data", "talk.jsonl"]
+
+
+def test_every_command_that_is_told_runs_as_it_is_pasted(place, tokenizer):
+    write_model(build(TINY), place / "my base", "hf", tokenizer=tokenizer)
+    (place / "my tok.model").write_bytes(Path(tokenizer.path).read_bytes())
+    flags = ["--base=my base", "--tokenizer=my tok.model", "--out_dir=my runs", "--max_iters=2", "--eval_interval=2"]
+    result = run(place, *flags)
+    assert result.returncode == 0, result.stderr
+    commands = [line.strip() for line in result.stdout.split("Next:")[1].splitlines() if line.strip()]
+    assert len(commands) >= 2
+    (place / "run").write_text('#!/bin/sh\ntest -f "$1" && test "$2" = -z && test -f "$3"\n')
+    (place / "run").chmod(0o755)
+    for line in commands:
+        shell = ["bash", "-c", line]
+        told = subprocess.run(shell, cwd=place, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
+        assert told.returncode == 0, f"{line}\n{told.stderr}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import json
 import os
@@ -28,6 +27,7 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar
 
 from arianna.system import environment
+from arianna.system.misspelling import nearest
 
 T = TypeVar("T")
 Sentences = Mapping[str, str]
@@ -209,14 +209,8 @@ def make_parser(
     )
     for name, setting in settings.items():
         add_argument(parser, setting, [a for a, meant in aliases.items() if meant == name], name in shown)
-    if "config" not in settings:
-        parser.add_argument(
-            "--config",
-            action=Once,
-            type=os.path.expanduser,
-            metavar="X",
-            help="a file of settings (TOML); flags win over it",
-        )
+    config = {"action": Once, "type": os.path.expanduser, "metavar": "X"}
+    parser.add_argument("--config", **config, help="a file of settings (TOML); flags win over it")
     return parser
 
 
@@ -249,26 +243,6 @@ def refuse_unknown(given: str, known: Sequence[str], word: str | None, instead: 
     near = nearest(name, known) if flag.startswith("-") else None
     raise UsageError(
         f"{flag} is not a flag of this command; {f'did you mean --{near}?' if near else '--help lists what there is.'}"
-    )
-
-
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name of which this one is a misspelling, if any is. A name that may mean something else is none: one with
-    another number in it, or in which one word of several is another."""
-    if name.startswith("no") and (meant := name.removeprefix("no").lstrip("_")) in known:
-        return f"{meant}=False"
-    alike = [other for other in known if is_misspelling(name, other)]
-    return next(iter(difflib.get_close_matches(name, alike, n=1)), None)
-
-
-def is_misspelling(name: str, other: str) -> bool:
-    words, others = name.split("_"), other.split("_")
-    if re.findall(r"\d", name) != re.findall(r"\d", other) or min(len(name), len(other)) < 2:
-        return False
-    if len(words) != len(others):
-        return name.replace("_", "") == other.replace("_", "")
-    return all(
-        difflib.SequenceMatcher(None, *pair).ratio() >= 0.8 for pair in zip(words, others, strict=True)
     )
 
 

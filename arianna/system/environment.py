@@ -23,7 +23,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 PYTHON = (3, 11)  # the oldest that has all we use (tomllib, hashlib.file_digest, typing.Self)
-PACKAGES = ("torch", "numpy", "sentencepiece", "filelock", "jinja2", "matplotlib", "safetensors")  # as in requirements.txt
+PACKAGES = (
+    "torch",
+    "numpy",
+    "sentencepiece",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "safetensors",
+)  # as in requirements.txt
 STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
 LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
     "GOMP_SPINCOUNT": (

@@ -199,6 +199,27 @@ MUTATIONS = [
         "tests/system/test_processes.py::test_a_child_ends_with_its_wrapper",
     ),
     Mutation(
+        "a refusal of a run that is begun anew brings the old one back",
+        "arianna/system/rollback.py",
+        "        aside.rename(folder)\n",
+        "        pass\n",
+        "tests/system/test_rollback.py::test_a_folder_that_was_moved_away_comes_back",
+    ),
+    Mutation(
+        "a refusal never deletes saved steps",
+        "arianna/system/rollback.py",
+        "is_new and not (kept and any(folder.glob(kept)))",
+        "is_new",
+        "tests/system/test_rollback.py::test_a_run_that_has_saved_steps_is_never_deleted",
+    ),
+    Mutation(
+        "a result that no run made is not written over",
+        "arianna/system/files.py",
+        "        if not force and is_occupied(output) and output.absolute() not in made:",
+        "        if False:",
+        "tests/system/test_files.py::test_what_is_there_needs_force_unless_this_run_made_it",
+    ),
+    Mutation(
         "a signal is passed on to the trainer",
         "arianna/system/processes.py",
         "child.terminate()  # not SIGINT",
