@@ -3,9 +3,9 @@
     python train_arianna.py --init_from=scratch --data_dir=data/tok4096 --out_dir=out/base
     python train_arianna.py --init_from=resume --base=out/ckpt_v1_base.pt --data_dir=out/ft/data --out_dir=out/ft
 
-Writes into out_dir: ckpt.pt and ckpt_prev.pt (the two latest states, resumable), ckpt_000100.pt ... (weights at each
-evaluation), log.jsonl, train.log, and config.toml: `--config=FILE` takes settings from such a file, flags win over it.
-Stop it at any time; the same command carries on.
+Writes into out_dir: ckpt.pt and ckpt_prev.pt (the two latest states, resumable), ckpt_000100.pt ... (weights
+at each evaluation), log.jsonl, train.log, and config.toml: `--config=FILE` takes settings from such a file,
+flags win over it. Stop it at any time; the same command carries on.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ from tokenizer import Tokenizer
 def train_step(
     state: State, batch: Batch, cfg: TrainConfig, forward: Callable, precision: Precision, group: ProcessGroup
 ) -> float:
-    """One update; returns the loss before it in nats per target token. Nothing changes if loss or gradient is not finite.
+    """One update; returns the loss before it in nats per target token. A loss that is not finite changes nothing.
 
-    Each process computes its shard of the rows; since the loss is divided by the targets of the whole batch, the sums
-    over all processes are its loss and its gradient.
+    Each process computes its shard of the rows; since the loss is divided by the targets of the whole batch,
+    the sums over all processes are its loss and its gradient.
     """
     rate = learning_rate(cfg, state.step)
     for param_group in state.optimizer.param_groups:
@@ -89,13 +89,13 @@ def train_step(
             "Mostly the rate was too high: begin anew with --fresh and a lower --learning_rate."
         )
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)  # frees the gradients while the next forward pass needs the room
+    state.optimizer.zero_grad(set_to_none=True)  # frees them while the next forward pass needs the room
     state.step += 1
     return float(total)
 
 
 def time_steps(cfg: TrainConfig, base: Transformer) -> tuple[float, Task]:
-    """Seconds of a usual step of a new run, and the task whose rows it took. Keeps nothing, leaves the base as it is."""
+    """Seconds of a usual step of a new run, and the task whose rows it took. The base stays as it is."""
     device = pick_precision(cfg.device, cfg.dtype).device
     teacher = make_teacher(cfg, device)
     task = make_task(cfg, base.args, teacher)
@@ -130,7 +130,7 @@ class Run:
         self.saved_at = self.started_at = time.monotonic()
 
     def open_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that is given, noted in the state. Raises ValueError if the model was trained with another."""
+        """The tokenizer that is given, noted in the state. Raises ValueError for another than the model's."""
         cfg, state = self.cfg, self.state
         if cfg.tokenizer is None:
             return None
@@ -162,7 +162,9 @@ class Run:
         size = sum(p.numel() for p in state.model.parameters())
         processes_told = f", {self.group.size} processes" if self.group.size > 1 else ""
         on = f"{self.device} ({self.precision.name}){processes_told}"
-        self.log.say(f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out")
+        self.log.say(
+            f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out"
+        )
         went_on = f", going on from iteration {state.step}" if state.step else ""
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
         if state.threads not in (None, threads := torch.get_num_threads()):
@@ -182,7 +184,7 @@ class Run:
         return forward
 
     def evaluate(self, train_loss: float) -> None:
-        """Score the held-out rows and the base text, answer three questions, log all that and keep the weights."""
+        """Score held-out rows and base text, answer three questions, log all that, keep the weights."""
         state, started = self.state, time.monotonic()
         # on every process: each must know whether the run is out of patience
         score = evaluate_model(state.model, self.held_out, self.base_text, self.cfg.eval_rows)
@@ -194,7 +196,9 @@ class Run:
             f", base text ({name.removeprefix('val_')}) {nats:.4f}" for name, nats in score.base_text.items()
         )
         trained = f"train loss {train_loss:.4f}, " if state.step else ""
-        self.log.say(f"step {state.step}: {trained}val loss {loss:.4f}{texts}{' (best)' if better and state.step else ''}")
+        self.log.say(
+            f"step {state.step}: {trained}val loss {loss:.4f}{texts}{' (best)' if better and state.step else ''}"
+        )
         entry = {"val_loss": loss, "terminator_loss": finite_or_none(score.answers.terminator_loss)}
         entry |= {"base_text": score.base_text} if score.base_text else {}
         if self.group.is_main:
@@ -285,7 +289,10 @@ def train(cfg: TrainConfig) -> Result:
             needs.check(cfg, model, group.size)
         if cfg.fresh:
             set_aside(folder)
-    with processes.lock(folder) if group.is_main else contextlib.nullcontext(), processes.stop_signals() as stop:
+    with (
+        processes.lock(folder) if group.is_main else contextlib.nullcontext(),
+        processes.stop_signals() as stop,
+    ):
         if group.is_main:
             remove_leftovers(folder)
         group.barrier()  # the others read the folder only when it is the main process's own

@@ -1,11 +1,13 @@
-"""Time a training step of ours against Hugging Face's LlamaForCausalLM: same shapes, same number format, AdamW, in turn.
+"""Time a training step of ours against Hugging Face's LlamaForCausalLM: same shapes, same number format,
+AdamW, in turn.
 
     pip install -e .[bench]
     python -m bench.step                # float32 and bfloat16, full windows and rows as conversations have them
     python -m bench.step bfloat16       # one format
 
-Each runs in a process of its own: ours as train_arianna.py starts it, the peer as its users start it, bfloat16 by autocast
-in both. The limit is what the matrix products of a step alone would allow, by the faster of torch's two libraries.
+Each runs in a process of its own: ours as train_arianna.py starts it, the peer as its users start it,
+bfloat16 by autocast in both. The limit is what the matrix products of a step alone would allow, by the faster
+of torch's two libraries.
 """
 
 from __future__ import annotations
@@ -48,7 +50,14 @@ def ours(args: ModelArgs, compiled: bool = False) -> Step:
 
     def step(x: Tensor, y: Tensor, dtype: str) -> None:
         state.step = 0
-        train_step(state, Batch([(x, y)], y.numel(), y[:, 0].numpy()), cfg, forward, pick_precision("cpu", dtype), alone)
+        train_step(
+            state,
+            Batch([(x, y)], y.numel(), y[:, 0].numpy()),
+            cfg,
+            forward,
+            pick_precision("cpu", dtype),
+            alone,
+        )
 
     return step
 
@@ -74,14 +83,20 @@ def hf_config(args: ModelArgs):
     from transformers import LlamaConfig
 
     shape = {"hidden_size": args.dim, "intermediate_size": args.hidden, "num_hidden_layers": args.n_layers}
-    heads = {"num_attention_heads": args.n_heads, "vocab_size": args.vocab_size, "max_position_embeddings": args.max_seq_len}
+    heads = {
+        "num_attention_heads": args.n_heads,
+        "vocab_size": args.vocab_size,
+        "max_position_embeddings": args.max_seq_len,
+    }
     return LlamaConfig(**shape, **heads, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True)
 
 
 def seconds_of(step: Step, args: ModelArgs, dtype: str, rows: str) -> float:
     """Seconds of a step of each length."""
     generator = torch.Generator().manual_seed(1)
-    batches = [torch.randint(3, args.vocab_size, (ROWS, length), generator=generator) for length in LENGTHS[rows]]
+    batches = [
+        torch.randint(3, args.vocab_size, (ROWS, length), generator=generator) for length in LENGTHS[rows]
+    ]
     started = time.monotonic()
     for x in batches:
         step(x, x.roll(-1, 1), dtype)
@@ -89,8 +104,14 @@ def seconds_of(step: Step, args: ModelArgs, dtype: str, rows: str) -> float:
 
 
 def product_seconds(args: ModelArgs, dtype: str, rows: str) -> float:
-    """Seconds of all matrix products of these steps but attention's: forward, for the inputs' gradients, for the weights'."""
-    shapes = [shape for name, shape in weight_shapes(args).items() if len(shape) == 2 and name != "tok_embeddings.weight"]
+    """Seconds of all matrix products of these steps but attention's: forward, for the inputs' gradients, for
+    the weights'.
+    """
+    shapes = [
+        shape
+        for name, shape in weight_shapes(args).items()
+        if len(shape) == 2 and name != "tok_embeddings.weight"
+    ]
     total, numbers = 0.0, getattr(torch, dtype)
     for n in (ROWS * length for length in LENGTHS[rows]):
         for shape in set(shapes):
@@ -131,7 +152,8 @@ def main(argv: list[str]) -> int:
         return pairs.serve(worker(argv[0], args))
     for dtype in argv or FORMATS:
         for rows in LENGTHS:
-            # compiled windows alone: for rows of any length a run compiles its layers, which takes 18 s for 0.95 to 1.24 times
+            # compiled windows alone: for rows of any length a run compiles its layers, which takes 18 s for
+            # 0.95 to 1.24 times
             tuned = {name: flag for name, flag in programs.items() if rows == "windows" or name != "compiled"}
             with pairs.workers("bench.step", tuned) as found:
                 asked = {name: partial(w.ask, f"{dtype} {rows}") for name, w in found.items()}

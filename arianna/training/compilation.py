@@ -1,4 +1,6 @@
-"""The decision whether a run's steps are compiled, made before its first step and kept with its state: the two differ in the last bits."""
+"""The decision whether a run's steps are compiled, made before its first step and kept with its state: the
+two differ in the last bits.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,14 @@ def choose(
 ) -> tuple[Callable, bool]:
     """The forward pass of the steps, and whether it is compiled.
 
-    asked: what the user wants, None where it is left to us; before: how the run began; tokens: that it will see. Raises
-    UsageError where what is asked, or how the run began, cannot be had.
+    asked: what the user wants, None where it is left to us; before: how the run began; tokens: that it will
+    see. Raises UsageError where what is asked, or how the run began, cannot be had.
     """
     if None not in (asked, before) and asked != before:
         began = "with compiled steps" if before else "without compiling"
-        raise UsageError(f"the run began {began} and goes on so only: leave --compile out, or begin anew with --fresh.")
+        raise UsageError(
+            f"the run began {began} and goes on so only: leave --compile out, or begin anew with --fresh."
+        )
     settled = asked if before is None else before
     if not (worth_it(tokens, precision, task.rows.has_masks) if settled is None else settled):
         return model, False
@@ -53,16 +57,19 @@ def choose(
         return forward, True
     if settled:
         began = "the run began with compiled steps, but" if before else "--compile was given, but"
-        raise UsageError(f"{began} torch.compile failed ({failure}). Install a compiler, or begin with --fresh --compile=no.")
+        raise UsageError(
+            f"{began} torch.compile failed ({failure}). Install a compiler, or begin with --fresh --compile=no."
+        )
     say(f"torch.compile failed ({failure}): continuing without it")
     return model, False
 
 
 def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
-    """Whether so many tokens win the time back, and there is what torch.compile needs: a C++ compiler, for CUDA Triton.
+    """Whether so many tokens win the time back, and there is what torch.compile needs: a C++ compiler, for
+    CUDA Triton.
 
-    `varied`: rows have many lengths. On a CPU that takes 18 s and gains nothing on the whole (0.95 to 1.24 times the speed,
-    by length), so it is left to --compile.
+    `varied`: rows have many lengths. On a CPU that takes 18 s and gains nothing on the whole (0.95 to 1.24
+    times the speed, by length), so it is left to --compile.
     """
     kind = precision.device.type
     if (varied and kind == "cpu") or tokens < PAYS.get((kind, precision.dtype), math.inf):
@@ -72,13 +79,17 @@ def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"))
 
 
-def compiled(model: Transformer, task: Task, precision: Precision, group: ProcessGroup) -> tuple[Callable, str]:
+def compiled(
+    model: Transformer, task: Task, precision: Precision, group: ProcessGroup
+) -> tuple[Callable, str]:
     """The forward pass, compiled and tried, and why that failed in some process, if it did."""
     varied, failure = task.rows.has_masks, ""
     forward = with_compiled_layers(model) if varied else torch.compile(model, mode=mode_for(task, precision))
     longest = model.args.max_seq_len
     try:
-        for length in [*range(QUERY_ROWS, longest, QUERY_ROWS), longest] if varied else [longest]:  # for each a graph is made
+        for length in (
+            [*range(QUERY_ROWS, longest, QUERY_ROWS), longest] if varied else [longest]
+        ):  # for each a graph is made
             x = group.shard(torch.zeros(task.batch_size, length, dtype=torch.long)).to(precision.device)
             with precision():
                 forward(x, x, x.numel()).backward()
@@ -90,8 +101,10 @@ def compiled(model: Transformer, task: Task, precision: Precision, group: Proces
 
 
 def mode_for(task: Task, precision: Precision) -> str | None:
-    """A mode of torch.compile. On CUDA, where a step of a small model mostly waits for its launches: all of them recorded once, as a
-    CUDA graph. Its gradients lie where the next backward pass writes, so a step must have only one."""
+    """A mode of torch.compile. On CUDA, where a step of a small model mostly waits for its launches: all of
+    them recorded once, as a CUDA graph. Its gradients lie where the next backward pass writes, so a step
+    must have only one.
+    """
     one_pass = task.parts == 1 and not task.share
     return "reduce-overhead" if precision.device.type == "cuda" and one_pass else None
 
@@ -99,8 +112,9 @@ def mode_for(task: Task, precision: Precision) -> str | None:
 def with_compiled_layers(model: Transformer) -> Transformer:
     """The same weights, with one compiled layer that all layers are computed by; rows may have any length.
 
-    The whole model with its lengths left open takes many minutes to compile. A length must not be taken for a fixed one at
-    first, as the compiler does unless told: what a step computes would depend on the steps before it.
+    The whole model with its lengths left open takes many minutes to compile. A length must not be taken for a
+    fixed one at first, as the compiler does unless told: what a step computes would depend on the steps
+    before it.
     """
     compiled = torch.compile(TransformerBlock.forward)
 

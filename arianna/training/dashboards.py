@@ -1,7 +1,8 @@
-"""Dashboards that follow a run's log: TensorBoard (--tensorboard) and Weights & Biases (--wandb), where they are asked for.
+"""Dashboards that follow a run's log: TensorBoard (--tensorboard) and Weights & Biases (--wandb), where they
+are asked for.
 
-A run that goes on has the same curves. What a dashboard lacks is told from log.jsonl, where the last line of a step counts,
-and no step is told twice.
+A run that goes on has the same curves. What a dashboard lacks is told from log.jsonl, where the last line of
+a step counts, and no step is told twice.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class TensorBoard:
 
         for old in (folder / "tensorboard").glob("events.out.tfevents.*"):
             old.unlink()
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=0)  # one that has read the old files drops what they said
+        self.writer = SummaryWriter(
+            folder / "tensorboard", purge_step=0
+        )  # one that has read the old files drops what they said
 
     def add(self, step: int, numbers: dict[str, float], samples: dict[str, str]) -> None:
         for name, value in numbers.items():
@@ -63,11 +66,17 @@ class WeightsAndBiases:
             write_atomic(kept, secrets.token_hex(4).encode())
         self.wandb, project = wandb, os.environ.get("WANDB_PROJECT", "innerarianna")
         settings = {"config": dataclasses.asdict(cfg), "allow_val_change": True}
-        self.run = wandb.init(project=project, id=kept.read_text(), resume="allow", dir=str(folder), **settings)
+        self.run = wandb.init(
+            project=project, id=kept.read_text(), resume="allow", dir=str(folder), **settings
+        )
         self.first = self.run.starting_step
 
     def add(self, step: int, numbers: dict[str, float], samples: dict[str, str]) -> None:
-        table = {"samples": self.wandb.Table(["question", "answer"], [[*pair] for pair in samples.items()])} if samples else {}
+        table = (
+            {"samples": self.wandb.Table(["question", "answer"], [[*pair] for pair in samples.items()])}
+            if samples
+            else {}
+        )
         self.run.log(numbers | table, step=step)
 
     def conclude(self, step: int, verdict: str) -> None:
@@ -77,7 +86,10 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-BOARDS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by their flags, which are the names of their packages
+BOARDS = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+}  # by their flags, which are the names of their packages
 
 
 class Dashboards:
@@ -88,7 +100,9 @@ class Dashboards:
         self.boards = [opened(name, folder, cfg) for name in BOARDS if getattr(cfg, name)]
 
     def follow(self, step: int, entry: dict[str, Any]) -> None:
-        """Show an entry of the log, once it stands there; the first one with all that is logged of steps before."""
+        """Show an entry of the log, once it stands there; the first one with all that is logged of steps
+        before.
+        """
         if self.behind:
             self.catch_up(step)
         self.show(step, entry)

@@ -23,14 +23,15 @@ MISSING = {  # what a device needs, by the first word of its name; torch's own s
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by its name, or by `auto` CUDA where there is one. Raises UsageError for one that cannot be used here."""
+    """The device by its name, or CUDA where there is one by `auto`. Raises UsageError if it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     is_there, needed = MISSING.get(name.split(":")[0], (lambda: True, ""))
     reason = "" if is_there() else f"it needs {needed}"
     try:
         if not reason:
-            torch.zeros(1, device=name).item()  # brought back: a device that only describes tensors cannot do that
+            # the number comes back: a device that only describes tensors ("meta") cannot give it
+            torch.zeros(1, device=name).item()
             return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
@@ -40,18 +41,20 @@ def pick_device(name: str) -> torch.device:
 def steady_threads() -> None:
     """Make threaded arithmetic repeat itself.
 
-    MKL's vector functions choose their code at the first call, which two threads may race for: 2 of 10 identical runs
-    differed. One small call of each on one thread settles it.
+    MKL's vector functions choose their code at the first call, which two threads may race for: 2 of 10
+    identical runs differed. One small call of each on one thread settles it.
     """
     with one_thread():
         x = torch.rand(64) + 0.5
-        for function in (torch.exp, torch.log, torch.sin, torch.cos, torch.sqrt, torch.tanh, torch.erf, torch.rsqrt):
-            function(x)
+        for name in ("exp", "log", "sin", "cos", "sqrt", "tanh", "erf", "rsqrt"):
+            getattr(torch, name)(x)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The device of a run and the number format of its matrix products; called, a context in which they are computed so."""
+    """The device of a run and the number format of its matrix products; called, a context in which they are
+    computed so.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -74,7 +77,7 @@ def pick_precision(device: str, dtype: str) -> Precision:
 
 
 def has_two_formats(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether bfloat16 may be the faster format: on a CPU that computes with it, by what Linux says of the processor."""
+    """Whether bfloat16 may be the faster format: on a CPU that computes with it, by what Linux says."""
     try:
         return device.type == "cpu" and not BFLOAT16_FLAGS.isdisjoint(cpuinfo.read_text().split())
     except OSError:  # another system
@@ -85,7 +88,9 @@ class ProcessGroup:
     """This process's place among those of a run: rank 0 prints, evaluates and saves; all compute."""
 
     def __init__(self, device: str, rank: int | None = None, size: int | None = None):
-        """Join through what torchrun put into the environment (RANK, WORLD_SIZE, LOCAL_RANK), unless they are given."""
+        """Join through what torchrun put into the environment (RANK, WORLD_SIZE, LOCAL_RANK), unless they are
+        given.
+        """
         self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         self.size = int(os.environ.get("WORLD_SIZE", 1)) if size is None else size
         self.device = str(pick_device(device))
@@ -107,8 +112,8 @@ class ProcessGroup:
     def shard(self, rows: Tensor, backwards: bool = False) -> Tensor:
         """This process's rows of a micro batch: every size-th.
 
-        Two micro batches whose rows make up a multiple of the processes give each of them as many, if one of both is
-        dealt backwards: from the last process to the first.
+        Two micro batches whose rows make up a multiple of the processes give each of them as many, if one of
+        both is dealt backwards: from the last process to the first.
         """
         return rows[(self.size - 1 - self.rank if backwards else self.rank) :: self.size]
 

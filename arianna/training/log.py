@@ -1,4 +1,6 @@
-"""A run's log: log.jsonl for programs, train.log for people. Standard library only; a report reads it without torch."""
+"""A run's log: log.jsonl for programs, train.log for people. Standard library only; a report reads it without
+torch.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Log:
                 self.boards.follow(entry["step"], entry)
 
     def sync(self) -> None:
-        """Bring log.jsonl to the disk. Done before a state is saved: its steps are not done again, so they must not be lost."""
+        """Bring log.jsonl to the disk. Done before a state is saved: its steps are not done again, so they
+        must not be lost.
+        """
         sync(self.lines)
 
     def close(self) -> None:
@@ -47,9 +51,11 @@ class Log:
 
 
 def read_log(folder: Path) -> dict[int, dict[str, Any]]:
-    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is left out.
+    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is
+    left out.
 
-    After a resume steps are logged again: the last line of a step counts. Raises FileNotFoundError without a log.
+    After a resume steps are logged again: the last line of a step counts. Raises FileNotFoundError without a
+    log.
     """
     if not (folder / NAME).is_file():
         raise FileNotFoundError(
@@ -81,12 +87,20 @@ class Window:
         return self.total / self.steps
 
     def told(self, step: int, max_iters: int, rate: float) -> tuple[str, dict[str, float]]:
-        """A line in the shape of llama2.c's, which people's scripts read, and the same as an entry of log.jsonl."""
+        """A line in the shape of llama2.c's, which people's scripts read, and the same as an entry of
+        log.jsonl.
+        """
         seconds = time.monotonic() - self.started
         milliseconds, speed = 1000 * seconds / self.steps, self.tokens / seconds
         left = f"{(max_iters - step) * milliseconds / 60_000:.0f}m left"
         line = f"{step} | loss {self.loss:.4f} | lr {rate:.2e} | {milliseconds:.2f}ms | {speed:,.0f} tok/s | {left}"
-        return line, {"step": step, "loss": self.loss, "lr": rate, "step_ms": milliseconds, "tokens_per_second": speed}
+        return line, {
+            "step": step,
+            "loss": self.loss,
+            "lr": rate,
+            "step_ms": milliseconds,
+            "tokens_per_second": speed,
+        }
 
 
 def finite_or_none(value: float) -> float | None:

@@ -22,7 +22,9 @@ class RefusedError(UsageError):
 
 
 def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any] | None:
-    """The newest valid of the two latest states by step, or None. A damaged one is named, and set aside where asked."""
+    """The newest valid of the two latest states by step, or None. A damaged one is named, and set aside where
+    asked.
+    """
     states = []
     for path in (folder / NEWEST, folder / BEFORE):
         try:
@@ -41,17 +43,23 @@ def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any
 
 
 def check_run(state: dict[str, Any], path: Path) -> None:
-    """Raise ValueError unless a loaded checkpoint's step, and if it is a state of a run what was stored of that, are of their kinds."""
+    """Raise ValueError unless a loaded checkpoint's step, and if it is a state of a run what was stored of
+    that, are of their kinds.
+    """
     run = state.get("run", {"config": {}, "inputs": {}, "best_step": -1, "seconds": 0.0})
     kinds = {"config": dict, "inputs": dict, "best_step": int, "seconds": float}
     fits = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in kinds.items())
     fits = fits and run.get("dtype") in (None, "float32", "bfloat16")
     if not fits or not isinstance(state.get("iter_num", 0), int):
-        raise ValueError(f"{path} is damaged or not a state of a run: its 'run' or 'iter_num' is of another kind. Use another copy of it.")
+        raise ValueError(
+            f"{path} is damaged or not a state of a run: its 'run' or 'iter_num' is of another kind. Use another copy of it."
+        )
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the newest state; the one that was newest is kept as the one before, once the new one is safely on the disk."""
+    """Write the newest state; the one that was newest is kept as the one before, once the new one is safely
+    on the disk.
+    """
 
     def keep(fresh: Path) -> None:
         if (folder / NEWEST).exists():
@@ -61,13 +69,17 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def keep_settings(folder: Path, cfg: Any) -> None:
-    """Write config.toml, which repeats the run. That of arianna_ft.py, which has a job.json, holds more and is left alone."""
+    """Write config.toml, which repeats the run. That of arianna_ft.py, which has a job.json, holds more and
+    is left alone.
+    """
     if not (folder / "job.json").exists():
         write_atomic(folder / config.SETTINGS_FILE, config.text_of(cfg, without=("fresh",)).encode())
 
 
 def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> None:
-    """Raise RefusedError if settings that change the weights, or inputs, are not those the stored run was started with."""
+    """Raise RefusedError if settings that change the weights, or inputs, are not those the stored run was
+    started with.
+    """
     if run.get("format") != RUN_FORMAT:
         raise RefusedError(
             f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. Begin anew with --fresh."
@@ -86,14 +98,18 @@ def changed_inputs(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str]
     """What to say of inputs with other contents than the run's, each named by the file that the user gave."""
     stored, tokenizer = run["inputs"], checkpoint.tokenizer_of({"run": run})
     if tokenizer and cfg.tokenizer and sha256(cfg.tokenizer) != tokenizer["sha256"]:
-        return [f"{cfg.tokenizer} is another tokenizer than {tokenizer['path']} was"]  # the shards differ for that alone
+        return [
+            f"{cfg.tokenizer} is another tokenizer than {tokenizer['path']} was"
+        ]  # the shards differ for that alone
     changed = [name for name in sorted(inputs.keys() | stored.keys()) if inputs.get(name) != stored.get(name)]
     sources = dict.fromkeys(source_of(name, cfg, folder) for name in changed)  # one file makes several shards
     return [f"{source} has other contents" for source in sources]
 
 
 def source_of(name: str, cfg: TrainConfig, folder: Path) -> str:
-    """The file that an input was made of: for shards of arianna_ft.py what its job.json names, else the shard itself."""
+    """The file that an input was made of: for shards of arianna_ft.py what its job.json names, else the shard
+    itself.
+    """
     part, _, file = name.partition("/")
     if part == "base":
         return cfg.base or "the base"

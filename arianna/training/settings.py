@@ -1,4 +1,6 @@
-"""Every setting of a training run, and its learning-rate schedule. Standard library only: flags are checked before torch is imported."""
+"""Every setting of a training run, and its learning-rate schedule. Standard library only: flags are checked
+before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of a run. Stored in its checkpoints; a field that changes the weights must not differ when it goes on."""
+    """Every setting of a run. Stored in its checkpoints; a field that changes the weights must not differ
+    when it goes on.
+    """
 
     init_from: Literal["scratch", "resume"] = "resume"  # scratch: new weights; resume: from --base, or a run that goes on
     base: str | None = None  # the model that a fine-tune starts from: a .pt, .bin, .gguf or Hugging Face folder; only read
@@ -105,8 +109,10 @@ FREE |= {"nproc", "tensorboard", "wandb"}
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
-    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016), or a peak that stays and
-    falls in a straight line at the end (warmup-stable-decay; Hu et al. 2024, arXiv 2404.06395). Never 0."""
+    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016), or a
+    peak that stays and falls in a straight line at the end (warmup-stable-decay; Hu et al. 2024, arXiv
+    2404.06395). Never 0.
+    """
     if step < cfg.warmup:
         return cfg.peak * (step + 1) / (cfg.warmup + 1)
     if cfg.schedule_name == "cosine":

@@ -42,15 +42,26 @@ class State:
     def finished(self, cfg: TrainConfig) -> bool:
         """All steps are done, or the last `patience` evaluations brought nothing better."""
         waited = self.step - max(self.best_step, 0)
-        out_of_patience = cfg.patience is not None and self.step % cfg.eval_interval == 0 and waited >= cfg.patience * cfg.eval_interval
+        out_of_patience = (
+            cfg.patience is not None
+            and self.step % cfg.eval_interval == 0
+            and waited >= cfg.patience * cfg.eval_interval
+        )
         return self.step >= cfg.max_iters or out_of_patience
 
     def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
         run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
-        run |= {"best_step": self.best_step, "seconds": self.seconds, "threads": torch.get_num_threads(), "compiled": self.compiled}
+        run |= {
+            "best_step": self.best_step,
+            "seconds": self.seconds,
+            "threads": torch.get_num_threads(),
+            "compiled": self.compiled,
+        }
         run |= {"dtype": self.dtype} | ({"tokenizer": self.tokenizer} if self.tokenizer else {})
         optimizer = self.optimizer.state_dict()
-        return checkpoint.pack(self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run)
+        return checkpoint.pack(
+            self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run
+        )
 
     def pack_weights(self) -> dict[str, Any]:
         """A checkpoint of the weights alone, as an evaluation leaves it."""
@@ -68,7 +79,9 @@ class Progress:
 
 
 def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
-    """How far a run of ours in cfg.out_dir is, None if there is none. Raises RefusedError if it is another run."""
+    """How far a run of ours in cfg.out_dir is, None if there is none. Raises RefusedError if it is another
+    run.
+    """
     found = latest_state(Path(cfg.out_dir))
     if found is None or "run" not in found:
         return None
@@ -77,8 +90,12 @@ def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
     return Progress(state.step, state.finished(cfg))
 
 
-def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.device, model: Transformer | None) -> State:
-    """The state to go on from, or that of a new run of the model: see the table in the README, "Starting and continuing"."""
+def start_or_continue(
+    cfg: TrainConfig, inputs: dict[str, str], device: torch.device, model: Transformer | None
+) -> State:
+    """The state to go on from, or that of a new run of the model: see the table in the README, "Starting and
+    continuing".
+    """
     folder = Path(cfg.out_dir)
     found = latest_state(folder, set_damaged_aside=True)
     if found is not None and "run" in found:
@@ -90,7 +107,9 @@ def start_or_continue(cfg: TrainConfig, inputs: dict[str, str], device: torch.de
         model.to(device)
         return State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, device))
     if found is None:
-        raise RefusedError(f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch.")
+        raise RefusedError(
+            f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch."
+        )
     if found.get("iter_num", 0) >= cfg.max_iters:
         raise RefusedError(
             f"{folder}/ckpt.pt is at iteration {found['iter_num']}, so --max_iters={cfg.max_iters} leaves nothing to do; give more."
@@ -104,7 +123,9 @@ def new_model(cfg: TrainConfig) -> Transformer | None:
     if cfg.init_from == "resume":
         return None if cfg.base is None else formats.open_model(cfg.base, cfg.max_seq_len)
     shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
-    model = Transformer(ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256))
+    model = Transformer(
+        ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256)
+    )
     model.init_weights(cfg.seed)
     return model
 
@@ -115,20 +136,30 @@ def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch
     try:
         load_moments(optimizer, found["optimizer"]["state"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise RefusedError(f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh.") from None
-    state = State(model, optimizer, found["iter_num"], teacher=make_teacher(cfg, device), tokenizer=checkpoint.tokenizer_of(found))
+        raise RefusedError(
+            f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh."
+        ) from None
+    state = State(
+        model,
+        optimizer,
+        found["iter_num"],
+        teacher=make_teacher(cfg, device),
+        tokenizer=checkpoint.tokenizer_of(found),
+    )
     if run := found.get("run"):
         state.best_loss, state.best_step = float(found.get("best_val_loss", math.inf)), run["best_step"]
         state.seconds, state.threads = run["seconds"], run.get("threads")
         state.compiled = run.get("compiled", bool(run["config"].get("compile")))
-        state.dtype = run.get("dtype") or pick_precision(str(device), cfg.dtype).name  # an older state says it by its settings
+        # a state from before this was kept says it by its settings
+        state.dtype = run.get("dtype") or pick_precision(str(device), cfg.dtype).name
     return state
 
 
 def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:
-    """The base, where there is one and rows are replayed: what it predicts for them is learned instead of their tokens.
+    """The base, where there is one and rows are replayed: what it predicts for them is learned instead of
+    their tokens.
 
-    So the rows need not be true to be of use, and are not learned by heart (learning without forgetting, Li & Hoiem 2016,
-    arXiv 1606.09282).
+    So the rows need not be true to be of use, and are not learned by heart (learning without forgetting, Li &
+    Hoiem 2016, arXiv 1606.09282).
     """
     return formats.open_model(cfg.base).to(device) if cfg.replay and cfg.base else None

@@ -17,7 +17,9 @@ def training_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
 
 
 def make_task(cfg: TrainConfig, args: ModelArgs, teacher: Transformer | None = None) -> Task:
-    """The batches of a run, over its memory-mapped shards. Where there is a teacher, replayed rows have its context."""
+    """The batches of a run, over its memory-mapped shards. Where there is a teacher, replayed rows have its
+    context.
+    """
     context = (teacher.args if teacher else args).max_seq_len
     replay = Rows(cfg.base_text_dir, "train", context, args.vocab_size) if cfg.replay else None
     kind = contrast.ContrastTask if cfg.question_contrast else Task

@@ -15,7 +15,9 @@ USUAL = 50  # steps whose median is the usual one
 
 
 def clock() -> float:
-    """Seconds of a clock that goes on while the machine sleeps, which time.monotonic() does not on Linux and macOS."""
+    """Seconds of a clock that goes on while the machine sleeps, which time.monotonic() does not on Linux and
+    macOS.
+    """
     kind = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
     return time.monotonic() if kind is None else time.clock_gettime(kind)
 
@@ -23,8 +25,9 @@ def clock() -> float:
 class Watch:
     """Looks at the clock while a step is computed, from a thread of its own.
 
-    `tell(step, seconds, usual)` is called once a step, with the seconds it has taken so far and the median of those before
-    it, when that is ten times as much: by the thread, or, if the whole process slept, as soon as the step is over.
+    `tell(step, seconds, usual)` is called once a step, with the seconds it has taken so far and the median of
+    those before it, when that is ten times as much: by the thread, or, if the whole process slept, as soon as
+    the step is over.
     """
 
     def __init__(self, tell: Callable[[int, float, float], None]):

@@ -61,8 +61,8 @@ MUTATIONS = [
     Mutation(
         "the log is synced before a state",
         "train_arianna.py",
-        "        self.log.sync()\n",
-        "",
+        "        self.log.sync()",
+        "        pass",
         f"{DISK}::test_a_power_cut_leaves_a_run_that_goes_on",
     ),
     Mutation(
@@ -96,8 +96,8 @@ MUTATIONS = [
     Mutation(
         "a full disk is named by the log",
         "arianna/system/files.py",
-        '        raise OSError(error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}") from error\n',
-        "        raise\n",
+        'error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}"',
+        "error.errno, error.strerror",
         "tests/system/test_files.py::test_a_line_that_cannot_be_added_names_the_file",
     ),
     Mutation(
@@ -229,15 +229,15 @@ MUTATIONS = [
     Mutation(
         "what is done is saved after a signal",
         "train_arianna.py",
-        "        if not state.finished(cfg):\n            self.save()\n",
+        "        if not state.finished(cfg):  # else the last evaluation has saved\n            self.save()\n",
         "",
         "tests/test_train_arianna.py::test_a_signal_ends_the_run_after_its_step_with_all_saved",
     ),
     Mutation(
         "a closed terminal is survived",
         "arianna/system/processes.py",
-        "({signal.SIGHUP: signal.SIG_IGN} if",
-        "({} if",
+        "{signal.SIGHUP: signal.SIG_IGN} if",
+        "{} if",
         "tests/system/test_environment.py::test_a_closed_terminal_does_not_end_the_run",
     ),
     Mutation(

@@ -51,7 +51,9 @@ def test_loaded_moments_go_on_to_the_last_bit(name):
     assert equal(dict(model.named_parameters()), dict(twin.named_parameters()))
 
 
-@pytest.mark.parametrize(("name", "moment"), [("adamw", "exp_avg"), ("adamw", "exp_avg_sq"), ("muon", "momentum_buffer")])
+@pytest.mark.parametrize(
+    ("name", "moment"), [("adamw", "exp_avg"), ("adamw", "exp_avg_sq"), ("muon", "momentum_buffer")]
+)
 @pytest.mark.parametrize("spoil", [lambda m: m[:-1], lambda m: m * float("nan")], ids=["shape", "nan"])
 def test_moments_that_do_not_fit_are_refused(name, moment, spoil):
     model = build()

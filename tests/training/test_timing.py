@@ -82,5 +82,3 @@ def test_a_state_from_before_the_format_was_kept_goes_on_as_its_settings_say(tmp
     (run / "ckpt_prev.pt").unlink()
     train(cfg)
     assert equal(whole, weights(run))
-
-
