@@ -40,7 +40,8 @@ def test_two_processes_train_as_one_does_and_resume_alike(tmp_path, replay, opti
     start(tmp_path / "two", 2, *flags)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 6 + 3
-    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
+    apart = 5e-3 if optimizer == "muon" else 1e-5  # Muon orthogonalises in bfloat16, which a last bit may turn
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < apart
     state = checkpoint.load(tmp_path / "two/ckpt_prev.pt")
     assert state["iter_num"] == 3
     (tmp_path / "again").mkdir()
