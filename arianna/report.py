@@ -25,7 +25,7 @@ from typing import Any
 
 from arianna.reporting import night
 from arianna.reporting import verdict as verdicts
-from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, Found, kept_or_new_scores, now, read_run
+from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, ScoredRun, kept_or_new_scores, now, read_run
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import Difference, bootstrap
 from arianna.system import config
@@ -90,17 +90,17 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
 
     Raises ValueError if the folder holds no such run, or if what must be scored is not there any more.
     """
-    found = read_run(run)
+    scored = read_run(run)
     from arianna.reporting import (
         render,
     )  # what needs torch comes after a folder that is no run has been refused
 
-    scores = kept_or_new_scores(found, sampling)
-    facts = facts_of(found, scores)
+    scores = kept_or_new_scores(scored, sampling)
+    facts = facts_of(scored, scores)
     texts = {
         "report.json": json.dumps(facts, indent=1, allow_nan=False),
         "report.md": render.markdown(facts),
-        "report.html": render.html(facts, drawings(found, facts["night"])),
+        "report.html": render.html(facts, drawings(scored, facts["night"])),
     }
     for name, text in texts.items():
         write_atomic(run / name, text.encode())
@@ -110,7 +110,7 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
 # ---- the facts ----
 
 
-def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
+def facts_of(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
     """Everything the reports say, as plain values for JSON. What differs from one run or scoring to the
     next is under `times`.
     """
@@ -123,34 +123,34 @@ def facts_of(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
     }
     difference = bootstrap(pairs["base"], {int(step): pair for step, pair in scores["candidates"].items()})
     change = compare(scores["tuned"], scores["base"])
-    evidence = evidence_of(found, scores, difference, change["listening"])
-    paths = located(found.job["paths"], found.folder)
-    named = {name: path or found.job["paths"][name] for name, path in paths.items()}
+    evidence = evidence_of(scored, scores, difference, change["listening"])
+    paths = located(scored.job["paths"], scored.folder)
+    named = {name: path or scored.job["paths"][name] for name, path in paths.items()}
     told = verdicts.verdict(evidence, named["checkpoint"], named["base"])
     commands = next_commands(paths, told.word == "better")
     facts = {
         "format": SCORES_FORMAT,
         "verdict": {
             **verdicts.as_dict(told),
-            "notes": [*told.notes, *found.job["notes"], *missing_note(told.use, found.folder)],
+            "notes": [*told.notes, *scored.job["notes"], *missing_note(told.use, scored.folder)],
         },
         "difference": asdict(difference) if difference else None,
         "forgetting": change["forgetting"],
         "listening": {name: heard_of(scores[name]) for name in ("base", "tuned")}
         | {"rise": change["listening"]},
-        "preferences": preferences.summary(found.folder / "preferences.jsonl"),
-        "night": night.read_search(found.folder / "search.json"),
+        "preferences": preferences.summary(scored.folder / "preferences.jsonl"),
+        "night": night.read_search(scored.folder / "search.json"),
         "max_forgetting": evidence.max_forgetting,
-        "base_texts": list(found.choice.base.base_text),
-        "choice": asdict(found.choice),
-        "checkpoints": table(found),
+        "base_texts": list(scored.choice.base.base_text),
+        "choice": asdict(scored.choice),
+        "checkpoints": table(scored),
         "conversations": scores["conversations"],
-        "epochs": epochs_of(found, scores["conversations"]["rows"]),
+        "epochs": epochs_of(scored, scores["conversations"]["rows"]),
         "sampling": scores["of"]["sampling"],
         "scores": {name: scores[name] | {"times": None} for name in ("base", "tuned")},
-        "run": run_facts(found),
+        "run": run_facts(scored),
         "next": [{"what": what, "command": command} for what, command in commands],
-        "times": times(found, scores),
+        "times": times(scored, scores),
     }
     return plain(facts)
 
@@ -161,14 +161,14 @@ def heard_of(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def evidence_of(
-    found: Found, scores: dict[str, Any], difference: Difference | None, rise: Mapping[str, float | None]
+    scored: ScoredRun, scores: dict[str, Any], difference: Difference | None, rise: Mapping[str, float | None]
 ) -> verdicts.Evidence:
     base, tuned = scores["base"], scores["tuned"]
     shares = {name: scores[name]["listening"]["share"] for name in ("base", "tuned")}
     return verdicts.Evidence(
-        choice=found.choice,
-        points=found.points,
-        training=found.training,
+        choice=scored.choice,
+        points=scored.points,
+        training=scored.training,
         losses=(base["answers"]["loss"], tuned["answers"]["loss"]),
         interval=(difference.low, difference.high) if difference else None,
         non_words=(base["generated"]["non_words"]["value"], tuned["generated"]["non_words"]["value"]),
@@ -176,7 +176,7 @@ def evidence_of(
             **shares, interval=interval_of(tuned["listening"]), rise=interval_of(rise)
         ),
         conversations=(scores["conversations"]["train"], len(base["answers"]["conversation_nats"])),
-        max_forgetting=found.settings["max_forgetting"],
+        max_forgetting=scored.settings["max_forgetting"],
     )
 
 
@@ -185,12 +185,12 @@ def interval_of(score: Mapping[str, float | None]) -> tuple[float, float] | None
     return None if score["low"] is None or score["high"] is None else (score["low"], score["high"])
 
 
-def table(found: Found) -> list[dict[str, Any]]:
+def table(scored: ScoredRun) -> list[dict[str, Any]]:
     """Base, checkpoints and blends that were tried, with their losses in nats a token."""
-    choice, rows = found.choice, []
+    choice, rows = scored.choice, []
     blends = [p for p in choice.tried if p.blend != 1]
-    for point in [*found.points, *blends]:
-        entry = {} if point in blends else found.log[point.step]
+    for point in [*scored.points, *blends]:
+        entry = {} if point in blends else scored.log[point.step]
         what = f"blend {point.blend:.0%}" if point in blends else str(point.step) if point.step else "base"
         mark = "used" if point == choice.used else "best" if point == choice.best else ""
         rows.append(
@@ -205,36 +205,36 @@ def table(found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def epochs_of(found: Found, rows: int) -> float:
+def epochs_of(scored: ScoredRun, rows: int) -> float:
     """How often training went through its rows."""
-    cfg = found.state["config"]
+    cfg = scored.state["config"]
     return epochs(
-        found.points[-1].step, cfg["batch_size"] * cfg["gradient_accumulation_steps"], cfg["replay"], rows
+        scored.points[-1].step, cfg["batch_size"] * cfg["gradient_accumulation_steps"], cfg["replay"], rows
     )
 
 
-def run_facts(found: Found) -> dict[str, Any]:
-    cfg, job = found.state["config"], found.job
+def run_facts(scored: ScoredRun) -> dict[str, Any]:
+    cfg, job = scored.state["config"], scored.job
     return {
-        "iterations": found.points[-1].step,
+        "iterations": scored.points[-1].step,
         "peak": cfg["learning_rate"] or 1e-5,
         "config": cfg,
-        "settings": found.settings,
-        "inputs": {**found.state["inputs"], **job["hashes"]},
+        "settings": scored.settings,
+        "inputs": {**scored.state["inputs"], **job["hashes"]},
         "restarts": len(job["starts"]) - 1 if job["starts"] else None,
-        "unreadable": found.unreadable,
+        "unreadable": scored.unreadable,
         **{name: job[name] for name in ("paths", "machine", "versions")},
     }
 
 
-def times(found: Found, scores: dict[str, Any]) -> dict[str, Any]:
-    speeds = [e["tokens_per_second"] for e in found.log.values() if "tokens_per_second" in e]
+def times(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
+    speeds = [e["tokens_per_second"] for e in scored.log.values() if "tokens_per_second" in e]
     return {
-        "training_seconds": found.state["seconds"],
+        "training_seconds": scored.state["seconds"],
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "scoring_seconds": scores["seconds"],
         "generation": {name: scores[name]["times"] for name in ("base", "tuned")},
-        "starts": found.job["starts"],
+        "starts": scored.job["starts"],
         "made": now(),
     }
 
@@ -268,15 +268,15 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def drawings(found: Found, search: dict[str, Any] | None = None) -> dict[str, Any]:
+def drawings(scored: ScoredRun, search: dict[str, Any] | None = None) -> dict[str, Any]:
     """The curves, the frontier where there is base text, and the trials where there was a search."""
     from arianna.reporting import charts
 
-    name = verdicts.worst_text(found.choice)
-    budget = found.settings["max_forgetting"]
+    name = verdicts.worst_text(scored.choice)
+    budget = scored.settings["max_forgetting"]
     return {
-        "curves": charts.curves(found.training, found.points, found.choice),
-        "frontier": None if name is None else charts.frontier(found.points, found.choice, name, budget),
+        "curves": charts.curves(scored.training, scored.points, scored.choice),
+        "frontier": None if name is None else charts.frontier(scored.points, scored.choice, name, budget),
         "night": None if search is None else drawn_search(search),
     }
 

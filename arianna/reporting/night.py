@@ -15,21 +15,21 @@ Search = dict[str, Any]
 def read_search(path: Path) -> Search | None:
     """A run's search as the report needs it; None where there was none, or nothing of it can be told."""
     try:
-        found = json.loads(path.read_bytes())
-        trials = [trial_of(trial) for trial in found["trials"]]
+        search = json.loads(path.read_bytes())
+        trials = [trial_of(trial) for trial in search["trials"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     scored = sorted((t for t in trials if t["value"] is not None), key=lambda t: (t["value"], t["number"]))
     if not scored:
         return None
     return {
-        "seconds": number(found.get("seconds")) or max(t["seconds"] for t in trials),
+        "seconds": number(search.get("seconds")) or max(t["seconds"] for t in trials),
         "trials": trials,
         "best": scored[:BEST],
-        "presets": presets_of(found.get("presets") or {}),
-        "base": number((found.get("base") or {}).get("answers")),
-        "importances": importances_of(found.get("importances") or {}),
-        "expected_gain": number(found.get("expected_gain")),
+        "presets": presets_of(search.get("presets") or {}),
+        "base": number((search.get("base") or {}).get("answers")),
+        "importances": importances_of(search.get("importances") or {}),
+        "expected_gain": number(search.get("expected_gain")),
     }
 
 

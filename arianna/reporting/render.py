@@ -166,7 +166,7 @@ def ran(facts: Facts) -> list[tuple[str, str]]:
     restarts = run["restarts"]
     rows = cfg["batch_size"] * cfg["gradient_accumulation_steps"]
     replay = f", {cfg['replay']:.0%} of the rows base text" if cfg["replay"] else ""
-    found = [
+    lines = [
         (
             "conversations",
             f"{run['paths']['conversations']}: {counts['train']} trained on, {counts['held_out']} held out",
@@ -187,7 +187,7 @@ def ran(facts: Facts) -> list[tuple[str, str]]:
         ("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ("made", times["made"]),
     ]
-    return found
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -110,7 +110,7 @@ def now() -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class ScoredRun:
     """A run's folder, read."""
 
     folder: Path
@@ -130,7 +130,7 @@ class Found:
         }
 
 
-def read_run(run: Path) -> Found:
+def read_run(run: Path) -> ScoredRun:
     """Raises ValueError with one sentence if it is no run, one of another version, or one that has no
     result yet.
     """
@@ -153,7 +153,7 @@ def read_run(run: Path) -> Found:
             )
     points = choose.evaluations(run)
     settings, choice = read_choice(run, points)
-    return Found(run, state, job, choose.read_log(run), unreadable_lines(run), points, settings, choice)
+    return ScoredRun(run, state, job, choose.read_log(run), unreadable_lines(run), points, settings, choice)
 
 
 def no_run(run: Path, lacks: str) -> ValueError:
@@ -163,10 +163,10 @@ def no_run(run: Path, lacks: str) -> ValueError:
 def read_object(path: Path) -> dict[str, Any] | None:
     """A JSON file's object; None if it holds none."""
     try:
-        found = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def read_choice(run: Path, points: Sequence[Point]) -> tuple[dict[str, Any], Choice]:
@@ -192,30 +192,30 @@ def unreadable_lines(run: Path) -> int:
 # ---- scores ----
 
 
-def kept_or_new_scores(found: Found, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
+def kept_or_new_scores(scored: ScoredRun, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
     """The scores in scores.json, if they are of these weights, texts and settings; else they are made and
     kept there.
     """
-    path, wanted = found.folder / "scores.json", what_is_scored(found, sampling)
+    path, wanted = scored.folder / "scores.json", what_is_scored(scored, sampling)
     kept = read_object(path)
     if kept is not None and fits(kept.get("of", {}), wanted):
         return kept
     started = time.monotonic()
-    scores = {"of": wanted, **score(found, sampling)}
+    scores = {"of": wanted, **score(scored, sampling)}
     scores["seconds"] = time.monotonic() - started
     text = json.dumps(scores, allow_nan=False)
     write_atomic(path, text.encode())
     return json.loads(text)
 
 
-def what_is_scored(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
+def what_is_scored(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """All that scores depend on: settings and hashes. A file that is gone has none."""
     files = {"words": WORDS, "questions": QUESTIONS} | {
-        str(p.step): weights(found.folder, p) for p in candidates(found)
+        str(p.step): weights(scored.folder, p) for p in candidates(scored)
     }
     hashes = {name: sha256(path) if path.is_file() else None for name, path in files.items()}
-    inputs = {**found.state["inputs"], **found.job["hashes"]}
-    used = found.choice.used
+    inputs = {**scored.state["inputs"], **scored.job["hashes"]}
+    used = scored.choice.used
     settings = {"used": [used.step, used.blend], "sampling": dict(sampling)}
     return {"format": SCORES_FORMAT, **settings, "inputs": inputs, "files": hashes}
 
@@ -233,55 +233,55 @@ def weights(run: Path, point: Point) -> Path:
     return run / f"ckpt_{point.step:06d}.pt"
 
 
-def candidates(found: Found) -> list[Point]:
+def candidates(scored: ScoredRun) -> list[Point]:
     """The checkpoints that could have been chosen, of many some evenly spread, always with the one that
     was.
     """
-    points = found.points[1:]
-    kept = {p.step for p in spread(points, MOST_CANDIDATES)} | {found.choice.best.step}
+    points = scored.points[1:]
+    kept = {p.step for p in spread(points, MOST_CANDIDATES)} | {scored.choice.best.step}
     return [p for p in points if p.step in kept]
 
 
-def score(found: Found, sampling: Mapping[str, Any]) -> dict[str, Any]:
+def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Base and tuned in full (`score_models`), and of every candidate, blended alike, what `bootstrap`
     needs.
     """
-    check_unchanged(found)
+    check_unchanged(scored)
     from arianna import formats
     from arianna.scoring.scores import score_models
 
-    base = formats.open_model(found.job["paths"]["base"])
-    inputs, counts = scoring_inputs(found, base)
+    base = formats.open_model(scored.job["paths"]["base"])
+    inputs, counts = scoring_inputs(scored, base)
     print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
 
     def tuned(point: Point) -> Transformer:
-        model = formats.open_model(weights(found.folder, point), base.args.max_seq_len)
-        return choose.blended(base, model, found.choice.used.blend)
+        model = formats.open_model(weights(scored.folder, point), base.args.max_seq_len)
+        return choose.blended(base, model, scored.choice.used.blend)
 
     scores = dict(
         zip(
-            ("base", "tuned"), score_models([base, tuned(found.choice.used)], inputs, **sampling), strict=True
+            ("base", "tuned"), score_models([base, tuned(scored.choice.used)], inputs, **sampling), strict=True
         )
     )
-    pairs = score_candidates(found, scores["tuned"]["answers"], tuned, inputs)
+    pairs = score_candidates(scored, scores["tuned"]["answers"], tuned, inputs)
     return {**scores, "candidates": pairs, "conversations": counts}
 
 
-def check_unchanged(found: Found) -> None:
+def check_unchanged(scored: ScoredRun) -> None:
     """Raise ValueError if a file that the scores need is gone or is another than the run was trained with."""
     for name in ("base", "conversations", "tokenizer"):
         path, then = (
-            found.job["paths"][name],
-            found.state["inputs"].get(name) or found.job["hashes"].get(name),
+            scored.job["paths"][name],
+            scored.state["inputs"].get(name) or scored.job["hashes"].get(name),
         )
         if not Path(path).exists() or sha256(path) != then:
             raise ValueError(
-                f"{path} is not there or has changed since {found.folder} was trained; the scores need it."
+                f"{path} is not there or has changed since {scored.folder} was trained; the scores need it."
             )
 
 
 def score_candidates(
-    found: Found, used: dict[str, Any], tuned: Callable[[Point], Transformer], inputs: Inputs
+    scored: ScoredRun, used: dict[str, Any], tuned: Callable[[Point], Transformer], inputs: Inputs
 ) -> dict[str, tuple[list[float], list[int]]]:
     """Nats and tokens by conversation of each checkpoint that is there, by its step; those of the one that
     is used are known.
@@ -290,35 +290,35 @@ def score_candidates(
     from arianna.scoring.losses import answer_loss
     from arianna.scoring.scores import MOST_ANSWERS
 
-    answers = {found.choice.used.step: used}
+    answers = {scored.choice.used.step: used}
     with one_thread():
-        for point in candidates(found):
-            if point.step not in answers and weights(found.folder, point).is_file():
+        for point in candidates(scored):
+            if point.step not in answers and weights(scored.folder, point).is_file():
                 answers[point.step] = vars(answer_loss(tuned(point), inputs.rows, MOST_ANSWERS))
     return {
         str(step): (a["conversation_nats"], a["conversation_tokens"]) for step, a in sorted(answers.items())
     }
 
 
-def scoring_inputs(found: Found, base: Transformer) -> tuple[Inputs, dict[str, int]]:
+def scoring_inputs(scored: ScoredRun, base: Transformer) -> tuple[Inputs, dict[str, int]]:
     """What base and tuned are scored with, and how many conversations and training rows there are."""
     from arianna.scoring.scores import read_inputs
     from arianna_data import Rows
     from tokenizer import Tokenizer
 
-    paths, shape = found.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
-    halves, counts = halves_of(found)
+    paths, shape = scored.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
+    halves, counts = halves_of(scored)
     tokenizer = Tokenizer(paths["tokenizer"])
-    inputs = read_inputs(halves, found.folder, shape, tokenizer, WORDS, QUESTIONS, paths["base_text"])
-    longest = found.state["config"]["max_seq_len"] or shape[0]
-    return inputs, counts | {"rows": len(Rows(found.folder / "data", "train", longest, shape[1]))}
+    inputs = read_inputs(halves, scored.folder, shape, tokenizer, WORDS, QUESTIONS, paths["base_text"])
+    longest = scored.state["config"]["max_seq_len"] or shape[0]
+    return inputs, counts | {"rows": len(Rows(scored.folder / "data", "train", longest, shape[1]))}
 
 
-def halves_of(found: Found) -> tuple[Halves, dict[str, int]]:
+def halves_of(scored: ScoredRun) -> tuple[Halves, dict[str, int]]:
     """The conversations of a run, of many some, and how many there are on each side."""
     from arianna.corpus import prepare
 
-    known = prepare.survey(found.job["paths"]["conversations"], print, found.folder / "data")
+    known = prepare.survey(scored.job["paths"]["conversations"], print, scored.folder / "data")
     train, held_out = (
         list(prepare.iter_conversations(known, side, MOST_OF_MANY[side])) for side in (False, True)
     )

@@ -295,6 +295,6 @@ def notes(evidence: Evidence) -> tuple[str, ...]:
     )
 
 
-def as_dict(found: Verdict) -> dict[str, Any]:
+def as_dict(outcome: Verdict) -> dict[str, Any]:
     """For JSON."""
-    return {**vars(found), "notes": list(found.notes)}
+    return {**vars(outcome), "notes": list(outcome.notes)}

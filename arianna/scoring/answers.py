@@ -74,8 +74,8 @@ def glimpse(model: Transformer, tokenizer: Tokenizer) -> dict[str, str]:
 
     The same weights give the same answers, and no random state but their own is drawn from.
     """
-    found = generate_answers(model, tokenizer, ASKED, samples_each=1, context=GLIMPSE)
-    return {a.question: visible(" ".join(a.text.split())) for a in found}
+    written = generate_answers(model, tokenizer, ASKED, samples_each=1, context=GLIMPSE)
+    return {a.question: visible(" ".join(a.text.split())) for a in written}
 
 
 def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer) -> Answer:

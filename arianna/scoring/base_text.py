@@ -42,28 +42,28 @@ def files(
     Samples that lie in `folder` already are taken from there: they depend on the base and the seed alone.
     Writes nothing.
     """
-    found, splits = {}, ("val", "train") if replayed else ("val",)
+    contents, splits = {}, ("val", "train") if replayed else ("val",)
     for number, split in enumerate(splits):
         path = folder / f"{split}_samples.bin"
-        found[path.name] = (
+        contents[path.name] = (
             path.read_bytes()
             if path.exists()
             else sampled_rows(base, SAMPLED_ROWS[split], SEED + number).tobytes()
         )
     if text is not None:
         tokens = text_tokens(text, tokenizer)
-        found |= {f"{split}_text.bin": tokens[split].tobytes() for split in splits}
-    return found
+        contents |= {f"{split}_text.bin": tokens[split].tobytes() for split in splits}
+    return contents
 
 
 def text_tokens(path: str, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """A text's paragraphs to replay and those held out by hash. Raises ValueError if either side is empty."""
     halves = [split_paragraphs(read_text(f), HELD_OUT) for f in text_files(path)]
-    found = {
+    encoded = {
         split: [encode_text(half[i], tokenizer) for half in halves]
         for i, split in enumerate(("train", "val"))
     }
-    joined = {split: np.concatenate(parts) for split, parts in found.items()}
+    joined = {split: np.concatenate(parts) for split, parts in encoded.items()}
     for split, tokens in joined.items():
         if len(tokens) < 256:
             raise ValueError(

@@ -115,11 +115,11 @@ def remember(choice: Choice, settings: dict[str, Any], folder: Path) -> None:
 def recall(settings: dict[str, Any], folder: Path) -> Choice | None:
     """The choice that was kept, None if there is none or it was made with other settings."""
     try:
-        found = json.loads((folder / "choice.json").read_bytes())
-        if found["settings"] != settings:
+        kept = json.loads((folder / "choice.json").read_bytes())
+        if kept["settings"] != settings:
             return None
-        base, best, used = (Point(**found["choice"][name]) for name in ("base", "best", "used"))
-        return Choice(base, best, used, tuple(Point(**p) for p in found["choice"]["tried"]))
+        base, best, used = (Point(**kept["choice"][name]) for name in ("base", "best", "used"))
+        return Choice(base, best, used, tuple(Point(**p) for p in kept["choice"]["tried"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -66,10 +66,10 @@ def listening(
     ]  # else the first answer is context alone
     chosen = spread(answered, MOST_ROWS // (LEAST_OTHERS + 1))
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
-    found = scored_pairs(model, chosen, tokenizer, limit)
-    wins = ratio_of_pairs([(p.answer, p.question, right(p), 1) for p in found], len(chosen))
-    gain = ratio_of_pairs(found, len(chosen))
-    return Listening(*wins.values(), *gain.values(), len(chosen), found)
+    pairs = scored_pairs(model, chosen, tokenizer, limit)
+    wins = ratio_of_pairs([(p.answer, p.question, right(p), 1) for p in pairs], len(chosen))
+    gain = ratio_of_pairs(pairs, len(chosen))
+    return Listening(*wins.values(), *gain.values(), len(chosen), pairs)
 
 
 def right(pair: Pair) -> float:

@@ -110,15 +110,15 @@ def all_targets(rows: Rows, number: int) -> np.ndarray:
 
 def nll(model: Transformer, pairs: Sequence[tuple[np.ndarray, np.ndarray]], longest: int) -> list[np.ndarray]:
     """Nats of each target of pairs (inputs, targets), float64. Rows of like length are scored together."""
-    found: list[np.ndarray] = [np.empty(0)] * len(pairs)
+    nats: list[np.ndarray] = [np.empty(0)] * len(pairs)
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
     device = model.tok_embeddings.weight.device
     for i in range(0, len(order), EVAL_ROWS):
         part = order[i : i + EVAL_ROWS]
         x, y = collate([pairs[n] for n in part], longest)
         for n, line in zip(part, model.nll(x.to(device), y.to(device)).double().cpu().numpy(), strict=True):
-            found[n] = line[: len(pairs[n][0])]
-    return found
+            nats[n] = line[: len(pairs[n][0])]
+    return nats
 
 
 @dataclass(frozen=True)

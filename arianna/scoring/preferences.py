@@ -49,10 +49,10 @@ def wilson(hits: int, n: int) -> dict[str, float | None]:
     return {"value": share, "low": max(middle - half, 0.0), "high": min(middle + half, 1.0)}
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(choices: dict[str, Any]) -> str:
     """A summary in words."""
-    counts = f"tuned preferred in {found['tuned']}, base in {found['base']}, neither in {found['equal']}"
-    if found["value"] is None:
-        return f"{found['choices']} answers compared without names: {counts}."
-    share = f"{found['value']:.0%} for tuned, 95%: {found['low']:.0%} to {found['high']:.0%}"
-    return f"{found['choices']} answers compared without names: {counts} ({share})."
+    counts = f"tuned preferred in {choices['tuned']}, base in {choices['base']}, neither in {choices['equal']}"
+    if choices["value"] is None:
+        return f"{choices['choices']} answers compared without names: {counts}."
+    share = f"{choices['value']:.0%} for tuned, 95%: {choices['low']:.0%} to {choices['high']:.0%}"
+    return f"{choices['choices']} answers compared without names: {counts} ({share})."

@@ -47,19 +47,19 @@ class Look:
 
 def look_at(text: str, known: Collection[str], source: Source, whole: bool = True) -> Look:
     """All statistics of a text. `whole`: False if it was cut off and may end within a word."""
-    found = list(words_in(text))
-    judged = found if whole or not found or found[-1].end < len(text) else found[:-1]
-    copied = [i for i, gram in enumerate(grams(found, COPY)) if gram in source]
+    words = list(words_in(text))
+    judged = words if whole or not words or words[-1].end < len(text) else words[:-1]
+    copied = [i for i, gram in enumerate(grams(words, COPY)) if gram in source]
     return Look(
-        words=len(found),
+        words=len(words),
         judged=len(judged),
         non_words=[(w.start, w.end) for w in judged if not is_known(w.text, known)],
-        grams=max(len(found) - COPY + 1, 0),
+        grams=max(len(words) - COPY + 1, 0),
         copied=len(copied),
-        longest_copy=longest_copy(found, source),
-        copies=joined([(found[i].start, found[i + COPY - 1].end) for i in copied]),
-        four_grams=max(len(found) - REPEAT + 1, 0),
-        repeated=repeats(found, REPEAT),
+        longest_copy=longest_copy(words, source),
+        copies=joined([(words[i].start, words[i + COPY - 1].end) for i in copied]),
+        four_grams=max(len(words) - REPEAT + 1, 0),
+        repeated=repeats(words, REPEAT),
     )
 
 
@@ -95,10 +95,10 @@ def copy_source(texts: Sequence[str]) -> Source:
     source: Source = {}
     start = 0
     for text in texts:
-        found = list(words_in(text))
-        for i, gram in enumerate(grams(found, COPY), start):
+        words = list(words_in(text))
+        for i, gram in enumerate(grams(words, COPY), start):
             source.setdefault(gram, []).append(i)
-        start += len(found)
+        start += len(words)
     return source
 
 
@@ -129,8 +129,8 @@ def joined(spans: Sequence[Span]) -> list[Span]:
 
 def repeats(words: Sequence[Word], n: int) -> int:
     """How many n-grams of a text stood in it before."""
-    found = list(grams(words, n))
-    return len(found) - len(set(found))
+    runs = list(grams(words, n))
+    return len(runs) - len(set(runs))
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float | None:
@@ -139,5 +139,5 @@ def distinct(texts: Sequence[str], n: int = 2) -> float | None:
 
     It falls with the amount of text, so that models are compared on as many texts of like length.
     """
-    found = [g for text in texts for g in grams(list(words_in(text)), n)]
-    return len(set(found)) / len(found) if found else None
+    runs = [g for text in texts for g in grams(list(words_in(text)), n)]
+    return len(set(runs)) / len(runs) if runs else None

@@ -30,8 +30,8 @@ def next_commands(paths: Paths, better: bool) -> list[Command]:
     not.
     """
     there = {name: path for name, path in paths.items() if path is not None and Path(path).exists()}
-    found = [compare(there), *([chat(there), in_c(there), as_page(there)] if better else [train_anew(there)])]
-    return [command for command in found if command is not None]
+    offered = [compare(there), *([chat(there), in_c(there), as_page(there)] if better else [train_anew(there)])]
+    return [command for command in offered if command is not None]
 
 
 def compare(paths: Mapping[str, str]) -> Command | None:
