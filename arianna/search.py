@@ -4,7 +4,7 @@
     python arianna_ft.py --hours=8 --storage=sqlite:////shared/night.db     # the same on several machines
 
 A worker (`python -m arianna.search --folder=out/ft/search`) is started by that command. It asks the search's
-study for settings, tries them on folds of the conversations to train on, and tells the study what came of them.
+study for settings, tries them on folds of the conversations to train on, and tells it what came of them.
 """
 
 from __future__ import annotations

@@ -22,9 +22,10 @@ from arianna.searching.unit import Bench, averaged
 from arianna.training.devices import pick_device
 from arianna.training.log import Log, finite_or_none
 from arianna.training.optimizer import make_optimizer
-from arianna.training.run_folder import hash_inputs, save_state
+from arianna.training.run_folder import hash_inputs, note_tokenizer, save_state
 from arianna.training.settings import TrainConfig, learning_rate
 from arianna.training.state import State
+from arianna.training.task import base_text_rows, held_out_rows
 from model import Transformer
 
 
@@ -47,19 +48,17 @@ class Ending:
         folds = [str(fold) for fold in range(self.chosen.folds)]
         units = {f"{data}_{seed}": self.unit(data, seed) for data in (*folds, ALL) for seed in seeds}
         (self.folder / "end").mkdir(exist_ok=True)
-        waiting = {
-            name: dataclasses.asdict(unit) for name, unit in units.items() if not self.is_done(name, unit)
-        }
+        waiting = {name: vars(unit) for name, unit in units.items() if not self.is_done(name, unit)}
         if waiting:
             self.start_workers(waiting)
         answers = {name: jobs.get(self.folder / "end" / f"{name}.json") or {} for name in units}
-        if faults := [
+        faults = [
             f"{name}: {a.get('diverged', 'no answer')}" for name, a in answers.items() if "step" not in a
-        ]:
+        ]
+        if faults:
             raise OSError(f"the search's last runs failed ({faults[0]}); the same command tries them again.")
-        winners = (
-            seeds if folds and len(seeds) > 1 and self.average_wins(seeds, folds, answers) else seeds[:1]
-        )
+        wins = folds and len(seeds) > 1 and self.average_wins(seeds, folds, answers)
+        winners = seeds if wins else seeds[:1]
         model, step = averaged([self.weights(ALL, seed) for seed in winners])
         return self.publish(model, step, answers[f"{ALL}_{seeds[0]}"]["losses"]), len(winners)
 
@@ -85,45 +84,39 @@ class Ending:
         alone = statistics.fmean(answers[f"{fold}_{seed}"]["answers"] for fold in folds for seed in seeds)
         files = {fold: [self.weights(fold, seed) for seed in seeds] for fold in folds}
         soup = statistics.fmean(self.bench.soup(self.unit(f, seeds[0]), files[f])["answers"] for f in folds)
-        self.log.say(
-            f"{len(seeds)} seeds on {len(folds)} folds: answers {alone:.4f} one by one, {soup:.4f} averaged"
-        )
+        tried = f"{len(seeds)} seeds on {len(folds)} folds"
+        self.log.say(f"{tried}: answers {alone:.4f} one by one, {soup:.4f} with their weights averaged")
         self.log.record(search="soup", seeds=len(seeds), folds=len(folds), averaged=soup, alone=alone)
         return soup < alone
 
     def publish(self, tuned: Transformer, step: int, losses: list[list[float]]) -> Choice:
         """Score the final model, once, on the conversations held out; write state, weights, log, choice."""
-        cfg, run = (
-            dataclasses.replace(self.cfg, **self.settings(ALL), eval_interval=step),
-            Path(self.cfg.out_dir),
-        )
-        base, tuned, budget = (
-            self.bench.base,
-            tuned.to(pick_device(cfg.device)),
-            self.bench.job.max_forgetting,
-        )
+        cfg, budget = self.final_config(step), self.bench.job.max_forgetting
+        run, base, tuned = Path(cfg.out_dir), self.bench.base, tuned.to(pick_device(cfg.device))
         for number, loss in losses:
             self.log.record(step=number, loss=loss, lr=learning_rate(cfg, number - 1))
         first, last = (evaluated(self.log, cfg, model, at) for model, at in ((base, 0), (tuned, step)))
         share = share_within(base, tuned, cfg, budget)
-        used = (
-            last
-            if share == 1
-            else train_arianna.score_point(cfg, choose.blended(base, tuned, share), step, share)
-        )
-        choice = Choice(first, last, used, () if share == 1 else (used,))
-        checkpoint.save(run / f"ckpt_{step:06d}.pt", checkpoint.pack(tuned, iter_num=step))
-        choose.remember(choice, {"max_forgetting": budget, "blend": None}, run)
+        whole, blend = share == 1, choose.blended(base, tuned, share)
+        used = last if whole else train_arianna.score_point(cfg, blend, step, share)
+        choice = Choice(first, last, used, () if whole else (used,))
         inputs = hash_inputs(cfg.base, {"data": cfg.data_dir, "base_text": cfg.base_text_dir})
         state = State(tuned, make_optimizer(tuned, cfg), step, last.answer_loss, step, self.clock.spent)
+        state.dtype, state.tokenizer = cfg.dtype, note_tokenizer(cfg.tokenizer) if cfg.tokenizer else None
+        checkpoint.save(run / f"ckpt_{step:06d}.pt", state.pack_weights())
+        choose.remember(choice, {"max_forgetting": budget, "blend": None}, run)
         save_state(run, state.pack(cfg, inputs))
         return choice
+
+    def final_config(self, step: int) -> TrainConfig:
+        """The settings of the final run, by which the report tells it."""
+        return dataclasses.replace(self.cfg, **self.settings(ALL), eval_interval=step)
 
 
 def evaluated(log: Log, cfg: TrainConfig, model: Transformer, step: int) -> Point:
     """Score a model on the held-out conversations and the base text, and log it as the trainer does."""
-    texts, args = train_arianna.base_text_rows(cfg, model.args), model.args
-    score = evaluate_model(model, train_arianna.held_out_rows(cfg, args), texts, cfg.eval_rows)
+    texts, args = base_text_rows(cfg, model.args), model.args
+    score = evaluate_model(model, held_out_rows(cfg, args), texts, cfg.eval_rows)
     terminator = finite_or_none(score.answers.terminator_loss)
     log.record(step=step, val_loss=score.answers.loss, terminator_loss=terminator, base_text=score.base_text)
     return Point(step, float(step > 0), score.answers.loss, score.base_text)
@@ -134,16 +127,12 @@ def share_within(base: Transformer, tuned: Transformer, cfg: TrainConfig, budget
 
     The guard's rule without a look at held-out answers: for them, more is taken to be better.
     """
-    texts = train_arianna.base_text_rows(cfg, base.args)
+    texts = base_text_rows(cfg, base.args)
 
     def at(share: float) -> Point:
         model = choose.blended(base, tuned, share) if share else base
-        return Point(
-            0,
-            share,
-            0.0,
-            {name: answer_loss(model, rows, cfg.eval_rows).loss for name, rows in texts.items()},
-        )
+        losses = {name: answer_loss(model, rows, cfg.eval_rows).loss for name, rows in texts.items()}
+        return Point(0, share, 0.0, losses)
 
     before = at(0.0)
     shares = (share for share in (1.0, *reversed(BLENDS)) if at(share).forgetting(before) <= budget)

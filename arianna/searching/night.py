@@ -33,9 +33,12 @@ from arianna.system.files import remove_leftovers
 from arianna.training import presets
 from arianna.training.log import Log
 from arianna.training.settings import TrainConfig
+from arianna.training.task import make_task
+from arianna.training.timing import CLEARLY, time_formats
 from tokenizer import Tokenizer
+from train_arianna import train_step
 
-FASTER = 1.2  # times as fast as in float32: then the search computes in bfloat16, where the user has not said
+MANY = 100_000  # iterations, about, of a whole search
 LARGEST = 4  # a trial takes at most one fourth of the time of the search
 
 
@@ -145,16 +148,16 @@ class Night:
         return settings
 
     def time_steps(self, usual: dict[str, Any]) -> None:
-        """Time a few steps on one thread, and settle whether the search computes in bfloat16."""
+        """Time a few steps on one thread, and settle which number format the search computes in."""
         bench, threads = bench_of(self.job({}), self.folder), torch.get_num_threads()
-        auto = self.trainer.dtype == "auto" and bench.base.tok_embeddings.weight.device.type == "cpu"
+        cfg = bench.config(Unit(ALL, usual, self.trainer.seed))
+        task = make_task(cfg, bench.base.args, bench.base if cfg.replay else None)
         torch.set_num_threads(1)
-        dtypes = ("float32", "bfloat16") if auto else (self.trainer.dtype,)
-        units = {dtype: Unit(ALL, {**usual, "dtype": dtype}, self.trainer.seed) for dtype in dtypes}
-        seconds = {dtype: bench.step_seconds(unit) for dtype, unit in units.items()}
+        many = dataclasses.replace(cfg, max_iters=MANY)  # so that both formats are timed
+        seconds = time_formats(train_step, many, bench.base, task, bench.base)
         torch.set_num_threads(threads)
-        faster = auto and seconds["float32"] > FASTER * seconds["bfloat16"]
-        dtype = "bfloat16" if faster else dtypes[0]
+        wins = seconds.get("bfloat16", math.inf) < CLEARLY * seconds.get("float32", math.inf)
+        dtype = "bfloat16" if wins else next(iter(seconds))
         self.fixed = {**self.fixed, "dtype": dtype}
         self.cost.learn(self.cost.step_work(usual), seconds[dtype])
 
@@ -169,15 +172,15 @@ class Night:
             least = max(trial + self.cost.end_seconds(usual, 1, 0, self.workers), trial / (1 - END))
             hours = (1.1 * least + self.clock.spent) / 3600 + 0.005
             raise UsageError(
-                f"--hours={self.wanted.hours:g} is too short: a trial takes {lasting(trial)}, and training, export and "
-                f"report at the end {lasting(end)}; give at least --hours={hours:.2f}."
+                f"--hours={self.wanted.hours:g} is too short: a trial takes {lasting(trial)}, and training, "
+                f"export and report at the end {lasting(end)}; give at least --hours={hours:.2f}."
             )
         final = (END * self.clock.total - report) * (FOLDS - 1)  # a trial takes as long as so many final runs
         longest = max(1.1 * trial, min(seconds / LARGEST, final))
         fit = f"{int(seconds / trial) * self.workers} trials of {FOLDS} folds fit, {lasting(trial)} each"
         self.log.say(
-            f"searching {lasting(seconds)} of {lasting(self.clock.total)} with {self.workers} processes: {fit}"
-            f"{f' ({done} are done)' if done else ''}; the rest is for training, export and report"
+            f"searching {lasting(seconds)} of {lasting(self.clock.total)} with {self.workers} processes: "
+            f"{fit}{f' ({done} are done)' if done else ''}; the rest is for training, export and report"
         )
         for name in sorted(presets.PRESETS, key=lambda name: name != "best"):
             takes = self.cost.trial_seconds(self.recipe(name))
@@ -212,7 +215,7 @@ class Night:
         self.log.say(f"a process of the search was killed by signal {signal}; another goes on in its place")
 
     def look(self) -> bool:
-        """Say and log how trials have ended since, other machines' among them; whether there is time to go on."""
+        """Say and log how trials have ended since, other machines' too; returns whether there is time to go on."""
         self.clock.keep()
         ended = [t for t in studies.trials_of(self.study, *studies.DONE) if studies.told(t)]
         fresh = [t for t in ended if t.number not in self.known]

@@ -63,7 +63,7 @@ class Journal(JournalFileBackend):
 
 
 def storage_of(url: str | None, folder: Path) -> Any:
-    """Optuna's storage: of a database's URL, of redis://, or a journal at a path; by default in the folder."""
+    """Optuna's storage: of a database's URL, redis://, or a journal at a path, by default in the folder."""
     if url is not None and "://" in url:
         redis = url.startswith("redis")
         storages = optuna.storages

@@ -1,4 +1,4 @@
-"""Runs of a search, in a worker: on a fold, scored as the guard leaves them, or on all there is to train on."""
+"""Runs of a search, in a worker: on a fold, scored as the guard leaves them, or on all conversations."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from arianna.training.devices import ProcessGroup, pick_precision
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
+from arianna.training.task import make_task
 from model import Transformer
 
-TIMED = 3  # steps that are timed; the first is not counted, in which memory is taken
 LINE = 10  # iterations between two training losses that are kept
 
 
@@ -68,17 +68,12 @@ class Bench:
         """The state after each step up to the last, and its loss."""
         model = copy.deepcopy(self.base)
         state = State(model, make_optimizer(model, cfg), teacher=self.base if cfg.replay else None)
-        task = train_arianna.make_task(cfg, model.args, state.teacher)
+        task = make_task(cfg, model.args, state.teacher)
         precision, alone = pick_precision(cfg.device, cfg.dtype), ProcessGroup.alone()
         for batch in task.iter_batches(0):
             yield state, train_arianna.train_step(state, batch, cfg, model, precision, alone)
             if state.step == last:
                 return
-
-    def step_seconds(self, unit: Unit) -> float:
-        """Seconds of a step with a unit's settings."""
-        ends = [time.monotonic() for _ in self.steps(self.config(unit), TIMED)]
-        return (ends[-1] - ends[0]) / (TIMED - 1)
 
     # ---- scores ----
 
@@ -114,7 +109,7 @@ class Bench:
 
 
 def averaged(files: Sequence[Path]) -> tuple[Transformer, int]:
-    """The mean of files' weights as a model, and their step (model soups, Wortsman et al. 2022, 2203.05482)."""
+    """The mean of files' weights as a model, and their step (model soups, Wortsman et al. 2022)."""
     states = [checkpoint.load(f) for f in files]
     model = checkpoint.build_model(states[0], files[0])
     with torch.no_grad():

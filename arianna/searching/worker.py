@@ -100,7 +100,7 @@ def change(answer: dict[str, Any]) -> float:
 
 
 def summary(settings: dict[str, Any], answers: Answers) -> dict[str, Any]:
-    """What is kept of a trial: means over its folds, None where one diverged; the iterations' share to take."""
+    """What is kept of a trial: means over its folds, None where one diverged; the share of iterations."""
     whole = [a for a in answers.values() if "diverged" not in a]
     means = {
         name: statistics.fmean(a[name] for a in whole) if len(whole) == len(answers) else None

@@ -1,8 +1,9 @@
-"""The question contrast: a term of the loss that prefers an answer under its own question to the same answer under another's.
+"""The question contrast: a term that prefers an answer under its own question to the same under another's.
 
-Of each row of a batch that begins a conversation, the first answer is put behind its own question and behind that of the next such
-row. The term is -log of the probability that its own question is the one of both that it was given to, as in contrastive losses
-(van den Oord et al. 2018, arXiv 1807.03748): softplus of the other's summed log-likelihood minus its own, over the batch's targets.
+Of each row of a batch that begins a conversation, the first answer is put behind its own question and behind that
+of the next such row. The term is -log of the chance that, of both, its own question is the one it was given to, as
+in contrastive losses (van den Oord et al. 2018, arXiv 1807.03748): softplus of the other's summed log-likelihood
+minus its own, over the batch's targets.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Row = tuple[np.ndarray, np.ndarray]  # inputs and targets
 
 
 def pairs_of(rows: Rows, numbers: Sequence[int]) -> list[tuple[Row, Row]]:
-    """Each first answer of these rows behind its own question, and behind that of the next row that has another one."""
+    """Each first answer of these rows behind its own question, and behind that of the next row."""
     halves = [half for number in numbers if (half := question_and_answer(rows, number))]
     found = []
     for i, (own, answer) in enumerate(halves):
@@ -56,7 +57,7 @@ def pairs_of(rows: Rows, numbers: Sequence[int]) -> list[tuple[Row, Row]]:
 
 
 def question_and_answer(rows: Rows, number: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The tokens of a row up to its first answer, and that answer's; None for text, and for a row that goes on or has no answer."""
+    """The tokens of a row up to its first answer, and that answer's; None where no conversation begins."""
     shard, first, last = rows.index[number]
     mask = rows.masks[shard]
     if mask is None or mask[first] & CONTINUED:
@@ -89,7 +90,7 @@ def nats(model: Transformer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def backward(model: Transformer, batch: Batch, weight: float, precision: Precision, group: ProcessGroup) -> None:
-    """Add the gradient of the weighted term of a batch's pairs to the model's; of this process's share of them."""
+    """Add the gradient of the weighted term to the model's: of this process's share of a batch's pairs."""
     for sides in batch.pairs:
         own, other = (tuple(group.shard(t).to(precision.device) for t in side) for side in sides)
         if len(own[0]):
