@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,9 +10,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import pytest  # noqa: E402
-from helpers import build  # noqa: E402
+from helpers import Scripted, build  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from arianna import generate as generation  # noqa: E402
 from arianna.system import environment  # noqa: E402
 from model import Transformer  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
@@ -41,3 +43,16 @@ def tiny_model() -> Transformer:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return Tokenizer(ROOT / "data/tok4096.model")
+
+
+@pytest.fixture
+def scripted_generation(monkeypatch) -> None:
+    """Let models that are `Scripted` say what their scripts hold."""
+    for name in ("stream", "generate"):
+        by_model = getattr(generation, name)
+
+        def ask(model, *args, name=name, by_model=by_model, **options):
+            answer = getattr(model, name) if isinstance(model, Scripted) else partial(by_model, model)
+            return answer(*args, **options)
+
+        monkeypatch.setattr(generation, name, ask)

@@ -5,6 +5,7 @@ import json
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -329,3 +330,22 @@ def random_numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 def with_ignored(targets: torch.Tensor, seed: int = 5) -> torch.Tensor:
     drop = torch.rand(targets.shape, generator=torch.Generator().manual_seed(seed)) < 0.4
     return targets.masked_fill(drop, IGNORE)
+
+
+class Scripted:
+    """A model that says what it is told to, a text a call, and remembers its prompts. None stands for a Ctrl-C."""
+
+    def __init__(self, *texts: list[int | None], context: int = 256):
+        self.args, self.texts, self.prompts, self.seeds = SimpleNamespace(max_seq_len=context), list(texts), [], []
+
+    def stream(self, prompts, max_new_tokens, seed, **sampling):
+        self.prompts += prompts
+        self.seeds.append(seed)
+        room = min(max_new_tokens, self.args.max_seq_len - len(prompts[0]))
+        for token in self.texts.pop(0)[:room]:
+            if token is None:
+                raise KeyboardInterrupt
+            yield [token]
+
+    def generate(self, prompts, max_new_tokens, stop, **sampling):
+        return [[t for (t,) in self.stream([p], max_new_tokens, **sampling)] for p in prompts]

@@ -29,7 +29,9 @@ def test_the_cache_changes_no_greedy_token(args):
     expected = [greedy_without_cache(model, p, 20) for p in PROMPTS]
     assert greedy(model, PROMPTS, 20) == expected
     assert [greedy(model, [p], 20)[0] for p in PROMPTS] == expected
-    assert len({token for row in expected for token in row}) > 8, "the test says little if it generates few tokens"
+    assert len({token for row in expected for token in row}) > 8, (
+        "the test says little if it generates few tokens"
+    )
 
 
 def test_each_row_gets_its_own_number_of_new_tokens():
@@ -60,7 +62,9 @@ def test_a_row_that_stopped_does_not_stop_the_others():
     stop = expected[1][2]
     ends = [row.index(stop) if stop in row else len(row) for row in expected]
     assert len(set(ends)) > 1
-    assert greedy(model, PROMPTS, 12, stop=(stop,)) == [row[:end] for row, end in zip(expected, ends, strict=True)]
+    assert greedy(model, PROMPTS, 12, stop=(stop,)) == [
+        row[:end] for row, end in zip(expected, ends, strict=True)
+    ]
 
 
 def test_rows_that_ended_are_computed_no_further_and_the_others_draw_the_same_numbers(monkeypatch):
@@ -70,7 +74,11 @@ def test_rows_that_ended_are_computed_no_further_and_the_others_draw_the_same_nu
     stop = tuple({row[n % 6] for n, row in enumerate(whole)})  # most end early
     expected = [row[: min([row.index(t) for t in stop if t in row], default=len(row))] for row in whole]
     decode = generation.Decoder.__call__
-    monkeypatch.setattr(generation.Decoder, "__call__", lambda self, tokens, at: widths.append(len(tokens)) or decode(self, tokens, at))
+    monkeypatch.setattr(
+        generation.Decoder,
+        "__call__",
+        lambda self, tokens, at: widths.append(len(tokens)) or decode(self, tokens, at),
+    )
     assert generate(model, prompts, 12, stop=stop, **sampling) == expected
     assert widths[0] == 16 and widths[-1] <= 4 and widths == sorted(widths, reverse=True)
 
@@ -81,13 +89,18 @@ def test_the_decoder_says_what_the_forward_pass_does_by_every_library(args, rows
     if x86 and rows > 1 and not generation.X86:
         pytest.skip("oneDNN is there on x86 only")
     monkeypatch.setattr(generation, "X86", x86)
-    model, tokens = lively(args, tied=False), torch.randint(3, 64, (rows, 12), generator=torch.Generator().manual_seed(2))
+    model, tokens = (
+        lively(args, tied=False),
+        torch.randint(3, 64, (rows, 12), generator=torch.Generator().manual_seed(2)),
+    )
     with torch.inference_mode():
         cache = new_cache(model, rows, 12)
         model.hidden_states(tokens[:, :4], cache)
         decode, expected = generation.Decoder(model, cache), model(tokens)
         for position in range(4, 12):
-            torch.testing.assert_close(decode(tokens[:, position], position), expected[:, position], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                decode(tokens[:, position], position), expected[:, position], rtol=1e-4, atol=1e-4
+            )
 
 
 def test_the_same_seed_gives_the_same_tokens_and_the_global_generator_is_left_alone():
@@ -107,7 +120,9 @@ def test_a_prompt_that_leaves_no_room_is_refused(prompts):
 # ---- one token ----
 
 
-def frequencies(logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, draws: int = 20_000) -> torch.Tensor:
+def frequencies(
+    logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, draws: int = 20_000
+) -> torch.Tensor:
     """How often each token is picked when `chance` takes evenly spread values: its probability to 1 / draws."""
     chance = (torch.arange(draws) + 0.5) / draws
     picked = pick(logits.expand(draws, -1), temperature, top_k, top_p, chance)
@@ -119,7 +134,9 @@ LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 0.0, -3.0, 1.9])
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_tokens_are_picked_with_their_probability(temperature):
-    torch.testing.assert_close(frequencies(LOGITS, temperature), (LOGITS / temperature).softmax(-1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        frequencies(LOGITS, temperature), (LOGITS / temperature).softmax(-1), rtol=0, atol=1e-4
+    )
 
 
 def test_temperature_0_and_top_k_1_take_the_likeliest():
@@ -136,7 +153,9 @@ def test_top_k_keeps_the_k_likeliest():
     torch.testing.assert_close(frequencies(LOGITS, top_k=100), LOGITS.softmax(-1), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.0, 1), (0.1, 1), (0.4, 2), (0.7, 2), (0.72, 3), (0.9, 4), (0.999, 7)])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.0, 1), (0.1, 1), (0.4, 2), (0.7, 2), (0.72, 3), (0.9, 4), (0.999, 7)]
+)
 def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
     order = LOGITS.argsort(descending=True)
     p = LOGITS.softmax(-1)

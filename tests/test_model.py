@@ -25,7 +25,14 @@ def test_the_shipped_shape_has_its_parameters():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dim": 0}, {"n_layers": 1.0}, {"n_heads": 5}, {"dim": 36, "n_heads": 4}, {"n_kv_heads": 3}, {"vocab_size": -4}]
+    [
+        {"dim": 0},
+        {"n_layers": 1.0},
+        {"n_heads": 5},
+        {"dim": 36, "n_heads": 4},
+        {"n_kv_heads": 3},
+        {"vocab_size": -4},
+    ]
     + [{"max_seq_len": 0}, {"hidden_dim": 0}, {"hidden_dim": "768"}, {"norm_eps": 0.0}, {"norm_eps": "1e-5"}],
 )
 def test_a_shape_that_no_model_has_is_refused(wrong):
@@ -47,7 +54,12 @@ def test_new_weights_have_llama2c_spreads():
     model = Transformer(ModelArgs(dim=128, n_layers=2, n_heads=4, vocab_size=512))
     model.init_weights(0)
     layer = model.layers[1]
-    for weight in (model.output.weight, layer.attention.wq.weight, layer.feed_forward.w1.weight, layer.feed_forward.w2.weight):
+    for weight in (
+        model.output.weight,
+        layer.attention.wq.weight,
+        layer.feed_forward.w1.weight,
+        layer.feed_forward.w2.weight,
+    ):
         assert weight.std().item() == pytest.approx(0.02, rel=0.03)
     for weight in (layer.attention.wo.weight, layer.feed_forward.w3.weight):
         assert weight.std().item() == pytest.approx(0.02 / math.sqrt(4), rel=0.03)
@@ -73,8 +85,12 @@ def test_rotate_turns_each_pair_of_neighbours_by_its_angle(monkeypatch, compilin
         for pair in range(4):
             angle = position * 10000.0 ** (-2 * pair / 8)
             a, b = x[:, position, :, 2 * pair], x[:, position, :, 2 * pair + 1]
-            torch.testing.assert_close(turned[:, position, :, 2 * pair], a * math.cos(angle) - b * math.sin(angle))
-            torch.testing.assert_close(turned[:, position, :, 2 * pair + 1], a * math.sin(angle) + b * math.cos(angle))
+            torch.testing.assert_close(
+                turned[:, position, :, 2 * pair], a * math.cos(angle) - b * math.sin(angle)
+            )
+            torch.testing.assert_close(
+                turned[:, position, :, 2 * pair + 1], a * math.sin(angle) + b * math.cos(angle)
+            )
 
 
 def test_bfloat16_stays_near_float32():
@@ -113,20 +129,28 @@ def test_a_model_that_is_its_own_teacher_has_nothing_to_learn():
 
 
 def test_every_gradient_of_the_model_is_that_of_the_plain_loss(monkeypatch):
-    model, tokens, targets = lively(GROUPED, tied=False), random_tokens(3, 32), with_ignored(random_tokens(3, 32, seed=1))
+    model, tokens, targets = (
+        lively(GROUPED, tied=False),
+        random_tokens(3, 32),
+        with_ignored(random_tokens(3, 32, seed=1)),
+    )
     monkeypatch.setattr(ops, "HEAD_LOGITS", 20 * 64)  # in five parts
     model(tokens, targets).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     monkeypatch.setattr(ops, "X86", False)  # all products as torch takes them
-    monkeypatch.setattr(model_module, "rms_norm", lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps))
+    monkeypatch.setattr(
+        model_module, "rms_norm", lambda x, weight, eps: F.rms_norm(x, weight.shape, weight, eps)
+    )
     loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
     loss.backward()
     torch.testing.assert_close(model(tokens, targets), loss)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens, targets), loss)
     for name, p in model.named_parameters():
-        torch.testing.assert_close(found[name], p.grad, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            found[name], p.grad, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.slow
@@ -172,7 +196,11 @@ def test_parts_of_a_batch_add_up_to_the_whole(tied):
 
 
 def test_the_loss_of_each_token_is_told_apart():
-    model, tokens, targets = lively(SMALL, tied=False), random_tokens(11, 32), with_ignored(random_tokens(11, 32, seed=1))
+    model, tokens, targets = (
+        lively(SMALL, tied=False),
+        random_tokens(11, 32),
+        with_ignored(random_tokens(11, 32, seed=1)),
+    )
     nats = model.nll(tokens, targets)
     assert nats.shape == targets.shape
     assert (nats[targets == IGNORE] == 0).all() and (nats[targets != IGNORE] > 0).all()

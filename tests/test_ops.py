@@ -13,7 +13,9 @@ from tokenizer import IGNORE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("value", "finite"), [(1.0, True), (math.nan, False), (math.inf, False), (-math.inf, False)])
+@pytest.mark.parametrize(
+    ("value", "finite"), [(1.0, True), (math.nan, False), (math.inf, False), (-math.inf, False)]
+)
 def test_one_number_that_is_not_finite_is_noticed_anywhere(dtype, value, finite):
     for place in (0, 500, 999):
         x = random_numbers(1000).to(dtype)
@@ -39,7 +41,10 @@ def test_the_loss_in_parts_is_the_plain_one(rows, ignored, taught, monkeypatch):
     targets = random_tokens(rows, seed=1)
     targets = with_ignored(targets) if ignored else targets
     count = int((targets != IGNORE).sum())
-    results, teacher = [], (random_numbers(rows, 8, seed=3), random_numbers(64, 8, seed=4)) if taught else None
+    results, teacher = (
+        [],
+        (random_numbers(rows, 8, seed=3), random_numbers(64, 8, seed=4)) if taught else None,
+    )
     for loss_of in (head_loss, plain_head_loss):
         x, weight = random_numbers(rows, 16).requires_grad_(), random_numbers(64, 16, seed=2).requires_grad_()
         loss = loss_of(x, weight, targets, count, teacher)
@@ -50,7 +55,11 @@ def test_the_loss_in_parts_is_the_plain_one(rows, ignored, taught, monkeypatch):
 
 
 def test_the_loss_against_a_teacher_is_cross_entropy_with_what_it_predicts():
-    x, weight, targets = random_numbers(20, 16), random_numbers(64, 16, seed=2), with_ignored(random_tokens(20, seed=1))
+    x, weight, targets = (
+        random_numbers(20, 16),
+        random_numbers(64, 16, seed=2),
+        with_ignored(random_tokens(20, seed=1)),
+    )
     teacher = (random_numbers(20, 8, seed=3), random_numbers(64, 8, seed=4))
     wanted, found = (teacher[0] @ teacher[1].T).softmax(-1), (x @ weight.T).log_softmax(-1)
     expected = -(wanted * found).sum(-1)[targets != IGNORE].sum() / 7
@@ -63,7 +72,10 @@ def test_products_are_the_librarys_and_come_from_onednn(monkeypatch):
     monkeypatch.setattr(ops, "onednn", lambda *of, onednn=ops.onednn: asked.append(1) or onednn(*of))
     results = []
     for multiply in (product, F.linear):
-        x, weight = random_numbers(3, 50, 48).requires_grad_(), random_numbers(40, 48, seed=1).requires_grad_()
+        x, weight = (
+            random_numbers(3, 50, 48).requires_grad_(),
+            random_numbers(40, 48, seed=1).requires_grad_(),
+        )
         out = multiply(x, weight)
         (out * random_numbers(3, 50, 40, seed=2)).sum().backward()
         results.append((out.detach(), x.grad, weight.grad))

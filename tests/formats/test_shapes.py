@@ -10,12 +10,16 @@ from arianna.formats.shapes import plausible, weight_shapes
 from model import ModelArgs, Transformer
 
 
-@pytest.mark.parametrize("args", [SMALL, GROUPED, ModelArgs(dim=32, n_layers=1, n_heads=2, vocab_size=64, hidden_dim=40)])
+@pytest.mark.parametrize(
+    "args", [SMALL, GROUPED, ModelArgs(dim=32, n_layers=1, n_heads=2, vocab_size=64, hidden_dim=40)]
+)
 def test_shapes_of_weights_are_the_models(args):
     assert {k: tuple(v.shape) for k, v in Transformer(args).state_dict().items()} == weight_shapes(args)
 
 
-@pytest.mark.parametrize("absurd", [{"n_layers": 5000}, {"max_seq_len": 1 << 21}, {"dim": 1 << 30}, {"hidden_dim": 1 << 40}])
+@pytest.mark.parametrize(
+    "absurd", [{"n_layers": 5000}, {"max_seq_len": 1 << 21}, {"dim": 1 << 30}, {"hidden_dim": 1 << 40}]
+)
 def test_a_shape_of_absurd_size_is_refused(absurd):
     (name,) = absurd
     with pytest.raises(ValueError, match=f"{name} is .*; it must be a whole number from 1 to"):
