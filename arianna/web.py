@@ -8,6 +8,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,14 +27,16 @@ HEADERS = {
 PATIENCE = 10  # seconds for a browser to send its request
 
 
-def talk(models: Sequence[Transformer], names: Sequence[str], tokenizer: Tokenizer) -> int:
+def talk(models: Sequence[Transformer], paths: Sequence[str], tokenizer: Tokenizer) -> int:
     """Serve the page of one model, or of two side by side, with the weights as they are.
 
     Raises ValueError for a model or a tokenizer that no page can hold.
     """
     from arianna.formats import html
 
-    voices = [html.Voice(name, model.cpu().float()) for name, model in zip(names, models, strict=True)]
+    voices = [
+        html.Voice(Path(path).stem, model.cpu().float()) for path, model in zip(paths, models, strict=True)
+    ]
     return serve(html.page_bytes(voices, tokenizer, "F32", any_size=True))
 
 

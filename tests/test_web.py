@@ -111,7 +111,7 @@ def test_a_browser_is_opened_where_it_has_a_window(monkeypatch, capsys):
 def test_models_talk_with_their_own_weights(monkeypatch, tmp_path, tokenizer):
     pages = []
     monkeypatch.setattr(web, "serve", lambda page: pages.append(page) or 0)
-    assert web.talk([build(), build(seed=8)], ["tuned", "base"], tokenizer) == 0
+    assert web.talk([build(), build(seed=8)], ["out/tuned.pt", "base.bin"], tokenizer) == 0
     (tmp_path / "a.html").write_bytes(pages[0])
     voices = html.read_all(tmp_path / "a.html")
     assert [voice.name for voice in voices] == ["tuned", "base"] and voices[0].model.args == TINY

@@ -21,6 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from arianna.corpus.conversations import ASSISTANT, USER
+from arianna.corpus.encoding import ASCII
 from arianna.formats import base85, llama2c_int8
 from arianna.formats.card import figures
 from arianna.formats.html_weights import Kind, build, group_of, length, packed, shape_of
@@ -182,7 +183,8 @@ def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
             f"{tokenizer.path} splits text differently from the BPE that the page computes, so no page can "
             "be made with it. `python arianna_data.py train_vocab` trains a tokenizer that can."
         )
-    return {"pieces": [piece.text for piece in found], "collapses": collapses}
+    plain_forms = {c: form for c, form in ASCII.items() if tokenizer.spelled_in_bytes(c)}  # as in training
+    return {"pieces": [piece.text for piece in found], "collapses": collapses, "ascii": plain_forms}
 
 
 def spaced(text: str, collapses: bool) -> str:

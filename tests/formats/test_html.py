@@ -314,6 +314,16 @@ def test_no_text_forges_a_turn(scripted, tokenizer):
     assert ids == expected
 
 
+@needs_node
+def test_typography_without_a_piece_is_ascii_as_in_training(tmp_path, tokenizer, collapsing):
+    code = "return about([], 256).prepare({ ...asking, question }).question;"
+    asked = "I don\u2019t \u2014 do you\u2026 caf\u00e9?"
+    for used, expected in ((tokenizer, asked), (collapsing, "I don't -- do you... caf\u00e9?")):
+        model = build(dataclasses.replace(TINY, vocab_size=used.vocab_size))
+        page = written(tmp_path / "a.html", page_of(model, used))
+        assert under_node(SCRIPTED + code, page, question=asked) == expected
+
+
 # ---- the file ----
 
 

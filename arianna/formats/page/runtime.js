@@ -27,8 +27,9 @@ function decode85(text) {
 
 class Tokenizer {
   // pieces: the text of each id, SPACE for a space. A smaller id is merged first; the first 259 never are.
-  constructor({ pieces, collapses }) {
+  constructor({ pieces, collapses, ascii }) {
     this.pieces = pieces;
+    this.ascii = ascii; // quotes, dashes and the like that have no piece, and what training puts in their place
     this.collapses = collapses; // whether it takes spaces at the ends away and makes one of several
     this.ids = new Map(pieces.slice(FIRST_PIECE).map((piece, i) => [piece, FIRST_PIECE + i]));
     this.longest = Math.max(...pieces.map((piece) => piece.length));

@@ -21,10 +21,12 @@ class Talk {
     return `${system ? `${system}\n` : ""}${this.user} ${question}\n${this.assistant}`;
   }
 
-  // Text without spaces at its ends; its lines that would forge a turn are joined to the line before.
+  // Text as training has it: without spaces at its ends, quotes and dashes in ASCII if they have no piece;
+  // lines that would forge a turn are joined to the line before.
   clean(text) {
-    const lines = [];
-    for (const line of text.replace(NEW_LINE, "\n").replace(UNSEEN, "").trim().split("\n")) {
+    const lines = [], { ascii } = this.tokenizer;
+    const plain = Array.from(text, (character) => ascii[character] ?? character).join("");
+    for (const line of plain.replace(NEW_LINE, "\n").replace(UNSEEN, "").trim().split("\n")) {
       if (!lines.length || !this.forged.test(line)) lines.push(line);
       else {
         while (!lines[lines.length - 1].trim()) lines.pop(); // the first is not blank
@@ -52,8 +54,8 @@ class Talk {
     return [...ids, ...this.tokenizer.encode(this.prompt(question, system))];
   }
 
-  // What is read before an answer: {ids, question, system, dropped, notes}. The oldest turns are dropped to leave
-  // room for the answer; of a question that is itself too long the end is kept.
+  // What is read before an answer: {ids, question, system, dropped, notes}. The oldest turns are dropped to
+  // leave room for the answer; of a question that is itself too long the end is kept.
   prepare({ turns, question, system }) {
     const context = this.model.max_seq_len, notes = [];
     const most = context - Math.min(MOST_NEW, context >> 1);
