@@ -481,10 +481,9 @@ def test_what_no_page_can_hold_is_refused(tmp_path, monkeypatch, collapsing):
     assert f"has {collapsing.vocab_size} tokens, but" in usage_error(*command(tmp_path, small))
     saved(tmp_path / "other.pt", build(dataclasses.replace(TINY, vocab_size=400)))
     assert "was trained with 400" in usage_error(*command(tmp_path, f"--compare={tmp_path / 'other.pt'}"))
-    odd = dataclasses.replace(TINY, hidden_dim=90)
-    assert "--html_type=F16 does" in usage_error(
-        *command(tmp_path, f"--checkpoint={saved(tmp_path / 'odd.pt', build(odd))}")
-    )
+    odd = saved(tmp_path / "odd.pt", build(dataclasses.replace(TINY, hidden_dim=90)))
+    said = usage_error(str(tmp_path / "a.html"), "--format=html", f"--checkpoint={odd}")
+    assert "--html_type=F16 does" in said
     monkeypatch.setattr(html, "MAX_BYTES", 100_000)
     assert "the page would have 0 MB; a browser opens 0 MB" in usage_error(*command(tmp_path))
     assert not (tmp_path / "a.html").exists()
