@@ -97,9 +97,7 @@ def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
 def start_or_continue(
     cfg: TrainConfig, inputs: dict[str, str], device: torch.device, model: Transformer | None
 ) -> State:
-    """The state to go on from, or that of a new run of the model: see the table in the README, "Starting and
-    continuing".
-    """
+    """The state to go on from, or that of a new run of the model: see the table above."""
     folder = Path(cfg.out_dir)
     found = latest_state(folder, set_damaged_aside=True)
     if found is not None and "run" in found:
