@@ -11,18 +11,23 @@ Texts have no mask: their rows are the consecutive windows of max_seq_len tokens
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from arianna.system import environment
+
+    environment.prepare()
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arianna.corpus import parallel, shards
-from arianna.corpus.encoding import ANSWER, ROW, TRAIN_ALL, text_files
+from arianna.corpus import parallel, prepare, texts
+from arianna.corpus.encoding import ANSWER, ROW, TRAIN_ALL
 from arianna.system import config
-from arianna.system.files import write_atomic
+from arianna.system.files import check_outputs, write_atomic
 from tokenizer import IGNORE, train
 
 if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for it
@@ -31,6 +36,7 @@ if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for 
 PAD_TO = 16  # rows of a batch are padded to a multiple of so many tokens, for few different shapes
 WINDOW = 1 << 24  # rows that are shuffled together: 128 MB of row numbers
 POOL = 16  # conversations are grouped by length within so many batches
+CONVERSATIONS = (".jsonl", ".json", ".gz")  # ends of names of files of conversations; others hold prose
 
 
 class Rows:
@@ -222,6 +228,7 @@ class TextConfig:
     val_paragraphs: float = 0.0  # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
     max_seq_len: int = 256  # context of the model, in tokens: the longest row of conversations (pretokenize)
     threads: int = 2  # processor threads (train_vocab)
+    force: bool = False  # replace what is there
 
     def __post_init__(self) -> None:
         for name in ("val_tail", "val_paragraphs"):
@@ -231,12 +238,40 @@ class TextConfig:
 
 def pretokenize(cfg: TextConfig) -> str:
     """Write the shards of texts or of a file of conversations; returns in words what was written."""
-    if Path(cfg.data).suffix == ".jsonl":
-        made = shards.Plan(shards.examine(cfg.data, say), cfg.model, (cfg.max_seq_len, cfg.max_seq_len)).make(Path(cfg.out), say)
+    out = Path(cfg.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; the shards need a folder: give --out another name.")
+    if Path(cfg.data).suffix in CONVERSATIONS:
+        found, contexts = prepare.survey(cfg.data, say), (cfg.max_seq_len, cfg.max_seq_len)
+        check_folder(cfg, [Path(cfg.data)], prepare.shards_of(found, cfg.model, contexts))
+        made = prepare.write_shards(found, cfg.model, contexts, out, say)
+        for note in found.notes:
+            say(f"  {note}")
         return f"{made.tokens:,} tokens of {made.conversations:,} conversations, {made.held_out:,} of them held out, in {made.rows:,} rows"
-    n = shards.prepare_texts(text_files(cfg.data), cfg.model, cfg.val_tail, cfg.val_paragraphs, Path(cfg.out), say)
+    files = texts.text_files(cfg.data)
+    check_folder(cfg, files, texts.shards_of(files, cfg.model, cfg.val_tail, cfg.val_paragraphs))
+    n = texts.prepare_texts(files, cfg.model, cfg.val_tail, cfg.val_paragraphs, out, say)
     bytes_a_token = n["val_bytes"] / max(n["val_tokens"], 1)
     return f"{n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out ({bytes_a_token:.3f} bytes a token)"
+
+
+def check_folder(cfg: TextConfig, inputs: list[Path], made_of: dict[str, Any]) -> None:
+    """Raise UsageError if the folder for the shards holds anything but what the same command has made."""
+    ours = [cfg.out] if parallel.read_note(Path(cfg.out)).get("of") == made_of else []
+    check_outputs([cfg.out], [*inputs, cfg.model], cfg.force, ours)
+
+
+def train_vocab(cfg: TextConfig) -> str:
+    """Train a tokenizer on texts and write it as .model and .bin; returns in words what was written."""
+    model, files = Path(cfg.model), texts.text_files(cfg.data)
+    if model.suffix != ".model":
+        raise ValueError(f"--model={model}: a tokenizer's name ends in .model; a .bin for llama2.c is written beside it.")
+    check_outputs([model, model.with_suffix(".bin")], files, cfg.force)
+    for file in files:
+        texts.read_text(file)  # refuses what is no prose
+    tokenizer = train(files, model, cfg.vocab_size, cfg.threads)
+    write_atomic(model.with_suffix(".bin"), tokenizer.to_bin())
+    return f"{model} and {model.with_suffix('.bin')}: {tokenizer.vocab_size} tokens"
 
 
 def say(text: str) -> None:
@@ -252,13 +287,8 @@ def main(argv: list[str] | None = None) -> int:
         raise config.UsageError(f"'{command}' is neither train_vocab nor pretokenize.")
     cfg = config.parse(TextConfig, words[1:] if command in ("train_vocab", "pretokenize") else words, __doc__)
     try:
-        if command == "train_vocab":
-            tokenizer = train(text_files(cfg.data), Path(cfg.model), cfg.vocab_size, cfg.threads)
-            write_atomic(Path(cfg.model).with_suffix(".bin"), tokenizer.to_bin())
-            print(f"wrote {cfg.model} and {Path(cfg.model).with_suffix('.bin')}: {tokenizer.vocab_size} tokens")
-        else:
-            print(f"wrote {cfg.out}: {pretokenize(cfg)}")
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        print(f"wrote {train_vocab(cfg) if command == 'train_vocab' else f'{cfg.out}: {pretokenize(cfg)}'}")
+    except (ValueError, FileNotFoundError) as error:
         raise config.UsageError(str(error)) from None
     return 0
 

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arianna.chat import Chat, Continuation, Reader, Sampling, complete, converse
-from arianna.corpus.conversations import ASSISTANT, USER, join_lines, prompt, shown
+from arianna.corpus.records import shown
+from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.system import config
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.terminal import beside, say

@@ -7,15 +7,24 @@ llama2.c's run.c counts on one layout of ids: unk 0, BOS 1, EOS 2, the 256 bytes
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from arianna.system import environment
+
+    environment.prepare()
+
+import re
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from arianna.system.files import write_atomic
+from arianna.system import config
+from arianna.system.files import check_outputs, write_atomic
 
 UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
 IGNORE = -1  # in place of a token: a target that is not predicted, as in llama2.c
@@ -133,55 +142,113 @@ def load(path: Path) -> SentencePieceProcessor:
     try:
         sp.LoadFromSerializedProto(path.read_bytes())
     except (RuntimeError, ValueError, TypeError):
-        hint = " (tokenizer.bin is llama2.c's copy of it)" if path.suffix == ".bin" else ""
-        raise ValueError(f"{path} is not a SentencePiece model; a .model file is needed{hint}.") from None
+        if is_tokenizer_bin(path.read_bytes()):
+            raise ValueError(
+                f"{path} is llama2.c's tokenizer.bin, which holds tokens and scores but not how text is prepared, so that training "
+                "could spell it otherwise than C; give the .model that it was made from."
+            ) from None
+        raise ValueError(f"{path} is not a SentencePiece model; a .model file is needed.") from None
     return sp
 
 
-def train(texts: Sequence[Path], out: Path, vocab_size: int, threads: int) -> Tokenizer:
-    """Train a BPE tokenizer as llama2.c's programs need it on text files and write it to `out` (a .model file)."""
-    from io import BytesIO
+def is_tokenizer_bin(data: bytes) -> bool:
+    """Whether bytes are laid out as `to_bin` writes them."""
+    at = 4
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from("<i", data, at + 4)
+        if length < 0:
+            return False
+        at += 8 + length
+    return 4 < at == len(data)
 
+
+def train(texts: Sequence[Path], out: Path, vocab_size: int, threads: int) -> Tokenizer:
+    """Train a BPE tokenizer as llama2.c's programs need it on text files and write it to `out` (a .model file).
+
+    Raises ValueError for texts that are not UTF-8 or too short for so many tokens, and for too few tokens.
+    """
+    for path in texts:
+        check_utf8(path)
     model = BytesIO()
-    SentencePieceTrainer.train(
-        input=[str(p) for p in texts],
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=vocab_size,
-        byte_fallback=True,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,  # else C and Python differ on double spaces
-        add_dummy_prefix=True,
-        character_coverage=0.9999,
-        required_chars=REQUIRED_CHARS,
-        unk_id=UNK,
-        bos_id=BOS,
-        eos_id=EOS,
-        pad_id=-1,
-        max_sentence_length=1 << 20,  # a paragraph a line; longer lines would be left out
-        num_threads=threads,
-        minloglevel=1,
-    )
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=lines_of(texts),  # not input=...: SentencePiece would write the paths into the file
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,  # else C and Python differ on double spaces
+            add_dummy_prefix=True,
+            character_coverage=0.9999,
+            required_chars=REQUIRED_CHARS,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=-1,
+            max_sentence_length=1 << 20,  # a paragraph a line; longer lines would be left out
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(why_not(str(error), vocab_size)) from None
     write_atomic(out, model.getvalue())
     return Tokenizer(out)
 
 
+def check_utf8(path: Path) -> None:
+    """Raise ValueError for a text that is not UTF-8."""
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start + 1}); save it as UTF-8.") from None
+
+
+def lines_of(texts: Sequence[Path]) -> Iterator[str]:
+    """The lines of text files, which SentencePiece learns from."""
+    for path in texts:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            yield from (line.rstrip("\r\n") for line in file)
+
+
+def why_not(error: str, vocab_size: int) -> str:
+    """What SentencePiece's own words mean for the one who trains."""
+    if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
+        return f"the text is too short for {vocab_size} tokens: it has material for {most[1]}. Give more text, or --vocab_size={most[1]}."
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", error):
+        return f"{vocab_size} tokens are too few: bytes and characters alone are {least[1]}. Give --vocab_size=512 or more."
+    if "sentences_.empty" in error:
+        return "the text has no line to learn from; give more text."
+    return f"no tokenizer of {vocab_size} tokens could be trained ({error.splitlines()[0]}); try another --vocab_size or more text."
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `python tokenizer.py FILE.model` takes besides the file."""
+
+    force: bool = False  # replace a .bin that is there
+
+
 def main(argv: list[str] | None = None) -> int:
     args = sys.argv[1:] if argv is None else argv
-    if len(args) != 1 or args[0].startswith("-"):
-        print(__doc__)
-        return 0 if args in (["-h"], ["--help"]) else 2
+    models = [word for word in args if not word.startswith("-")]
+    cfg = config.parse(Config, [word for word in args if word not in models], __doc__)
+    if len(models) != 1:
+        raise config.UsageError("give one tokenizer: python tokenizer.py data/tok4096.model")
     try:
-        tokenizer = Tokenizer(args[0])
+        tokenizer = Tokenizer(models[0])
     except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    out = tokenizer.path.with_suffix(".bin")
-    write_atomic(out, tokenizer.to_bin())
+        raise config.UsageError(str(error)) from None
+    out, data = tokenizer.path.with_suffix(".bin"), tokenizer.to_bin()
+    if out.is_file() and out.read_bytes() == data:
+        print(f"{out} is there already: {tokenizer.vocab_size} tokens")
+        return 0
+    check_outputs([out], [tokenizer.path], cfg.force)
+    write_atomic(out, data)
     print(f"wrote {out}: {tokenizer.vocab_size} tokens")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    config.run_main(main)

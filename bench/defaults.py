@@ -35,7 +35,8 @@ import torch
 
 import train_arianna
 from arianna import formats
-from arianna.corpus import conversations, encoding
+from arianna.corpus import encoding
+from arianna.corpus.prepare import read_conversations
 from arianna.scoring import base_text, choose
 from arianna.searching.folds import fold_of
 from arianna.system.files import sha256, write_atomic
@@ -133,7 +134,7 @@ def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path
     with filelock.FileLock(folder / ".lock"):
         tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
-            talk = conversations.read(TALK).conversations
+            talk = read_conversations(TALK)
             halves = fold_of(talk, trial.fold, len(conversations.split(talk)[1]))  # fold 0 is the project's own split
             with template_trained() if whole else contextlib.nullcontext():
                 files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]

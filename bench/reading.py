@@ -15,7 +15,7 @@ import json
 import random
 from pathlib import Path
 
-from arianna.corpus.conversations import prompt
+from arianna.corpus.template import prompt
 from arianna.formats import open_model
 from arianna.generate import generate
 from tokenizer import BOS, Tokenizer

@@ -24,8 +24,10 @@ from typing import Any
 
 import train_arianna
 from arianna import formats
-from arianna.corpus import conversations, encoding
+from arianna.corpus import encoding
 from arianna.corpus.conversations import Conversation
+from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import split_sides
 from arianna.formats.write import update_model
 from arianna.scoring import base_text
 from arianna.system import config
@@ -68,7 +70,7 @@ def prepare(folder: Path) -> None:
     shutil.copytree(HERE / "data", place / "data", dirs_exist_ok=True)
     (place / "out").mkdir(exist_ok=True)
     shutil.copy(HERE / BASE, place / BASE)
-    halves = conversations.split(conversations.read(HERE / TALK).conversations)
+    halves = split_sides(read_conversations(HERE / TALK))
     context = base.args.max_seq_len
     encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows")
     encoding.write_prepared(base_text.files(base, tokenizer, folder / "base_text", str(HERE / PROSE), False), folder / "base_text")

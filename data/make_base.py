@@ -26,8 +26,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from arianna.corpus.conversations import Conversation, corpus_text  # noqa: E402
-from arianna.corpus.encoding import ASCII, encode_text, encode_turns  # noqa: E402
+from arianna.corpus.conversations import Conversation  # noqa: E402
+from arianna.corpus.encoding import ASCII, encode_turns  # noqa: E402
+from arianna.corpus.template import corpus_text  # noqa: E402
+from arianna.corpus.texts import encode_text  # noqa: E402
 from arianna.scoring.text_statistics import words_of  # noqa: E402
 from arianna.system import config  # noqa: E402
 from arianna.system.files import sha256, write_atomic  # noqa: E402

@@ -110,10 +110,10 @@ def line(*turns: str, system: str | None = None) -> list[dict[str, str]]:
 
 
 def write(folder: Path, *lines: bytes | list | dict, good: int = 20) -> Path:
-    """A file of `good` good lines, then the given ones, as bytes or as JSON values."""
+    """A file of `good` good lines that differ, then the given ones, as bytes or as JSON values."""
     path = folder / "some.jsonl"
     given_lines = [raw if isinstance(raw, bytes) else json.dumps(raw).encode() for raw in lines]
-    path.write_bytes(b"".join(raw + b"\n" for raw in [GOOD] * good + given_lines))
+    path.write_bytes(b"".join(raw + b"\n" for raw in [GOOD.replace(b"hill", b"hill %d" % n) for n in range(good)] + given_lines))
     return path
 
 
@@ -128,8 +128,8 @@ FAULTS = {
     "text": (b'"hello"', "the line is text, not a list of messages"),
     "null": (b"null", "the line is null, not a list of messages"),
     "true": (b"true", "the line is true or false, not a list of messages"),
-    "an unknown object": ({"question": "x", "answer": "y"}, "has neither 'messages' nor 'conversations' nor 'prompt'"),
-    "an object of two formats": ({"messages": [QUESTION, ANSWER], "prompt": "x"}, "has both 'messages' and 'prompt'"),
+    "an unknown object": ({"what": "x", "that": "y"}, "has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' (its"),
+    "an object of two formats": ({"messages": [QUESTION, ANSWER], "prompt": "x", "completion": "y"}, "has both 'messages' and 'prompt'"),
     "a prompt alone": ({"prompt": "x"}, "a 'prompt' but no 'completion'"),
     "messages that are no list": ({"messages": {"role": "user"}}, "the messages are an object, not a list"),
     "a whole file in a line": ([[QUESTION, ANSWER]] * 2, "a list of conversations; each needs a line of its own"),
@@ -138,17 +138,16 @@ FAULTS = {
     "a message that is no object": (said("why", ANSWER), "message 1 is text, not an object with 'role' and 'content'"),
     "a message without content": (said(QUESTION, {"role": "assistant"}), "message 2 has no 'content'"),
     "a message without a role": (said({"content": "x"}, ANSWER), "message 1 has no 'role'"),
-    "an unknown role": (said(QUESTION, {"role": "bot", "content": "x"}), "message 2 has the unknown role 'bot'; known are user, assistant"),
+    "an unknown role": (said(QUESTION, {"role": "narrator", "content": "x"}), "message 2 has the unknown role 'narrator'; known are user"),
     "a role of a million letters": (said({"role": "x" * 900_000, "content": "x"}), f"the unknown role '{'x' * 40}...'; known"),
     "a role that is a list": (said({"role": ["user"], "content": "x"}), "message 1 has the unknown role a list"),
     "a role with half a character": (b'[{"role": "\\ud800", "content": "x"}]', "unknown role '\\ud800'"),
-    "two users in a row": (said(QUESTION, QUESTION, ANSWER), "a question follows a question at message 2"),
-    "two assistants in a row": (said(QUESTION, ANSWER, ANSWER), "an answer follows an answer at message 3"),
-    "an answer first": (said(ANSWER, QUESTION), "an answer stands first"),
-    "an answer first behind system text": (said({"role": "system", "content": "x"}, ANSWER), "an answer stands first"),
+    "an answer alone": (said(ANSWER), "an answer stands alone; every answer needs a question before it"),
+    "an answer alone behind system text": (said({"role": "system", "content": "x"}, ANSWER), "an answer stands alone"),
+    "a greeting without an answer": (said(ANSWER, QUESTION), "the last question has no answer"),
+    "an empty greeting": (said(ANSWER | {"content": ""}, QUESTION, ANSWER), "the greeting is empty"),
     "system text in the middle": (said(QUESTION, {"role": "system", "content": "x"}, ANSWER), "message 2 is system text"),
     "a question without answer": (said(QUESTION), "the last question has no answer"),
-    "a second question without answer": (said(QUESTION, ANSWER, QUESTION), "the last question has no answer"),
     "an empty list": (said(), "there is no question and no answer"),
     "system text alone": (said({"role": "system", "content": "x"}), "there is no question and no answer"),
     "an empty answer": (line("why", " \n"), "the answer is empty; every question needs an answer"),
@@ -156,8 +155,16 @@ FAULTS = {
     "an empty answer later": (line("why", "because", "why", ""), "the answer of turn 2 is empty"),
     "content that is a number": (said(QUESTION, ANSWER | {"content": 3}), "the answer is a number, not text"),
     "content that is null": (said(QUESTION | {"content": None}, ANSWER), "the question is null, not text"),
-    "content in parts": (said(QUESTION | {"content": [{"type": "text", "text": "why"}]}, ANSWER), "the question is a list, not text"),
-    "system text that is null": (said({"role": "system", "content": None}, QUESTION, ANSWER), "the system text is null, not text"),
+    "content in a list of numbers": (said(QUESTION | {"content": [3]}, ANSWER), "the question has a part that is a number, not text"),
+    "a picture": (said(QUESTION | {"content": [{"type": "image_url", "image_url": "x"}]}, ANSWER), "a part of type 'image_url'; only text"),
+    "a call of a tool": (said(QUESTION, {"role": "tool", "content": "x"}), "message 2 is from 'tool', tool and function calls"),
+    "a fractional weight": (said(QUESTION, ANSWER | {"weight": 0.5}), "message 2 has 'weight' 0.5; an answer is trained (1) or not (0)"),
+    "answers of one turn of which one is trained": (said(QUESTION, ANSWER, ANSWER | {"train": False}), "some to be trained and some not"),
+    "two assistants": (said(QUESTION, ANSWER, QUESTION, ANSWER | {"role": "bot"}), "answers are from 'assistant' and from 'bot'; which"),
+    "two system texts": ({"system": "x", "messages": line("why", "because", system="y")}, "another system text beside the list"),
+    "only invisible characters": (line("\u200b\u2060", "because"), "the question holds only invisible characters (U+200B)"),
+    "messages within quotes": ({"messages": "[]"}, "the messages are text, not a list; it is JSON within quotes"),
+    "two answers": ({"prompt": "x", "completion": "y", "response": "z"}, "has both 'completion' and 'response'"),
     "NaN": (b'[{"role": "user", "content": NaN}]', "NaN is not JSON"),
     "infinity in a key that is not read": (b'{"prompt": "why", "completion": "x", "score": -Infinity}', "-Infinity is not JSON"),
     "a number of 5,000 digits": (b'{"prompt": ' + b"9" * 5000 + b', "completion": "x"}', "the question is a number, not text"),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from arianna import chat
 from arianna.chat import Chat, Continuation, Reader, Sampling, complete, converse, until_next_question
-from arianna.corpus import conversations, encoding
+from arianna.corpus import encoding
 from arianna.corpus.conversations import Conversation
+from arianna.corpus.template import prompt
 from tokenizer import BOS, EOS, FIRST_PIECE, Tokenizer
 
 TOKENIZER = Tokenizer(ROOT / "data/tok4096.model")
@@ -93,7 +94,7 @@ def talk(monkeypatch, model, *lines: str, system: str = "", **settings) -> int:
 def rendered(*turns: tuple[str, str], then: str, system: str = "") -> list[int]:
     """What the model is given after some turns, by the code that prepares its training."""
     past = encoding.encode_turns(Conversation(turns, system), TOKENIZER)[0].tolist() if turns else [BOS]
-    return [*past, *TOKENIZER.encode(conversations.prompt(then, "" if turns else system))]
+    return [*past, *TOKENIZER.encode(prompt(then, "" if turns else system))]
 
 
 def test_a_chat_keeps_the_turns_in_sight_as_they_were_trained(monkeypatch, capsys):

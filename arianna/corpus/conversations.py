@@ -1,59 +1,35 @@
-"""Files of conversations: read and checked, the template, the key and the split. Standard library only.
-
-    found = read("data/arianna_conversations.jsonl")  # raises Faulty, which names every line to mend
-    train, held_out = split(found.conversations)
-
-One conversation a line, all lines in one of these formats:
-
-    [{"role": "system", "content": ...}, {"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]
-    {"messages": [the same list]}
-    {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}, ...]}
-    {"prompt": ..., "completion": ...}
-"""
+"""Conversations from the records of a file, checked: questions and answers that take turns. Standard library only."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-import unicodedata
-from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
 
-USER, ASSISTANT = "Q:", "A:"  # what a question and an answer begin with; `prompt` and `render` are the template
+from arianna.corpus.cleaning import LineError, clean
+from arianna.corpus.records import (
+    LISTS,
+    SYSTEM_KEYS,
+    TRAINED_KEYS,
+    FileError,
+    Message,
+    check_keys,
+    decode,
+    kind_of,
+    message,
+    messages_of,
+    plain,
+    shown,
+)
+from arianna.corpus.template import FORGED
 
-FEWEST = 20  # conversations that a file must have
-HELD_OUT_SHARE, HELD_OUT_FEWEST = 0.1, 8
-MAX_LINE = 1 << 20  # bytes
-MAX_FAULTS = 20  # told at a time
-
-ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
-SHAREGPT_ROLES = ROLES | {"human": "user", "gpt": "assistant"}
-WORDS_OF_KINDS = {
-    "list": "list of role and content",
-    "messages": "object with messages",
-    "conversations": "ShareGPT object with conversations",
-    "prompt": "object with prompt and completion",
-}
-
-NOT_TEXT = {
-    "a control character": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),  # all but tab and the two that end lines
-    "half of a surrogate pair": re.compile(r"[\ud800-\udfff]"),
-}
-NEW_LINE = re.compile("\r\n?|[\u2028\u2029]")
-FORGED = re.compile(rf"^[^\S\n]*(?:{USER}|{ASSISTANT})", re.MULTILINE)  # a line of content that would look like a turn
-
-
-class Faulty(ValueError):
-    """A file or a list of conversations that cannot be used, and why: a sentence, or several with a new line between two."""
-
-
-class Fault(ValueError):
-    """What is wrong with one line, without its place."""
+MERGED = "messages followed one of the same role and were joined to it by a new line"
+UNANSWERED = "conversations end in a question without an answer, which was left out"
+GREETED = "conversations begin with the assistant; that greeting is context of the first turn and not trained"
+GIVEN_ANSWERS = "answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never trained or scored"
+LEFT_OUT = "conversations have no answer that is to be trained and were left out"
+NO_SYSTEM = "system messages are null and were left out"
 
 
 @dataclass(frozen=True)
@@ -63,352 +39,129 @@ class Conversation:
     turns: tuple[tuple[str, str], ...]  # (question, answer)
     system: str = ""
     line: int = 0
+    greeting: str = ""  # what the assistant said before the first question: context, never trained
+    given: frozenset[int] = frozenset()  # texts that are context only: 0 the first question, 1 its answer, 2 ...; -1 the system text
+
+    @property
+    def texts(self) -> list[str]:
+        """System text, greeting, and questions and answers in turn."""
+        return [self.system, self.greeting, *(text for turn in self.turns for text in turn)]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line that is not blank: its conversation, or the fault that keeps it from being one."""
+    """A record of a file: its conversation, or the fault that keeps it from being one, or neither if it was left out."""
 
     number: int
     conversation: Conversation | None = None
-    kind: str = ""  # a key of WORDS_OF_KINDS
-    joined: int = 0  # lines of content that began with Q: or A: and were joined to the line before
+    kind: str = ""  # the format, in words
+    counts: Counter[str] = field(default_factory=Counter)  # what was changed, in words, and how often
     unread: frozenset[str] = frozenset()  # keys that are nothing to us
     fault: str = ""
+    whole: bool = False  # the fault is one of the whole file
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a file holds."""
-
-    conversations: list[Conversation]
-    kind: str  # the format, in words
-    joined: int = 0  # lines of content that began with Q: or A: and were joined to the line before
-    duplicates: int = 0  # conversations that are equal to an earlier one
-    unread: tuple[str, ...] = ()  # keys of the file's objects that were not read
-
-    @property
-    def number(self) -> int:
-        return len(self.conversations)
+def parse(raw: bytes, number: int, kind: str = "", first: int = 0) -> Line:
+    """A record from its bytes. `kind`: the format that all records of the file have, as the one on line `first`."""
+    try:
+        return to_line(*decode(raw), number, kind, first)
+    except LineError as error:
+        return Line(number, fault=str(error), whole=isinstance(error, FileError))
 
 
-# ---- template ----
+def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", first: int = 0) -> Line:
+    """A line from its JSON value, in whichever of the formats it is."""
+    kind, keys = kind_of(record)
+    if expected and kind != expected:
+        raise LineError(f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format")
+    unread = check_keys(record, keys)
+    names = ("from", "value") if kind == LISTS["conversations"] else ("role", "content")
+    messages, system = messages_of(record, keys), ""
+    if isinstance(record, dict):
+        system = next((record[key] for key in SYSTEM_KEYS if record.get(key)), "")
+    checked = [message(m, n, names, counts) for n, m in enumerate(messages, 1)]
+    check_names(checked)
+    conversation = conversation_of(checked, system, number, counts)
+    known = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}
+    unread |= {name for m in messages for name in m} - known
+    if len(conversation.turns) == sum(n % 2 for n in conversation.given if n >= 0):
+        return Line(number, None, kind, Counter({LEFT_OUT: 1}), unread)
+    return Line(number, conversation, kind, counts, unread)
 
 
-def prompt(question: str, system: str = "") -> str:
-    """What a model is given to answer. The system text stands on its own line ahead of the first question."""
-    return f"{asked(question, system)}\n{ASSISTANT}"
-
-
-def render(question: str, answer: str, system: str = "") -> str:
-    """One turn as the model sees it, ahead of the BOS that ends it."""
-    return f"{answered(question, answer, system)}\n"
-
-
-def opened(system: str = "") -> str:
-    """A turn up to where its question begins."""
-    return f"{system}\n{USER}" if system else USER
-
-
-def asked(question: str, system: str = "") -> str:
-    """A turn up to its question's end."""
-    return f"{opened(system)} {question}"
-
-
-def answered(question: str, answer: str, system: str = "") -> str:
-    """A turn up to its answer's end."""
-    return f"{prompt(question, system)} {answer}"
-
-
-def systems(conversation: Conversation) -> list[str]:
-    """The system text of each turn: the first has the conversation's, the others none."""
-    return [conversation.system] + [""] * (len(conversation.turns) - 1)
-
-
-def corpus_text(conversations: Sequence[Conversation]) -> str:
-    """All conversations to be read by people, a blank line between two."""
-    turns = ([render(*turn, s) for turn, s in zip(c.turns, systems(c), strict=True)] for c in conversations)
-    return "\n".join("".join(rendered) for rendered in turns)
-
-
-# ---- split ----
-
-
-def key(conversation: Conversation) -> str:
-    """What conversations have in common that must not be parted: the first question, its letters and digits in one case."""
-    question = unicodedata.normalize("NFKC", conversation.turns[0][0]).casefold()
-    return re.sub(r"[\W_]+", "", question) or question
-
-
-def split(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
-    """Those to train on and those held out, each in the order given.
-
-    Held out are the keys with the lowest SHA-256, until 10% of the conversations and at least 8 are: one more conversation
-    moves few. Raises Faulty for fewer than 20 conversations, or if none is left to train on.
-    """
-    if len(conversations) < FEWEST:
-        raise Faulty(too_few(len(conversations)))
-    groups: dict[str, list[int]] = {}
-    for i, conversation in enumerate(conversations):
-        groups.setdefault(key(conversation), []).append(i)
-    wanted = to_hold_out(len(conversations))
-    held: set[int] = set()
-    for name in sorted(groups, key=digest):
-        if len(held) < wanted:
-            held.update(groups[name])
-    if len(held) == len(conversations):
-        raise Faulty(none_left(len(held), len(groups)))
-    return [c for i, c in enumerate(conversations) if i not in held], [conversations[i] for i in sorted(held)]
-
-
-def to_hold_out(number: int) -> int:
-    """How many of so many conversations are held out at least."""
-    return max(HELD_OUT_FEWEST, round(number * HELD_OUT_SHARE))
-
-
-def digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
-
-
-def none_left(number: int, keys: int) -> str:
-    return (
-        f"{number} conversations begin with only {keys} different questions, so that {to_hold_out(number)} cannot be held out "
-        "and others left to train on; conversations with the same first question stay together."
+def conversation_of(messages: list[Message], system: Any, line: int, counts: Counter[str]) -> Conversation:
+    """Turns of questions and answers. Messages of one role that follow each other are one; what was changed is counted."""
+    runs = [(role, list(group)) for role, group in groupby(messages, lambda m: m.role)]
+    opening = runs.pop(0)[1] if runs and runs[0][0] == "system" else []
+    greeting = runs.pop(0)[1] if len(runs) > 1 and runs[0][0] == "assistant" else []
+    check_order(runs)
+    if len(runs) % 2:
+        runs.pop()
+        counts[UNANSWERED] += 1
+    turns = len(runs) // 2
+    which = [f" of turn {n // 2 + 1}" if turns > 1 else "" for n in range(len(runs))]
+    texts = [text_of(run, f"the {('question', 'answer')[n % 2]}{which[n]}", counts) for n, (_, run) in enumerate(runs)]
+    given = frozenset(n for n, (_, run) in enumerate(runs) if not are_trained(run))
+    if unwanted := sum(n % 2 for n in given):
+        counts[GIVEN_ANSWERS] += unwanted
+    counts.update({GREETED: 1} if greeting else {})
+    return Conversation(
+        tuple(zip(texts[::2], texts[1::2], strict=True)),
+        system_text(opening, system, counts),
+        line,
+        text_of(greeting, "the greeting", counts) if greeting else "",
+        given | {-1} if opening and not are_trained(opening) else given,
     )
 
 
-def too_few(number: int) -> str:
-    return f"{number} conversations are too few: at least {FEWEST} are needed, {HELD_OUT_FEWEST} of them to measure with."
+def check_names(messages: list[Message]) -> None:
+    """Raise LineError where answers come from two names, so that nobody knows which of them is the model."""
+    names = list(dict.fromkeys(m.name for m in messages if m.role == "assistant"))
+    if len(names) > 1:
+        raise LineError(f"answers are from {shown(names[0])} and from {shown(names[1])}; which of them is the model is not told")
 
 
-# ---- files ----
+def check_order(runs: list[tuple[str, list[Message]]]) -> None:
+    """Raise LineError unless questions and answers take turns, beginning with a question."""
+    for _, run in (r for r in runs if r[0] == "system"):
+        raise LineError(f"message {run[0].number} is system text, which may stand only at the beginning")
+    if not runs:
+        raise LineError("there is no question and no answer")
+    if runs[0][0] == "assistant":
+        raise LineError("an answer stands alone; every answer needs a question before it")
+    if len(runs) == 1:
+        raise LineError("the last question has no answer")
 
 
-def read(path: str | Path) -> Found:
-    """All conversations of a file. Raises Faulty with a sentence for each of the first 20 faulty lines, and how many more there are."""
-    conversations: list[Conversation] = []
-    faults: list[str] = []
-    seen: set[tuple[Any, ...]] = set()
-    unread: set[str] = set()
-    kind, joined, n_faults = "", 0, 0
-    for line in iter_file(path):
-        if line.conversation is None:
-            n_faults += 1
-            faults += [f"{path}:{line.number}: {line.fault}."] if n_faults <= MAX_FAULTS else []
-            continue
-        conversations.append(line.conversation)
-        seen.add((line.conversation.system, line.conversation.turns))
-        unread |= line.unread
-        kind, joined = line.kind, joined + line.joined
-    check(path, faults, n_faults, len(conversations))
-    return Found(conversations, WORDS_OF_KINDS[kind], joined, len(conversations) - len(seen), tuple(sorted(unread)))
+def are_trained(run: list[Message]) -> bool:
+    """Whether messages that follow each other are trained. Raises LineError where some are and some are not."""
+    if len({m.trained for m in run}) > 1:
+        raise LineError(f"messages {run[0].number} to {run[-1].number} are of one role, some to be trained and some not; part them")
+    return run[0].trained
 
 
-def check(path: str | Path, faults: list[str], n_faults: int, n_conversations: int) -> None:
-    """Raise Faulty if there are faults, of which the first are given as sentences, or too few conversations."""
-    if n_faults > MAX_FAULTS:
-        faults = [*faults, f"{n_faults - MAX_FAULTS} more lines of {path} are faulty."]
-    if faults:
-        raise Faulty("\n".join(faults))
-    if not n_conversations:
-        raise Faulty(f"{path} is empty; it needs at least {FEWEST} conversations, one a line.")
-    if n_conversations < FEWEST:
-        raise Faulty(f"{path}: {too_few(n_conversations)}")
+def system_text(opening: list[Message], beside: Any, counts: Counter[str]) -> str:
+    """The text of the system messages, or of the key beside the list."""
+    said = [m for m in opening if m.content is not None]
+    if len(said) < len(opening):
+        counts[NO_SYSTEM] += len(opening) - len(said)
+    text = text_of(said, "the system text", counts, may_be_empty=True) if said else ""
+    if beside:
+        other = text_of([Message(0, "system", beside, True)], "the system text", counts)
+        if text and text != other:
+            raise LineError("there is a system message and another system text beside the list; keep one of them")
+        text = other
+    if FORGED.match(text):
+        raise LineError(f"the system text begins with '{text[:2]}', as a turn would; begin it otherwise")
+    return text
 
 
-def iter_file(path: str | Path) -> Iterator[Line]:
-    """The lines of a file that are not blank, one in memory at a time. Raises Faulty for a file that cannot be read at all."""
-    path = Path(path)
-    if not path.is_file():
-        raise Faulty(f"{path} is {'not a file' if path.exists() else 'missing'}; a file with one conversation a line is needed there.")
-    try:
-        with open(path, "rb") as file:
-            yield from iter_lines(file)
-    except OSError as error:
-        raise Faulty(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def iter_lines(file: BinaryIO, first: Line | None = None) -> Iterator[Line]:
-    """The lines that are not blank. `first`: the file's first conversation, whose format all must have, if it stands before these."""
-    for number, raw in enumerate(raw_lines(file), 1):
-        if not raw.removeprefix(BOM_UTF8).strip():
-            continue
-        line = parse(raw, number)
-        first = first or (line if line.kind else None)
-        if first and line.kind and line.kind != first.kind:
-            here, there = WORDS_OF_KINDS[line.kind], WORDS_OF_KINDS[first.kind]
-            line = Line(number, fault=f"this is the format '{here}', but line {first.number} is '{there}'; a file has one format")
-        yield line
-
-
-def raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file; of one that is longer than MAX_LINE only the first MAX_LINE + 1 bytes are kept."""
-    while raw := file.readline(MAX_LINE + 1):
-        rest = raw
-        while len(rest) > MAX_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE + 1)
-        yield raw
-
-
-def parse(raw: bytes, number: int) -> Line:
-    """A line from its bytes; a BOM and a carriage return are no faults."""
-    try:
-        return to_line(decode(raw), number)
-    except Fault as fault:
-        return Line(number, fault=str(fault))
-
-
-def decode(raw: bytes) -> Any:
-    """The JSON value of a line. Stricter than json.loads: no NaN, no key twice; and no nesting can break it."""
-    if len(raw) > MAX_LINE:
-        raise Fault(f"the line is longer than {MAX_LINE:,} bytes, the most that a conversation may have")
-    try:
-        return JSON.decode(raw.decode("utf-8-sig").strip())
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise Fault(f"the line is not UTF-8 (byte {error.start + 1} is 0x{byte:02X}); save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise Fault(f"the line is not JSON ({error.msg}, column {error.colno}); each line needs a whole conversation") from None
-    except RecursionError:
-        raise Fault("the line is nested too deeply; a conversation is a list of messages and no more") from None
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise Fault(f"the key {shown(name)} stands twice in one object")
-    return found
-
-
-def no_number(word: str) -> NoReturn:
-    raise Fault(f"{word} is not JSON")
-
-
-JSON = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number, parse_int=float)  # int() refuses 5,000 digits
-
-
-def to_line(record: Any, number: int) -> Line:
-    """A line from its JSON value, in whichever of the formats it is."""
-    kind = kind_of(record)
-    keys = set() if kind == "list" else record.keys() - {kind, "completion" if kind == "prompt" else kind}
-    messages = messages_of(record, kind)
-    names, roles = (("from", "value"), SHAREGPT_ROLES) if kind == "conversations" else (("role", "content"), ROLES)
-    system, texts = pair([message(m, n, names, roles) for n, m in enumerate(messages, 1)])
-    (system, *texts), joined = clean_all(system, texts)
-    turns = tuple(zip(texts[::2], texts[1::2], strict=True))
-    unread = frozenset(keys | {name for m in messages for name in m} - set(names))
-    return Line(number, Conversation(turns, system, number), kind, joined, unread)
-
-
-def kind_of(record: Any) -> str:
-    """Which format a line has: a key of WORDS_OF_KINDS."""
-    known = [name for name in ("messages", "conversations", "prompt") if isinstance(record, dict) and name in record]
-    if isinstance(record, list):
-        if record and (isinstance(record[0], list) or (isinstance(record[0], dict) and record[0].keys() & WORDS_OF_KINDS.keys())):
-            raise Fault("the line is a list of conversations; each needs a line of its own")
-        return "list"
-    if not isinstance(record, dict):
-        raise Fault(f"the line is {named(record)}, not a list of messages")
-    if len(known) != 1:
-        have = f"both {known[0]!r} and {known[1]!r}" if known else "neither 'messages' nor 'conversations' nor 'prompt'"
-        raise Fault(f"the object has {have}; it needs one of them")
-    return known[0]
-
-
-def messages_of(record: Any, kind: str) -> list[Any]:
-    if kind == "prompt":
-        if "completion" not in record:
-            raise Fault("the object has a 'prompt' but no 'completion'")
-        return [{"role": "user", "content": record["prompt"]}, {"role": "assistant", "content": record["completion"]}]
-    messages = record if kind == "list" else record[kind]
-    if not isinstance(messages, list):
-        raise Fault(f"the messages are {named(messages)}, not a list")
-    return messages
-
-
-def message(found: Any, number: int, names: tuple[str, str], roles: dict[str, str]) -> tuple[str, Any]:
-    """Role (user, assistant or system) and content of a message."""
-    if not isinstance(found, dict):
-        raise Fault(f"message {number} is {named(found)}, not an object with '{names[0]}' and '{names[1]}'")
-    for name in names:
-        if name not in found:
-            raise Fault(f"message {number} has no '{name}'")
-    role = found[names[0]]
-    if not isinstance(role, str) or role not in roles:
-        what = shown(role) if isinstance(role, str) else named(role)
-        raise Fault(f"message {number} has the unknown role {what}; known are {', '.join(roles)}")
-    return roles[role], found[names[1]]
-
-
-def pair(said: list[tuple[str, Any]]) -> tuple[Any, list[Any]]:
-    """System content ("" if there is none), and the contents of questions and answers, which must take turns."""
-    first = 1 if said and said[0][0] == "system" else 0
-    for n, (role, _) in enumerate(said[first:]):
-        if role == "system":
-            raise Fault(f"message {first + n + 1} is system text, which may stand only at the beginning")
-        if role == "assistant" and n == 0:
-            raise Fault("an answer stands first; every answer needs a question before it")
-        if role != ("user", "assistant")[n % 2]:
-            what = "a question follows a question" if role == "user" else "an answer follows an answer"
-            raise Fault(f"{what} at message {first + n + 1}; they must take turns")
-    texts = [text for _, text in said[first:]]
-    if not texts:
-        raise Fault("there is no question and no answer")
-    if len(texts) % 2:
-        raise Fault("the last question has no answer")
-    return said[0][1] if first else "", texts
-
-
-def clean_all(system: Any, texts: list[Any]) -> tuple[list[str], int]:
-    """The system text, questions and answers as they enter the template, and how many lines were joined (see `join_lines`)."""
-    of_turn = [f" of turn {n}" if len(texts) > 2 else "" for n in range(1, len(texts) // 2 + 1)]
-    names = ["the system text", *(f"the {what}{which}" for which in of_turn for what in ("question", "answer"))]
-    cleaned = [clean(text, name) for text, name in zip([system, *texts], names, strict=True)]
-    if FORGED.match(cleaned[0][0]):
-        raise Fault(f"the system text begins with '{cleaned[0][0][:2]}', as a turn would; begin it otherwise")
-    for (text, _), name in zip(cleaned[1:], names[1:], strict=True):
-        if not text:
-            raise Fault(f"{name} is empty; every question needs an answer")
-    return [text for text, _ in cleaned], sum(joined for _, joined in cleaned)
-
-
-def clean(content: Any, name: str) -> tuple[str, int]:
-    """A text without space at its ends, its lines ended by new lines and none like a turn, and how many of them were joined."""
-    if not isinstance(content, str):
-        raise Fault(f"{name} is {named(content)}, not text")
-    if content.replace("\n", "").isprintable():  # by far the most are, and need no closer look
-        return join_lines(content.strip())
-    for what, pattern in NOT_TEXT.items():
-        if bad := pattern.search(content):
-            raise Fault(f"{name} has U+{ord(bad[0]):04X}, {what}, as its character {bad.start() + 1}; delete it")
-    return join_lines(NEW_LINE.sub("\n", content).strip())
-
-
-def join_lines(text: str) -> tuple[str, int]:
-    """A text whose lines that would forge a turn are joined to the line before, and how many were. Takes linear time."""
-    if not (USER in text or ASSISTANT in text) or not FORGED.search(text, 1):
-        return text, 0
-    parts: list[str] = []
-    joined = 0
-    for line in text.split("\n"):
-        if not parts or not FORGED.match(line):
-            parts.append(f"\n{line}")
-            continue
-        while not parts[-1].strip():  # the first line is not blank
-            parts.pop()
-        parts[-1] = parts[-1].rstrip()
-        parts.append(f" {line.lstrip()}")
-        joined += 1
-    return "".join(parts)[1:], joined
-
-
-def named(value: Any) -> str:
-    """What a JSON value is, in words."""
-    words = {type(None): "null", bool: "true or false", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return words[type(value)]
-
-
-def shown(text: str) -> str:
-    """A text from a file as an error may print it: short, one line, no half characters."""
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")
+def text_of(run: list[Message], name: str, counts: Counter[str], may_be_empty: bool = False) -> str:
+    """The text of messages of one role, cleaned, a new line between two."""
+    texts = [clean(plain(m.content, name), name, counts) for m in run]
+    text = texts[0] if len(texts) == 1 else "\n".join(filter(None, texts))
+    if not text and not may_be_empty:
+        raise LineError(f"{name} is empty; every question needs an answer")
+    if len(run) > 1:
+        counts[MERGED] += len(run) - 1
+    return text

@@ -1,9 +1,7 @@
-"""Conversations and texts to tokens and what is to be done with each. Without torch: processes that only prepare start fast."""
+"""Encode conversations as rows of tokens; mark each token as trained, scored or given. Imports no torch: workers start fast."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from arianna.corpus.conversations import Conversation, answered, asked, opened, prompt, render, systems
+from arianna.corpus.conversations import Conversation
+from arianna.corpus.template import answered, asked, opened, openings, prompt, render
 from arianna.system.files import write_atomic
 from tokenizer import BOS, Tokenizer
 
@@ -23,11 +22,12 @@ ANSWER = 4  # an answer's own token: scored
 TERMINATOR = 8  # the new line and BOS that end an answer: scored apart
 ROW = 16  # first token of a row
 CONTINUED = 32  # with ROW: the row goes on with the conversation of the row before it
+CONTEXT = 64  # of an answer, or its end, that is marked as not to be trained: neither trained nor scored
 GIVEN, QUESTION = b"\0", bytes([TRAIN_ALL])
 WORDS, END = (bytes([TRAIN_ALL | TRAIN_ANSWERS | scored]) for scored in (ANSWER, TERMINATOR))
 KINDS = (QUESTION, GIVEN, QUESTION, GIVEN, WORDS, END)
-"""Of a turn's tokens: the system text, "Q:", the question, "A:", the answer, its end. What is always given is not trained: to a base that
-never saw it, it is so unlikely that it would take much of each step."""
+"""Flags of a turn's pieces: the system text, the greeting and "Q:", the question, "A:", the answer, its end. Marks that are
+always given are not trained: a base that never saw them finds them so unlikely that they would take much of each step."""
 
 SHORTEST_CONTEXT = 16  # tokens; a conversation is not cut into shorter rows
 ASCII = {  # typography that the tokenizer may have to spell in bytes, which llama2.c's run does not print
@@ -38,9 +38,6 @@ ASCII = {  # typography that the tokenizer may have to spell in bytes, which lla
     **dict.fromkeys("\u00a0\u2009\u202f", " "),
     "\u2026": "...",
 }
-
-
-# ---- conversations ----
 
 
 @dataclass(frozen=True)
@@ -55,10 +52,16 @@ class Prepared:
     longer: int = 0  # conversations of more tokens than the context
     typographic: int = 0  # quotes, dashes, ellipses and spaces that became ASCII
     others: Counter[str] = field(default_factory=Counter)  # other characters that the tokenizer spells in bytes
+    characters: int = 0  # of all texts
 
     @property
     def bytes_spelled(self) -> int:
         return self.others.total()
+
+    @property
+    def foreign(self) -> float:
+        """Share of the characters that the tokenizer has no token for and spells in bytes, 0 to 1."""
+        return self.bytes_spelled / max(self.characters, 1)
 
     @property
     def spelled(self) -> str:
@@ -73,18 +76,32 @@ class Prepared:
 def encode_turns(conversation: Conversation, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (N,) uint16 and flags (N,) uint8: BOS, then each turn with a BOS behind it.
 
-    A turn is encoded in one call, since pieces depend on what stands before them. Where its parts begin is where the tokens
-    of a part of its text cease to be those of the whole.
+    A turn is encoded in one call, since a token depends on the text before it. A piece of the turn ends where the tokens of
+    the text up to there stop being those of the whole turn.
     """
     tokens, flags = [BOS], bytes([ROW])
-    for (question, answer), system in zip(conversation.turns, systems(conversation), strict=True):
-        parts = (system, opened(system), asked(question, system), prompt(question, system), answered(question, answer, system))
-        whole, bounds = tokenizer.encode_to(render(question, answer, system), [*map(len, parts)])
+    for number, (turn, opening) in enumerate(zip(conversation.turns, openings(conversation), strict=True)):
+        question = (turn[0], *opening)
+        ends = (opening[0], opened(*opening), asked(*question), prompt(*question), answered(*turn, *opening))
+        whole, bounds = tokenizer.encode_to(render(*turn, *opening), [*map(len, ends)])
         bounds = [0, *accumulate(bounds, max), len(whole) + 1]
-        flags += b"".join(kind * (end - first) for kind, (first, end) in zip(KINDS, pairwise(bounds), strict=True))
+        kinds = kinds_of(conversation.given, number) if conversation.given else KINDS
+        flags += b"".join(kind * (end - first) for kind, (first, end) in zip(kinds, pairwise(bounds), strict=True))
         tokens += whole
         tokens.append(BOS)
     return np.array(tokens, dtype="<u2"), np.frombuffer(flags, dtype=np.uint8)
+
+
+def kinds_of(given: frozenset[int], turn: int) -> tuple[bytes, ...]:
+    """KINDS of a turn, some of whose texts may be given: they are context, neither trained nor scored."""
+    system, marks, question, answer_mark, words, end = KINDS
+    if -1 in given:
+        system = GIVEN
+    if 2 * turn in given:
+        question = GIVEN
+    if 2 * turn + 1 in given:
+        words = end = bytes([CONTEXT])
+    return system, marks, question, answer_mark, words, end
 
 
 def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -98,8 +115,8 @@ def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tup
     if len(tokens) <= max_seq_len:
         return [(tokens, flags)]
     starts = np.flatnonzero(tokens[:-1] == BOS)
-    scored = np.flatnonzero(flags & (ANSWER | TERMINATOR))
-    answers = scored[np.searchsorted(scored, starts + 1)]  # where each turn's answer begins
+    of_answers = np.flatnonzero(flags & (ANSWER | TERMINATOR | CONTEXT))
+    answers = of_answers[np.searchsorted(of_answers, starts + 1)]  # where each turn's answer begins
     rows: list[tuple[np.ndarray, np.ndarray]] = []
     done = 0
     while done < len(tokens):
@@ -141,12 +158,13 @@ def ascii_typography(text: str, tokenizer: Tokenizer) -> tuple[str, int, Counter
 
 def plain_conversation(conversation: Conversation, tokenizer: Tokenizer) -> tuple[Conversation, int, Counter[str]]:
     """`ascii_typography` of all texts of a conversation."""
-    texts = [conversation.system, *(text for turn in conversation.turns for text in turn)]
-    if all(map(str.isascii, texts)):
+    if all(map(str.isascii, conversation.texts)):
         return conversation, 0, Counter()
-    plain, changed, spelled = zip(*(ascii_typography(t, tokenizer) for t in texts), strict=True)
-    turns = tuple(zip(plain[1::2], plain[2::2], strict=True))
-    return replace(conversation, system=plain[0], turns=turns), sum(changed), sum(spelled, Counter())
+    plain, changed, spelled = zip(*(ascii_typography(t, tokenizer) for t in conversation.texts), strict=True)
+    system, greeting, *texts = plain
+    turns = tuple(zip(texts[::2], texts[1::2], strict=True))
+    whole = replace(conversation, system=system, greeting=greeting, turns=turns)
+    return whole, sum(changed), sum(spelled, Counter())
 
 
 def prepare_conversations(
@@ -174,11 +192,12 @@ def prepare_conversations(
         longer=sum(n > max_seq_len for n in lengths),
         typographic=sum(changed for _, changed, _ in plain),
         others=sum((others for _, _, others in plain), Counter()),
+        characters=sum(len(text) for c, _, _ in plain for text in c.texts),
     )
 
 
 def write_prepared(files: dict[str, bytes], folder: str | Path) -> None:
-    """Put what `prepare_conversations` made into a folder. A file that holds it already is left alone."""
+    """Put files by name into a folder. A file that holds the same already is left alone."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
@@ -189,49 +208,3 @@ def write_prepared(files: dict[str, bytes], folder: str | Path) -> None:
 def check_fits_shard(tokenizer: Tokenizer) -> None:
     if tokenizer.vocab_size > 1 << 16:
         raise ValueError(f"{tokenizer.path} has {tokenizer.vocab_size} tokens; token shards hold at most 65,536.")
-
-
-# ---- texts ----
-
-
-def text_files(path: str | Path) -> list[Path]:
-    path = Path(path)
-    found = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
-    if not found or not all(p.is_file() for p in found):
-        raise ValueError(f"{path} has no .txt or .md file; give a folder of texts or one text file.")
-    return found
-
-
-def documents(text: str) -> list[str]:
-    """A file is one document, or several where two empty lines part them."""
-    return [d.strip("\n") for d in re.split(r"\n{3,}", text) if d.strip()]
-
-
-def split_tail(text: str, share: float) -> tuple[str, str]:
-    """All but the last `share` of a text, and the rest, cut at the next end of a paragraph."""
-    cut = text.find("\n\n", int(len(text) * (1 - share)))
-    return (text, "") if share == 0 or cut < 0 else (text[:cut], text[cut:])
-
-
-def split_paragraphs(text: str, share: float) -> tuple[str, str]:
-    """The paragraphs of a text without and with those whose SHA-256 is in the lowest `share`."""
-    kept: list[str] = []
-    held: list[str] = []
-    for paragraph in re.split(r"(?<=\n)\n", text):  # each keeps one new line; further empty lines stay with the kept
-        low = int.from_bytes(hashlib.sha256(paragraph.strip().encode()).digest()[:8], "big") < share * 2**64
-        (held if low and paragraph.strip() else kept).append(paragraph)
-    return "\n".join(kept), "\n".join(held)
-
-
-def encode_text(text: str, tokenizer: Tokenizer) -> np.ndarray:
-    """Each document's tokens behind a BOS, (N,) uint16."""
-    check_fits_shard(tokenizer)
-    ids = [i for d in documents(text) for i in tokenizer.encode(d, bos=True)]
-    return np.array(ids, dtype="<u2")
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from None

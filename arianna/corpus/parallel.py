@@ -102,7 +102,7 @@ def each(function: Callable, jobs: list[tuple], workers: int | None) -> Iterator
         try:
             yield from pool.map(function, *zip(*jobs, strict=True))
         except BrokenProcessPool:
-            raise OSError("a process that prepares data was killed, perhaps for lack of memory; the same command goes on.") from None
+            raise OSError("a process was killed, perhaps for lack of memory; the same command goes on.") from None
 
 
 def become_worker() -> None:

@@ -2,22 +2,34 @@
 
     found = survey("data/mine.jsonl", say)                                        # every line checked, the split drawn
     prepared = write_shards(found, "data/tok4096.model", (256, 256), folder, say)  # train.bin, val.bin and their masks
+
+Both passes go through the file in parts of some megabytes, by all cores where there are several. In memory are one part a
+process, and 48 bytes a conversation to tell duplicates and to draw the split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from arianna.corpus.conversations import Conversation, corpus_text
+from arianna.corpus import cleaning, sources, split
+from arianna.corpus.conversations import LEFT_OUT, Conversation, Line, parse
+from arianna.corpus.parallel import Progress, Say, each, fill, read_note
+from arianna.corpus.sources import FaultyError, Source, read_part, records
+from arianna.corpus.split import Split
+from arianna.corpus.template import rendered
+from arianna.system.files import sha256, write_atomic
 
 if TYPE_CHECKING:
-    from arianna.corpus import shards
     from arianna.corpus.encoding import Prepared
+    from tokenizer import Tokenizer
 
-Say = Callable[[str], None]
+MAX_FAULTS = 20  # told at a time
 
 
 @dataclass(frozen=True)
@@ -31,68 +43,240 @@ class Survey:
     held_out: int  # of the conversations
     joined: int  # lines of content that began with Q: or A: and were joined to the line before
     duplicates: int  # conversations that are equal to an earlier one
-    notes: list[str] = field(default_factory=list)  # sentences to tell
-    last_held_out: str = ""  # the highest hash of a first question that is held out, hexadecimal
-    parts: list[list[int]] = field(default_factory=list)  # first and last+1 byte of each part of the file
+    notes: list[str]  # sentences to tell
+    container: str  # how the records lie in the file, see sources.Source
+    zipped: bool
+    last_held_out: str  # see split.Split
+    parted: list[str]
+    parts: list[list[int]]  # first and last+1 byte of each part of the file
+
+    @property
+    def source(self) -> Source:
+        return Source(self.path, self.container, self.zipped)
+
+    @property
+    def split(self) -> Split:
+        return Split(self.held_out, self.last_held_out, tuple(self.parted))
 
 
-def survey(path: str | Path, say: Say, folder: Path | None = None) -> Survey:
-    """Check every line of a file and draw the split. Raises Faulty, which names the faults.
+@dataclass(frozen=True)
+class Look:
+    """What was seen in a part."""
+
+    lines: int
+    faults: list[tuple[int, str]]  # the first, with the number of their line in the part
+    n_faults: int
+    not_utf8: int  # of the faults
+    whole: bool  # the last fault is one of the whole file, and the rest was not looked at
+    keys: bytes  # of each conversation, see split.digests
+    counts: Counter[str]
+    unread: frozenset[str]
+
+
+# ---- first pass ----
+
+
+def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int | None = None) -> Survey:
+    """Check every line of a file and draw the split. Raises FaultyError, which names the first 20 faults.
 
     `folder` may hold shards that were made of this file: its lines are then not checked again.
     """
-    from arianna.corpus import shards
+    source = sources.recognise(path)
+    if folder and (known := recall(path, folder)):
+        return known
+    parts = sources.cut(source)
+    kind, first = first_format(source, parts)
+    progress = Progress(f"checking {path}", sum(end - start for start, end in parts), say)
+    faults, lines, looks = [], 0, []
+    for (start, end), part in zip(parts, each(look, [(source, *part, kind, first) for part in parts], workers), strict=True):
+        faults += [(lines + number, fault) for number, fault in part.faults][: MAX_FAULTS - len(faults)]
+        if part.whole:
+            raise FaultyError(f"{path}:{lines + part.faults[-1][0]}: {part.faults[-1][1]}.")
+        lines += part.lines
+        looks.append(part)
+        progress.add(end - start)
+    counts = sum((part.counts for part in looks), Counter())
+    keys = b"".join(part.keys for part in looks)
+    check(path, faults, looks, len(keys))
+    try:
+        drawn = split.draw(keys)
+    except FaultyError as error:
+        raise FaultyError(f"{path}: {error}") from None
+    number = len(keys) // (split.LEVELS * split.DIGEST)
+    duplicates = number - len(set(split.level(keys, split.LEVELS - 1)))
+    unread = frozenset().union(*(part.unread for part in looks))
+    return Survey(
+        path=str(path),
+        sha256=sha256(path),
+        kind=f"{kind}{source.words}",
+        conversations=number,
+        held_out=drawn.held_out,
+        joined=counts[cleaning.JOINED],
+        duplicates=duplicates,
+        notes=notes(counts, duplicates, unread, drawn, number),
+        container=source.container,
+        zipped=source.zipped,
+        last_held_out=drawn.last,
+        parted=list(drawn.parted),
+        parts=parts,
+    )
 
-    found = (folder and shards.recall(path, folder)) or shards.examine(path, say)
-    notes = {
-        "lines of content began with Q: or A: and were joined to the line before": found.joined,
-        "conversations stand more than once": found.duplicates,
-        f"unknown keys were left unread: {', '.join(found.unread)}": len(found.unread),
-    }
-    told = [f"{count} {note}" for note, count in notes.items() if count]
-    counts = (found.number, found.held_out, found.joined, found.duplicates)
-    return Survey(str(path), found.sha256, found.kind, *counts, told, found.last_held_out, found.parts)
+
+def first_format(source: Source, parts: Iterable[list[int]]) -> tuple[str, int]:
+    """The format and line of the first record without a fault, which all others must have; ("", 0) if the first part has none."""
+    for start, end in parts:
+        lines = (parse(raw, number) for number, raw in records(read_part(source, start, end), source.container))
+        return next(((line.kind, line.number) for line in lines if line.kind or line.whole), ("", 0))
+    return "", 0
+
+
+def look(source: Source, start: int, end: int, kind: str, first: int) -> Look:
+    """Check the records of a part."""
+    data = read_part(source, start, end)
+    faults: list[tuple[int, str]] = []
+    keys: list[bytes] = []
+    counts, unread, n_faults, not_utf8, whole = Counter(), frozenset(), 0, 0, False
+    for number, raw in records(data, source.container):
+        line = parse(raw, number, kind, first)
+        if line.fault:
+            n_faults += 1
+            not_utf8 += "is not UTF-8" in line.fault
+            if n_faults <= MAX_FAULTS or line.whole:
+                faults.append((number, line.fault))
+            if line.whole:
+                whole = True
+                break
+        if line.conversation is not None:
+            keys += split.digests(line.conversation)
+        if line.counts:
+            counts.update(line.counts)
+        unread |= line.unread
+    return Look(sources.lines_in(data), faults, n_faults, not_utf8, whole, b"".join(keys), counts, unread)
+
+
+def check(path: str | Path, faults: list[tuple[int, str]], looks: list[Look], good: int) -> None:
+    """Raise FaultyError if there are faults, of which the first are given with the numbers of their lines."""
+    number = sum(part.n_faults for part in looks)
+    if number > 1 and number == sum(part.not_utf8 for part in looks):
+        raise FaultyError(
+            f"{path} is not UTF-8 but Windows-1252 or Latin-1, it seems ({number:,} lines, the first is line {faults[0][0]}); save it "
+            f"as UTF-8, with `iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl` for instance."
+        )
+    if number > 1 and not good:
+        raise FaultyError(f"{path}: none of its {number:,} records can be read; of the first, on line {faults[0][0]}: {faults[0][1]}.")
+    sentences = [f"{path}:{line}: {fault}." for line, fault in faults]
+    if number > MAX_FAULTS:
+        sentences.append(f"{number - MAX_FAULTS} more lines of {path} are faulty.")
+    if sentences:
+        raise FaultyError("\n".join(sentences))
+
+
+def notes(counts: Counter[str], duplicates: int, unread: frozenset[str], drawn: Split, number: int) -> list[str]:
+    """What is to be told of a file, a sentence each."""
+    marks = {what.removeprefix("mark "): count for what, count in counts.items() if what.startswith("mark ")}
+    told = [f"{count:,} {what}" for what, count in counts.items() if count and not what.startswith("mark ")]
+    if marks:
+        told.append(f"{sum(marks.values()):,} {cleaning.MARKED.format(', '.join(marks))}")
+    if duplicates:
+        told.append(f"{duplicates:,} conversations stand more than once")
+    if unread:
+        told.append(f"keys that are nothing to training were left unread: {', '.join(sorted(unread))}")
+    if drawn.parted:
+        told.append(
+            f"many conversations begin with the same question, which would have held out {drawn.before:,} of {number:,}; they are "
+            f"told apart by more of their words, so that {drawn.held_out:,} are held out"
+        )
+    return told
+
+
+# ---- second pass ----
+
+
+def recall(path: str | Path, folder: Path) -> Survey | None:
+    """The survey of a file, if shards of it are in the folder."""
+    known = read_note(folder).get("of", {}).get("survey")
+    names = {field.name for field in fields(Survey)} - {"path"}
+    return Survey(str(path), **known) if known and known.keys() == names and sha256(path) == known["sha256"] else None
 
 
 def iter_conversations(survey: Survey, held_out: bool | None = None, most: int | None = None) -> Iterator[Conversation]:
     """Conversations of a side (None: of both) in the order of the file; with `most`, at most so many, spread over its parts."""
-    from arianna.corpus import shards
-
-    given = 0
-    for number, part in enumerate(survey.parts, 1):
-        for conversation in shards.talk_of(survey.path, *part):
+    given, line, drawn = 0, 0, survey.split
+    for number, (start, end) in enumerate(survey.parts, 1):
+        data = read_part(survey.source, start, end)
+        for conversation in conversations_in(survey.path, data, survey.container, line):
             if most is not None and given >= most * number // len(survey.parts):
                 break
-            side = shards.key_hash(conversation) <= bytes.fromhex(survey.last_held_out)
-            if held_out is None or side == held_out:
+            if held_out is None or drawn.holds_out(conversation) == held_out:
                 given += 1
                 yield conversation
+        line += sources.lines_in(data)
+
+
+def conversations_in(path: str, data: bytes, container: str, line: int = 0) -> Iterator[Conversation]:
+    """The conversations of a part that was checked; `line`: how many lines of the file stand before it."""
+    for number, raw in records(data, container):
+        record: Line = parse(raw, line + number)
+        if record.conversation is not None:
+            yield record.conversation
+        elif record.fault or not record.counts[LEFT_OUT]:
+            raise ValueError(f"{path} has changed since it was checked; start again.")
+
+
+def read_conversations(path: str | Path) -> list[Conversation]:
+    """All conversations of a file, in memory."""
+    return list(iter_conversations(survey(path, lambda _: None)))
 
 
 def write_corpus(survey: Survey, out: Path) -> None:
-    """Write all conversations as text to be read by people."""
-    from arianna.system.files import write_atomic
-
+    """Write all conversations as text to be read by people, a blank line between two."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, corpus_text(list(iter_conversations(survey))).encode())
+    texts = map(rendered, iter_conversations(survey))
+    write_atomic(out, (f"{chr(10) * bool(number)}{text}".encode() for number, text in enumerate(texts)))
 
 
-def write_shards(survey: Survey, tokenizer: str, contexts: tuple[int, int], folder: Path, say: Say) -> Prepared:
-    """Write train*.bin, val*.bin and their masks; what is there already is not made again.
+def shards_of(survey: Survey, tokenizer: str | Path, contexts: tuple[int, int]) -> dict[str, Any]:
+    """All that the shards depend on; not where the file lies."""
+    known = {name: value for name, value in vars(survey).items() if name != "path"}
+    return {"survey": known, "tokenizer": sha256(tokenizer), "contexts": list(contexts)}
+
+
+def are_written(survey: Survey, tokenizer: str | Path, contexts: tuple[int, int], folder: Path) -> bool:
+    """Whether `write_shards` has nothing left to do in a folder."""
+    note = read_note(folder)
+    return "made" in note and note["of"] == shards_of(survey, tokenizer, contexts)
+
+
+def write_shards(
+    survey: Survey, tokenizer: str | Path, contexts: tuple[int, int], folder: Path, say: Say, workers: int | None = None
+) -> Prepared:
+    """Write train*.bin, val*.bin and their masks, one of each for a part of the file; what is there already is not made again.
 
     `contexts`: the most tokens of a row to train on, and of one held out.
     """
-    return plan(survey, tokenizer, contexts).make(folder, say)
+    from arianna.corpus.encoding import Prepared  # numpy and sentencepiece: a faulty line is told before they are loaded
+
+    jobs = [(survey.source, *part, survey.split, str(tokenizer), *contexts) for part in survey.parts]
+    sizes = [end - start for start, end in survey.parts]
+    made = fill(folder, shards_of(survey, tokenizer, contexts), encode_part, jobs, sizes, say, workers)
+    return sum((Prepared(**{**part, "others": Counter(part["others"])}) for part in made), Prepared())
 
 
-def are_written(survey: Survey, tokenizer: str, contexts: tuple[int, int], folder: Path) -> bool:
-    """Whether `write_shards` has nothing left to do in a folder."""
-    return plan(survey, tokenizer, contexts).is_made(folder)
+def encode_part(
+    source: Source, start: int, end: int, split: Split, tokenizer: str, max_seq_len: int, val_seq_len: int
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The shards of a part of a file by name, and what is to be told of them."""
+    from arianna.corpus.encoding import prepare_conversations  # as above
+
+    halves: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for conversation in conversations_in(source.path, read_part(source, start, end), source.container):
+        halves[split.holds_out(conversation)].append(conversation)
+    files, prepared = prepare_conversations(*halves, tokenizer_of(tokenizer), max_seq_len, val_seq_len)
+    return files, vars(prepared)
 
 
-def plan(survey: Survey, tokenizer: str, contexts: tuple[int, int]) -> shards.Plan:
-    from arianna.corpus import shards
+@lru_cache(maxsize=1)
+def tokenizer_of(model: str) -> Tokenizer:
+    from tokenizer import Tokenizer
 
-    counts = (survey.conversations, survey.held_out, survey.last_held_out, survey.joined, survey.duplicates)
-    found = shards.Found(survey.path, survey.sha256, survey.parts, survey.kind, *counts, [])
-    return shards.Plan(found, tokenizer, contexts)
+    return Tokenizer(model)

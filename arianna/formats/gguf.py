@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from arianna.corpus.conversations import ASSISTANT, USER
+from arianna.corpus.template import ASSISTANT, USER
 from arianna.formats.llama2c import by_rule
 from arianna.formats.llama2c_int8 import compute_in_int8
 from arianna.formats.names import GGUF, check_names, names

@@ -20,8 +20,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from arianna.corpus.conversations import ASSISTANT, USER
 from arianna.corpus.encoding import ASCII
+from arianna.corpus.template import ASSISTANT, USER
 from arianna.formats import base85, llama2c_int8
 from arianna.formats.card import figures
 from arianna.formats.html_weights import Kind, build, group_of, length, packed, shape_of

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from arianna.corpus.conversations import ASSISTANT, USER
+from arianna.corpus.template import ASSISTANT, USER
 from tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, SPACE, UNK, Tokenizer
 
 MADE_BY = "InnerArianna"  # the mark in a file or a folder by which a later export knows that it may replace it
 
-# conversations.render in Jinja: each turn ends with BOS, system text stands on its own line ahead of a question
+# template.render in Jinja: each turn ends with BOS, system text stands on its own line ahead of a question
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% set content = message['content'] | trim %}"
     "{% if message['role'] == 'system' %}{% if content %}{{ content + '\\n' }}{% endif %}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arianna.corpus import conversations
+from arianna.corpus.template import NEXT_QUESTION, prompt
 from arianna.generate import generate
 from arianna.scoring import text_statistics
 from arianna.scoring.bootstrap import ratio
@@ -21,7 +20,6 @@ from tokenizer import Tokenizer
 
 ASKED = ("Who are you?", "What is silence?", "What will tomorrow bring?")  # at each evaluation of a training
 GLIMPSE = 64  # tokens of a question and its answer there
-NEXT_TURN = re.compile(rf"\n[^\S\n]*{conversations.USER}")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def generate_answers(
     Of a question longer than 3/4 of it the end is kept.
     """
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
-    rendered = map(conversations.prompt, questions, systems or [""] * len(questions))
+    rendered = map(prompt, questions, systems or [""] * len(questions))
     prompts = [tail(tokenizer.encode(p, bos=True), limit * 3 // 4) for p in rendered]
     rows = np.repeat(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), samples_each).astype(int)
     answers: dict[int, list[Answer]] = {i: [] for i in range(len(questions))}
@@ -82,11 +80,11 @@ def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer)
     """From the tokens up to BOS or EOS; `room`: how many the context has behind the prompt."""
     ended, tokens = len(tokens) < room, tokens[:room]
     text = tokenizer.decode(tokens)
-    turn = NEXT_TURN.search(text)
+    turn = NEXT_QUESTION.search(text)
     if turn is None:
         return Answer(question, text.strip(), ended, ended, len(tokens))
     until = bisect_left(
-        range(len(tokens)), True, key=lambda n: NEXT_TURN.search(tokenizer.decode(tokens[:n])) is not None
+        range(len(tokens)), True, key=lambda n: NEXT_QUESTION.search(tokenizer.decode(tokens[:n])) is not None
     )
     return Answer(question, text[: turn.start()].strip(), False, True, until)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arianna.corpus.encoding import encode_text, read_text, split_paragraphs, text_files
+from arianna.corpus.texts import encode_text, read_text, split_paragraphs, text_files
 from arianna.generate import stream
 from model import Transformer
 from tokenizer import BOS, Tokenizer

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from arianna import ROOT
 from arianna.chat import Reader, Sampling, complete, until_next_question
-from arianna.corpus.conversations import join_lines, prompt
+from arianna.corpus.template import join_lines, prompt
 from arianna.scoring import preferences
 from arianna.system.config import UsageError
 from arianna.system.files import append, sync

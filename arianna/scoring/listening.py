@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from arianna.corpus import conversations
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import ANSWER, TRAIN_ANSWERS, encode_turns
+from arianna.corpus.split import key
 from arianna.scoring.bootstrap import ratio_of_pairs, spread
 from arianna.scoring.losses import nll, tail
 from model import Transformer
@@ -143,4 +143,4 @@ def others(n: int) -> Iterator[tuple[int, int]]:
 
 def differ(one: Conversation, other: Conversation) -> bool:
     """Whether neither question is a right one for the other's answer."""
-    return conversations.key(one) != conversations.key(other) and one.turns[0][1] != other.turns[0][1]
+    return key(one) != key(other) and one.turns[0][1] != other.turns[0][1]

@@ -12,6 +12,7 @@ from typing import Any
 from arianna.corpus import encoding
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.parallel import cores, each
+from arianna.corpus.texts import read_text, text_files
 from arianna.ops import one_thread
 from arianna.scoring import text_statistics
 from arianna.scoring.answers import generate_answers, generated_scores
@@ -57,7 +58,7 @@ def read_inputs(
     known = text_statistics.load_words(words)
     if base_text is not None:
         known = known.union(
-            *(text_statistics.words_of(encoding.read_text(f)) for f in encoding.text_files(base_text))
+            *(text_statistics.words_of(read_text(f)) for f in text_files(base_text))
         )
     files = sorted((folder / "base_text").glob("val*.bin"))
     texts = {f.stem.removeprefix("val_"): Rows(f.parent, f.stem, *shape) for f in files}

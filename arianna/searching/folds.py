@@ -9,8 +9,9 @@ import heapq
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from arianna.corpus.conversations import Conversation, digest, key
+from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import prepare_conversations, write_prepared
+from arianna.corpus.split import digest, key
 from arianna.system.config import UsageError
 from tokenizer import Tokenizer
 

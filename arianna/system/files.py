@@ -13,8 +13,8 @@ from typing import BinaryIO
 from arianna.system.config import UsageError
 
 
-def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Put `data` at `path` so that a crash at any moment leaves the old file or the new one, never a mixture.
+def write_atomic(path: str | Path, data: bytes | Iterable[bytes], check: Callable[[Path], None] | None = None) -> None:
+    """Put `data`, whole or piece by piece, at `path` so that a crash at any moment leaves the old file or the new one, never a mixture.
 
     A failed write or fsync raises OSError naming the file; the old file stays. An fsync is never retried:
     after a failure the kernel may have dropped the pages and the next call would report success.
@@ -22,9 +22,11 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    pieces, size = ((data,), len(data)) if isinstance(data, (bytes, bytearray, memoryview)) else (data, 0)
     try:
         with open(temporary, "wb") as f:
-            f.write(data)
+            for piece in pieces:
+                f.write(piece)
             f.flush()
             os.fsync(f.fileno())
         if check is not None:
@@ -34,9 +36,8 @@ def write_atomic(path: str | Path, data: bytes, check: Callable[[Path], None] | 
     except OSError as error:
         if error.errno is None:  # not the system's but check's, and a sentence already
             raise
-        raise OSError(
-            error.errno, f"{path} could not be written ({len(data):,} bytes): {error.strerror}"
-        ) from error
+        told = f" ({size:,} bytes)" if size else ""
+        raise OSError(error.errno, f"{path} could not be written{told}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 

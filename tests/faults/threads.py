@@ -18,8 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from arianna.corpus import conversations  # noqa: E402
 from arianna.corpus.encoding import prepare_conversations, write_prepared  # noqa: E402
+from arianna.corpus.prepare import read_conversations  # noqa: E402
+from arianna.corpus.split import split_sides  # noqa: E402
 from arianna.formats import checkpoint  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
@@ -27,8 +28,8 @@ BASE = ROOT / "out/ckpt_v1_base.pt"
 
 
 def prepare(folder: Path) -> None:
-    found = conversations.read(ROOT / "data/arianna_conversations.jsonl").conversations
-    files, _ = prepare_conversations(*conversations.split(found), Tokenizer(ROOT / "data/tok4096.model"), 256, 256)
+    found = read_conversations(ROOT / "data/arianna_conversations.jsonl")
+    files, _ = prepare_conversations(*split_sides(found), Tokenizer(ROOT / "data/tok4096.model"), 256, 256)
     write_prepared(files, folder)
 
 

@@ -11,7 +11,7 @@ import torch
 from helpers import ROOT, TINY, build, lively
 
 from arianna import formats
-from arianna.corpus import conversations
+from arianna.corpus.template import prompt, render
 from arianna.export import main
 from arianna.formats import checkpoint, open_model, vocabulary
 from arianna.formats.llama2c_int8 import compute_in_int8
@@ -159,7 +159,7 @@ def test_the_modelfile_renders_the_conversation(exported):
     found = (exported.parent / "a.Modelfile").read_text()
     template = found.split('TEMPLATE """')[1].split('"""')[0]
     asked = rendered(template, [("system", "Be calm."), ("user", "Who?"), ("assistant", "I."), ("user", "Why?")])
-    assert asked == conversations.render("Who?", "I.", "Be calm.") + "<s>" + conversations.prompt("Why?")
+    assert asked == render("Who?", "I.", "Be calm.") + "<s>" + prompt("Why?")
     lines = found.splitlines()
     assert "FROM ./a.gguf" in lines and 'PARAMETER stop "<s>"' in lines and "PARAMETER num_ctx 64" in lines
     assert "<<" not in found and ">>" not in found
@@ -314,8 +314,8 @@ def test_llama_cpp_gives_the_same_tokens_and_the_same_greedy_answers(tmp_path):
     assert len(texts) >= 50
     for words in texts:
         assert llama.tokenize(words.encode(), add_bos=True, special=False) == SHIPPED.encode(words, bos=True), words
-    turns = f"{conversations.render('a', 'b')}<s>{conversations.prompt('c')}"
-    expected = [1, *SHIPPED.encode(conversations.render("a", "b")), 1, *SHIPPED.encode(conversations.prompt("c"))]
+    turns = f"{render('a', 'b')}<s>{prompt('c')}"
+    expected = [1, *SHIPPED.encode(render("a", "b")), 1, *SHIPPED.encode(prompt("c"))]
     assert llama.tokenize(turns.encode(), add_bos=True, special=True) == expected
     assert all(llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(llama.model), token) for token in (1, 2))
     rng = np.random.default_rng(0)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from arianna import formats
-from arianna.corpus import conversations, encoding
+from arianna.corpus import encoding
 from arianna.corpus.conversations import Conversation
+from arianna.corpus.template import openings, prompt, render
 from arianna.export import main
 from arianna.formats import checkpoint, hf, open_model, vocabulary
 from arianna.formats.options import Options
@@ -193,10 +194,10 @@ def test_the_chat_template_is_the_conversations():
     jinja2 = pytest.importorskip("jinja2")
     template = jinja2.Environment().from_string(vocabulary.CHAT_TEMPLATE)
     for c in CONVERSATIONS:
-        turns = [conversations.render(*turn, s) for turn, s in zip(c.turns, conversations.systems(c), strict=True)]
+        turns = [render(*turn, *opening) for turn, opening in zip(c.turns, openings(c), strict=True)]
         assert template.render(messages=messages(c), bos_token="<s>") == "<s>" + "".join(f"{t}<s>" for t in turns)
     asked = [{"role": "system", "content": " "}, {"role": "user", "content": " Who?\n"}]
-    assert template.render(messages=asked, bos_token="<s>", add_generation_prompt=True) == f"<s>{conversations.prompt('Who?')}"
+    assert template.render(messages=asked, bos_token="<s>", add_generation_prompt=True) == f"<s>{prompt('Who?')}"
 
 
 # ---- by transformers themselves ----
@@ -272,7 +273,7 @@ def test_transformers_encode_conversations_as_the_training_does(theirs):
         assert found == encoding.encode_turns(c, SHIPPED)[0].tolist()
     asked = [{"role": "user", "content": "Who are you?"}]
     found = theirs[0].apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
-    assert found == SHIPPED.encode(conversations.prompt("Who are you?"), bos=True)
+    assert found == SHIPPED.encode(prompt("Who are you?"), bos=True)
 
 
 def test_the_safetensors_package_reads_the_weights(exported):

@@ -865,9 +865,10 @@ def unscored(bare: Path, tmp_path: Path, monkeypatch, tokenizer: Tokenizer) -> P
 
 
 def split_of(path: Path):
-    from arianna.corpus import conversations
+    from arianna.corpus.prepare import read_conversations
+    from arianna.corpus.split import split_sides
 
-    return conversations.split(conversations.read(path).conversations)
+    return split_sides(read_conversations(path))
 
 
 QUICK = {"samples_each": 1, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1}

@@ -11,8 +11,10 @@ from helpers import ROOT
 
 import train_arianna
 from arianna import formats, report
-from arianna.corpus import conversations, encoding
+from arianna.corpus import encoding, texts
 from arianna.corpus.conversations import Conversation
+from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import split_sides
 from arianna.formats import checkpoint
 from arianna.reporting import charts, scored_run
 from arianna.scoring import base_text, choose
@@ -64,7 +66,7 @@ def base(tmp_path_factory, tokenizer: Tokenizer) -> Path:
         [text for c in honest() for turn in c.turns for text in turn],
     )
     random.Random(1).shuffle(sentences)
-    tokens = encoding.encode_text("\n".join(sentences), tokenizer)
+    tokens = texts.encode_text("\n".join(sentences), tokenizer)
     encoding.write_prepared({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
     shape = TrainConfig(
         init_from="scratch",
@@ -89,7 +91,7 @@ def facts(base: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch):
     def of(talk: list[Conversation]) -> dict:
         run = tmp_path / "ft"
         (tmp_path / "talk.jsonl").write_text("\n".join(map(line, talk)))
-        halves = conversations.split(conversations.read(str(tmp_path / "talk.jsonl")).conversations)
+        halves = split_sides(read_conversations(tmp_path / "talk.jsonl"))
         encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
         samples = base_text.sampled_rows(formats.open_model(base), 8, 1)
         encoding.write_prepared({"val_samples.bin": samples.tobytes()}, run / "base_text")
@@ -133,7 +135,7 @@ def test_answers_that_follow_from_their_questions_are_better_and_listen(facts):
 
 
 def test_random_tokens_as_answers_are_not_better(facts, tokenizer):
-    trained = conversations.split(honest())[0]
+    trained = split_sides(honest())[0]
     rng = np.random.default_rng(0)
     nonsense = {c: tokenizer.decode(rng.integers(300, 4096, 15).tolist()).replace("\n", " ") for c in trained}
     found = facts([Conversation(((c.turns[0][0], nonsense.get(c, c.turns[0][1])),)) for c in honest()])

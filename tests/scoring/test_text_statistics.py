@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arianna.corpus import conversations
+from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import key
 from arianna.scoring import text_statistics
 from arianna.scoring.text_statistics import copy_source, distinct, look_at
 
@@ -129,8 +131,8 @@ def test_a_text_without_words_has_only_zeros():
 def test_everyday_questions_are_some_two_dozen_and_stand_in_no_conversation():
     lines = (ROOT / "data/everyday_questions.txt").read_text(encoding="utf-8").splitlines()
     assert 20 <= len(lines) <= 30 and all(line == line.strip() != "" and line.isascii() for line in lines)
-    keys = {conversations.key(conversations.Conversation(((line, ""),))) for line in lines}
+    keys = {key(conversations.Conversation(((line, ""),))) for line in lines}
     assert len(keys) == len(lines)
-    found = conversations.read(ROOT / "data/arianna_conversations.jsonl").conversations
-    asked = {conversations.key(conversations.Conversation(((q, ""),))) for c in found for q, _ in c.turns}
+    found = read_conversations(ROOT / "data/arianna_conversations.jsonl")
+    asked = {key(conversations.Conversation(((q, ""),))) for c in found for q, _ in c.turns}
     assert not keys & asked

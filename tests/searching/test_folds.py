@@ -8,7 +8,8 @@ import pytest
 from helpers import ROOT, conversation, talk
 
 from arianna.corpus import conversations
-from arianna.corpus.conversations import key, split
+from arianna.corpus.conversations import split
+from arianna.corpus.split import digest, key
 from arianna.searching import folds
 from arianna.searching.folds import FOLDS, fold_of, gathered, write_folds
 from arianna.system.config import UsageError
@@ -41,9 +42,9 @@ def test_too_few_questions_for_folds_are_told_with_the_number_that_is_needed():
 
 def test_of_very_many_conversations_those_with_the_lowest_hashes_are_looked_at():
     some = gathered(MANY, 50)
-    highest = max(conversations.digest(key(c)) for c in some)
+    highest = max(digest(key(c)) for c in some)
     left = [c for c in MANY if c not in some]
-    assert len(some) == 50 and all(conversations.digest(key(c)) >= highest for c in left)
+    assert len(some) == 50 and all(digest(key(c)) >= highest for c in left)
 
 
 def written(tmp_path: Path, held_out_answer: str) -> tuple[dict[str, str], Path]:

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from arianna.corpus.shards import Plan, examine
 from helpers import ROOT
 
-import arianna_data
 from arianna.corpus import conversations, encoding, parallel, shards
 from arianna.corpus.conversations import Faulty
-from arianna.corpus.shards import Plan, examine
-from arianna_data import Rows, TextConfig, pretokenize, shuffled
+from arianna_data import Rows
 
 MODEL = str(ROOT / "data/tok4096.model")
 
@@ -199,42 +197,3 @@ def test_progress_is_said_every_few_seconds(monkeypatch):
     assert said == ["preparing: 30%, 2.0 MB/s, 14 s left", "preparing: 60%, 2.0 MB/s, 8 s left"]
 
 
-# ---- texts ----
-
-
-def test_many_texts_become_shards_in_parts(tmp_path, monkeypatch, tokenizer):
-    for n in range(9):
-        (tmp_path / "texts").mkdir(exist_ok=True)
-        (tmp_path / f"texts/{n}.txt").write_text("\n\n".join(f"Paragraph {m} of {n}." for m in range(30)))
-    cfg = TextConfig(data=str(tmp_path / "texts"), model=MODEL, out=str(tmp_path / "one"), val_tail=0.2)
-    words = pretokenize(cfg)
-    monkeypatch.setattr(shards, "PART", 2000)
-    monkeypatch.setattr(parallel, "cores", lambda: 1)
-    assert pretokenize(TextConfig(**{**vars(cfg), "out": str(tmp_path / "many")})) == words
-    for split in ("train", "val"):
-        many = sorted((tmp_path / "many").glob(f"{split}_*.bin"))
-        assert len(many) > 2 and b"".join(p.read_bytes() for p in many) == (tmp_path / f"one/{split}.bin").read_bytes()
-
-
-def test_conversations_can_be_pretokenized_too(talk, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(parallel, "cores", lambda: 1)
-    arianna_data.main(["pretokenize", f"--data={talk}", f"--model={MODEL}", f"--out={tmp_path / 'out'}", "--max_seq_len=64"])
-    assert "90 conversations, 9 of them held out" in capsys.readouterr().out
-    assert max(Rows(tmp_path / "out", "train", 64, 4096).lengths) == 64
-
-
-# ---- order ----
-
-
-def test_windows_are_shuffled_one_after_the_other_and_every_row_comes_once(monkeypatch):
-    whole = shuffled(1000, 0, 2000, 3)
-    monkeypatch.setattr(arianna_data, "WINDOW", 300)
-    arianna_data.window_order.cache_clear()
-    order = shuffled(1000, 0, 2000, 3)
-    for epoch in (order[:1000], order[1000:]):
-        for first in (0, 300, 600, 900):
-            assert sorted(epoch[first : first + 300]) == list(range(first, min(first + 300, 1000)))
-    assert not np.array_equal(order[:1000], order[1000:]) and not np.array_equal(whole, order)
-    for start in (0, 299, 850, 1900):
-        assert np.array_equal(shuffled(1000, start, 100, 3), order[start : start + 100])
-    arianna_data.window_order.cache_clear()

@@ -1,0 +1,126 @@
+"""Which conversations are held out: by the hash of their first question, so that adding some moves few."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arianna.corpus.conversations import Conversation
+from arianna.corpus.sources import FaultyError
+
+FEWEST = 20  # conversations that a file must have
+FEWEST_HELD_OUT = 8  # of them; no interval can be told of fewer
+HELD_OUT_SHARE = 0.1
+DIGEST = 16  # bytes of a hash that are kept: that two of a million agree by chance takes 10^26 files
+LEVELS = 3  # of the key: the first question, all questions with the system text, every word
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many conversations are held out, and what tells whether one is."""
+
+    held_out: int
+    last: str  # the highest digest that is held out, hexadecimal
+    parted: tuple[str, ...] = ()  # digests that too many conversations have: the next level of their key counts
+    before: int = 0  # how many would have been held out by their first question alone, where that was too many
+
+    def holds_out(self, conversation: Conversation) -> bool:
+        """Whether a conversation is on the held-out side."""
+        first = digest(key(conversation)).hex()
+        if first not in self.parted:
+            return first <= self.last
+        _, questions, every = digests(conversation)
+        return (every if questions.hex() in self.parted else questions).hex() <= self.last
+
+
+def key(conversation: Conversation) -> str:
+    """What conversations have in common that must not be parted: the first question, its letters and digits in one case."""
+    return folded(conversation.turns[0][0])
+
+
+def folded(text: str) -> str:
+    """The letters and digits of a text in one case; of a text without any, the text."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[\W_]+", "", text) or text
+
+
+def digests(conversation: Conversation) -> list[bytes]:
+    """The digest of each level of a conversation's key."""
+    questions = [folded(question) for question, _ in conversation.turns]
+    every = repr((conversation.system, conversation.greeting, conversation.turns))
+    return [digest(questions[0]), digest(repr((folded(conversation.system), questions))), digest(every)]
+
+
+def digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:DIGEST]
+
+
+def split_sides(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+    """Those to train on and those held out, each in the order given. Raises FaultyError as `draw` does."""
+    drawn = draw(b"".join(d for c in conversations for d in digests(c)))
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for conversation in conversations:
+        sides[drawn.holds_out(conversation)].append(conversation)
+    return sides
+
+
+def draw(joined: bytes) -> Split:
+    """The split of conversations, given the joined digests of all.
+
+    Held out are the lowest digests of first questions, until 10% of the conversations and at least 8 are. Where so many
+    conversations share a first question that this would miss by more than half, those are parted by more of their words.
+    Raises FaultyError for fewer than 20 conversations, or if none is left to train on.
+    """
+    effective = level(joined, 0)
+    number, wanted = len(effective), to_hold_out(len(effective))
+    if number < FEWEST:
+        raise FaultyError(too_few(number))
+    held, last = lowest(effective, wanted)
+    before = held
+    parted: set[bytes] = set()
+    for deeper in range(1, LEVELS):
+        if held <= 1.5 * wanted and held < number:
+            break
+        large = {d for d, count in Counter(effective).items() if count > wanted // 2}
+        parted |= large
+        effective = [other if d in large else d for d, other in zip(effective, level(joined, deeper), strict=True)]
+        held, last = lowest(effective, wanted)
+    if held == number:
+        raise FaultyError(none_left(number, len(set(effective))))
+    return Split(held, last.hex(), tuple(sorted(d.hex() for d in parted)), before if parted else 0)
+
+
+def level(joined: bytes, number: int) -> list[bytes]:
+    """The digest of one level of each conversation's key."""
+    return [joined[at : at + DIGEST] for at in range(number * DIGEST, len(joined), LEVELS * DIGEST)]
+
+
+def lowest(of_each: Sequence[bytes], wanted: int) -> tuple[int, bytes]:
+    """How many conversations have the lowest digests that are at least `wanted` together, and the highest of those."""
+    counts = Counter(of_each)
+    held, last = 0, b""
+    for last in sorted(counts):
+        held += counts[last]
+        if held >= wanted:
+            break
+    return held, last
+
+
+def to_hold_out(number: int) -> int:
+    """How many of so many conversations are held out at least."""
+    return max(FEWEST_HELD_OUT, round(number * HELD_OUT_SHARE))
+
+
+def none_left(number: int, different: int) -> str:
+    return (
+        f"{number} conversations have only {different} different texts, so that {to_hold_out(number)} cannot be held out "
+        "and others left to train on; equal conversations stay together."
+    )
+
+
+def too_few(number: int) -> str:
+    return f"{number} conversations are too few: at least {FEWEST} are needed, {FEWEST_HELD_OUT} of them to measure with."

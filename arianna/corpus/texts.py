@@ -1,0 +1,114 @@
+"""Texts for a base: files of prose, split and encoded, without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arianna.corpus.encoding import check_fits_shard
+from arianna.corpus.parallel import Say, fill
+from arianna.corpus.prepare import tokenizer_of
+from arianna.corpus.sources import PART, holds_records
+from arianna.system.files import sha256
+from tokenizer import Tokenizer
+
+ENDS = ("\n\n", "\n", ". ", " ")  # where a text is cut, the first of these that it has
+HEAD = 1 << 16  # bytes that are looked at to tell prose from records
+
+
+def text_files(path: str | Path) -> list[Path]:
+    """The .txt and .md files of a folder, or the one file that is given."""
+    path = Path(path)
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    if not files or not all(p.is_file() for p in files):
+        raise ValueError(f"{path} has no .txt or .md file; give a folder of texts or one text file.")
+    return files
+
+
+def documents(text: str) -> list[str]:
+    """A file is one document, or several where two empty lines part them."""
+    return [d.strip("\n") for d in re.split(r"\n{3,}", text) if d.strip()]
+
+
+def split_tail(text: str, share: float) -> tuple[str, str]:
+    """All but the last `share` of a text, and the rest, cut at the next end of a paragraph, else of a line, sentence or word."""
+    if share == 0:
+        return text, ""
+    body = text.rstrip()
+    cuts = ((end, body.find(end, int(len(body) * (1 - share)))) for end in ENDS)
+    cut = next((at + end.count(".") for end, at in cuts if at >= 0), len(text))
+    return text[:cut], text[cut:]
+
+
+def split_paragraphs(text: str, share: float) -> tuple[str, str]:
+    """The paragraphs of a text without and with those whose SHA-256 is in the lowest `share`; of a text without empty lines, the lines."""
+    kept: list[str] = []
+    held: list[str] = []
+    parted = r"(?<=\n)\n" if "\n\n" in text.strip() else r"\n"
+    for paragraph in re.split(parted, text):  # each keeps one new line; further empty lines stay with the kept
+        low = int.from_bytes(hashlib.sha256(paragraph.strip().encode()).digest()[:8], "big") < share * 2**64
+        (held if low and paragraph.strip() else kept).append(paragraph)
+    return "\n".join(kept), "\n".join(held)
+
+
+def encode_text(text: str, tokenizer: Tokenizer) -> np.ndarray:
+    """Each document's tokens behind a BOS, (N,) uint16."""
+    check_fits_shard(tokenizer)
+    ids = [i for d in documents(text) for i in tokenizer.encode(d, bos=True)]
+    return np.array(ids, dtype="<u2")
+
+
+def read_text(path: Path) -> str:
+    """A file of prose. Raises ValueError for one that is not UTF-8, or holds records."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {error.start + 1} is 0x{data[error.start]:02X}) but Windows-1252 or Latin-1 perhaps; "
+            "save it as UTF-8."
+        ) from None
+    if holds_records(data[:HEAD]):
+        raise ValueError(
+            f"{path} holds JSON records, which would be learned as prose, braces and all; conversations have names that end in .jsonl "
+            "and are given to arianna_ft.py --conversations or pretokenize --data."
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+# ---- shards ----
+
+
+def shards_of(texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float) -> dict[str, Any]:
+    """All that the shards of texts depend on; not where they lie."""
+    held_out = [val_tail, val_paragraphs]
+    return {"texts": [sha256(f) for f in texts], "tokenizer": sha256(tokenizer), "held out": held_out, "part": PART}
+
+
+def prepare_texts(
+    texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float, folder: Path, say: Say, workers: int | None = None
+) -> dict[str, int]:
+    """Write the shards of text files; returns the number of tokens and bytes of each side."""
+    sizes = [f.stat().st_size for f in texts]
+    parts = np.cumsum([0, *sizes])[:-1] // PART if texts else []
+    groups = [[n for n, at in enumerate(parts) if at == number] for number in sorted(set(parts))]
+    jobs = [([str(texts[n]) for n in group], tokenizer, val_tail, val_paragraphs) for group in groups]
+    made_of = shards_of(texts, tokenizer, val_tail, val_paragraphs)
+    made = fill(folder, made_of, encode_texts, jobs, [sum(sizes[n] for n in group) for group in groups], say, workers)
+    return {name: sum(part[name] for part in made) for name in made[0]}
+
+
+def encode_texts(texts: list[str], model: str, val_tail: float, val_paragraphs: float) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The shards of some texts by name, and the tokens and bytes of each side."""
+    halves = [split_paragraphs(t, val_paragraphs) if val_paragraphs else split_tail(t, val_tail) for t in map(read_text, map(Path, texts))]
+    files, counts = {}, {}
+    for side, name in enumerate(("train", "val")):
+        tokens = np.concatenate([encode_text(half[side], tokenizer_of(model)) for half in halves])
+        files[f"{name}.bin"] = tokens.tobytes()
+        counts |= {f"{name}_tokens": len(tokens), f"{name}_bytes": sum(len(half[side].encode()) for half in halves)}
+    return files, counts
