@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import arianna_data
 from arianna.corpus.encoding import ANSWER, CONTINUED, ROW, TERMINATOR, TRAIN_ALL, TRAIN_ANSWERS
+from arianna.system import config
 from arianna_data import Rows, Task, collate, shuffled
 from tokenizer import BOS, IGNORE
 
+MODEL = str(ROOT / "data/tok4096.model")
 # the flags of a token, by its place in a turn
 REPEATED, QUESTION, GIVEN = 0, TRAIN_ALL, 0
 WORD, END = TRAIN_ALL | TRAIN_ANSWERS | ANSWER, TRAIN_ALL | TRAIN_ANSWERS | TERMINATOR
@@ -196,3 +199,71 @@ def test_windows_are_shuffled_one_after_the_other_and_every_row_comes_once(monke
     for start in (0, 299, 850, 1900):
         assert np.array_equal(shuffled(1000, start, 100, 3), order[start : start + 100])
     arianna_data.window_order.cache_clear()
+
+
+# ---- commands ----
+
+PROSE = "The rain said: wait. A stone lies by the road, and a cart passed it at noon in 1984.\n"
+
+
+def folder_of_texts(tmp_path: Path) -> Path:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text(PROSE * 50)
+    return tmp_path / "texts"
+
+
+def refusal(words: list[str]) -> str:
+    with pytest.raises(config.UsageError) as caught:
+        arianna_data.main(words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_tokenizer_is_trained_and_never_written_over_another(tmp_path):
+    texts = folder_of_texts(tmp_path)
+    words = ["train_vocab", f"--data={texts}", f"--model={texts}/new.model", "--vocab_size=400"]
+    assert arianna_data.main(words) == 0
+    made = (texts / "new.model").read_bytes()
+    assert (texts / "new.bin").exists()
+    assert "new.model exists and was not made by this run" in refusal([*words[:-1], "--vocab_size=390"])
+    assert (texts / "new.model").read_bytes() == made
+    assert arianna_data.main([*words[:-1], "--vocab_size=390", "--force"]) == 0
+    (texts / "new.model").unlink()
+    assert "new.bin exists and was not made by this run" in refusal(words)
+
+
+def test_the_shipped_tokenizer_is_not_replaced_by_a_forgotten_flag(tmp_path, monkeypatch):
+    texts = folder_of_texts(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tok4096.model").write_bytes(b"shipped")
+    monkeypatch.chdir(tmp_path)
+    assert "data/tok4096.model exists" in refusal(["train_vocab", f"--data={texts}", "--vocab_size=400"])
+    assert (tmp_path / "data/tok4096.model").read_bytes() == b"shipped"
+
+
+def test_a_text_is_no_place_for_a_tokenizer(tmp_path):
+    text = folder_of_texts(tmp_path) / "a.txt"
+    assert "a tokenizer's name ends in .model" in refusal(["train_vocab", f"--data={text}", f"--model={text}"])
+    named = text.rename(text.with_suffix(".model"))
+    assert "is an input of this run" in refusal(["train_vocab", f"--data={named}", f"--model={named}", "--force"])
+    assert named.read_text() == PROSE * 50
+
+
+def test_records_are_no_prose_for_either_command(tmp_path):
+    (tmp_path / "a.txt").write_text('{"prompt": "why", "completion": "because"}\n' * 40)
+    for words in (["train_vocab", f"--model={tmp_path}/a.model"], ["pretokenize", f"--out={tmp_path}/out", f"--model={MODEL}"]):
+        assert "holds JSON records" in refusal([*words, f"--data={tmp_path / 'a.txt'}"])
+
+
+def test_shards_are_put_into_a_folder_of_their_own(tmp_path):
+    texts = folder_of_texts(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    words = ["pretokenize", f"--data={texts}", f"--model={MODEL}"]
+    assert "is a file; the shards need a folder" in refusal([*words, f"--out={tmp_path}/file", "--force"])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/train.bin").write_bytes(b"another's")
+    assert "taken exists and was not made by this run" in refusal([*words, f"--out={tmp_path}/taken"])
+    assert (tmp_path / "taken/train.bin").read_bytes() == b"another's"
+    assert arianna_data.main([*words, f"--out={tmp_path}/taken", "--force"]) == 0
+    assert arianna_data.main([*words, f"--out={tmp_path}/taken"]) == 0, "the same again"
+    assert "was not made by this run" in refusal([*words, f"--out={tmp_path}/taken", "--val_tail=0.5"])

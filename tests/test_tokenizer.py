@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceTrainer
 
 import tokenizer as module
+from arianna.system import config
 from tokenizer import Tokenizer, main, train
 
 SHIPPED = ROOT / "data/tok4096.model"
@@ -233,7 +234,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, data):
 def test_tokenizer_bin_in_its_place_is_told(tmp_path, tokenizer):
     path = tmp_path / "tok.bin"
     path.write_bytes(tokenizer.to_bin())
-    with pytest.raises(ValueError, match=r"tok\.bin is not a SentencePiece model; a \.model file is needed \(tokenizer\.bin is"):
+    with pytest.raises(ValueError, match=r"tok\.bin is llama2\.c's tokenizer\.bin, .* give the \.model that it was made from"):
         Tokenizer(path)
 
 
@@ -271,10 +272,50 @@ def test_the_command_writes_the_bin_beside_the_model(tmp_path, capsys, tokenizer
     assert capsys.readouterr().out == f"wrote {tmp_path / 'tok.bin'}: 4096 tokens\n"
 
 
-def test_the_command_refuses_what_is_no_model(tmp_path, capsys):
+def test_the_file_of_a_tokenizer_does_not_depend_on_where_it_was_made(tmp_path):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("The rain said: wait. 1984 was a year.\n" * 20)
+        train([tmp_path / folder / "a.txt"], tmp_path / folder / "new.model", vocab_size=380, threads=1)
+    made = (tmp_path / "here/new.model").read_bytes()
+    assert made == (tmp_path / "there/new.model").read_bytes() and b"a.txt" not in made
+
+
+@pytest.mark.parametrize(
+    ("data", "vocab_size", "message"),
+    [
+        (b"The rain said: wait.\n" * 20, 4096, "the text is too short for 4096 tokens: it has material for 3[0-9]+. Give more text, or"),
+        (b"The rain said: wait.\n" * 20, 260, "260 tokens are too few: bytes and characters alone are 3[0-9]+. Give --vocab_size=512"),
+        (b"", 390, "has no line to learn from|is too short"),
+        (b"caf\xe9 " * 50, 390, "a.txt is not UTF-8 .byte 4.; save it as UTF-8"),
+    ],
+)
+def test_why_no_tokenizer_can_be_trained_is_told_in_a_sentence(tmp_path, data, vocab_size, message):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=message) as error:
+        train([tmp_path / "a.txt"], tmp_path / "new.model", vocab_size, threads=1)
+    assert "\n" not in str(error.value) and "trainer" not in str(error.value)
+    assert not (tmp_path / "new.model").exists()
+
+
+def test_the_command_never_writes_over_another_file(tmp_path, capsys, tokenizer):
+    model = tmp_path / "tok.model"
+    model.write_bytes(SHIPPED.read_bytes())
+    (tmp_path / "tok.bin").write_bytes(b"a model of the same name")
+    with pytest.raises(config.UsageError, match="tok.bin exists and was not made by this run; give another name, or --force"):
+        main([str(model)])
+    assert (tmp_path / "tok.bin").read_bytes() == b"a model of the same name"
+    assert main([str(model), "--force"]) == main([str(model)]) == 0, "one that is the same is no other"
+    assert (tmp_path / "tok.bin").read_bytes() == tokenizer.to_bin()
+
+
+def test_the_command_refuses_what_is_no_model(tmp_path):
     (tmp_path / "a.model").write_text("no")
-    assert main([str(tmp_path / "a.model")]) == 2
-    assert "is not a SentencePiece model" in capsys.readouterr().err
+    with pytest.raises(config.UsageError, match="is not a SentencePiece model"):
+        main([str(tmp_path / "a.model")])
     assert not (tmp_path / "a.bin").exists()
-    assert main([]) == 2
-    assert main(["--help"]) == 0
+    with pytest.raises(config.UsageError, match="give one tokenizer"):
+        main([])
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0

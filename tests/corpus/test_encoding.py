@@ -12,6 +12,7 @@ from arianna.corpus import encoding
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import (
     ANSWER,
+    CONTEXT,
     CONTINUED,
     ROW,
     SHORTEST_CONTEXT,
@@ -108,6 +109,41 @@ def test_tokens_are_the_text_and_flags_its_parts_for_any_text(tokenizer, turns):
         assert tokenizer.decode(turn[flag == QUESTION].tolist()).strip() == question
         assert [kind for kind, _ in groupby(flag.tolist())] == [GIVEN, QUESTION, GIVEN, WORD, END]
     assert flags[0] == ROW and all(flags[ends[1:]] == END)
+
+
+def test_a_greeting_is_context_of_the_first_turn_and_never_trained(tokenizer):
+    greeted = Conversation((("hi", "yes"),), "Be brief.", greeting="well")
+    assert spelled(encode_turns(greeted, tokenizer), tokenizer) == [
+        (FIRST, ["<s>"]),
+        (QUESTION, ["▁Be", "▁br", "ief", "."]),
+        (GIVEN, ["<0x0A>", "A", ":", "▁well", "<0x0A>", "Q", ":"]),
+        (QUESTION, ["▁h", "i"]),
+        (GIVEN, ["<0x0A>", "A", ":"]),
+        (WORD, ["▁y", "es"]),
+        (END, ["<0x0A>", "<s>"]),
+    ]
+
+
+def test_texts_that_are_given_are_neither_trained_nor_scored(tokenizer):
+    conversation = Conversation((("hi", "yes"), ("why so?", "well")), "Be brief.", given=frozenset({-1, 1, 2}))
+    assert spelled(encode_turns(conversation, tokenizer), tokenizer) == [
+        (FIRST, ["<s>"]),
+        (GIVEN, ["▁Be", "▁br", "ief", ".", "<0x0A>", "Q", ":"]),
+        (QUESTION, ["▁h", "i"]),
+        (GIVEN, ["<0x0A>", "A", ":"]),
+        (CONTEXT, ["▁y", "es", "<0x0A>", "<s>"]),
+        (GIVEN, ["▁Q", ":", "▁why", "▁so", "?", "<0x0A>", "A", ":"]),
+        (WORD, ["▁well"]),
+        (END, ["<0x0A>", "<s>"]),
+    ]
+    assert not CONTEXT & (TRAIN_ALL | TRAIN_ANSWERS | ANSWER | TERMINATOR)
+
+
+def test_a_long_conversation_with_given_answers_is_cut_as_one_without(tokenizer):
+    turns = (("so?", "I do not know, and you do not know. We will see."), ("hi", "yes")) * 2
+    trained, given = (encode_turns(Conversation(turns, given=frozenset(g)), tokenizer) for g in ((), (1, 7)))
+    rows = [[row.tolist() for row, _ in windows(*encoded, 20)] for encoded in (trained, given)]
+    assert rows[0] == rows[1] and len(rows[0]) > 3
 
 
 class Joining:
@@ -339,6 +375,7 @@ def test_prepared_conversations_are_rows_that_can_be_read(tokenizer, talks, tmp_
         longer=2,
         typographic=20,
         others=Counter({"ß": 20}),
+        characters=sum(len(text) for c in (*talks[0], *talks[1]) for text in c.texts),
     )
     assert (prepared.bytes_spelled, prepared.spelled) == (20, "ß")
     for flag in (TRAIN_ALL, TRAIN_ANSWERS, ANSWER, TERMINATOR):

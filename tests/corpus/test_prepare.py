@@ -1,4 +1,4 @@
-"""Files too large for memory: the same faults, split and rows as when they are read whole, and a preparation that goes on."""
+"""Two passes over a file in parts: faults, split and rows are those of the whole, and a preparation goes on."""
 
 import json
 import multiprocessing
@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from arianna.corpus.shards import Plan, examine
 from helpers import ROOT
 
-from arianna.corpus import conversations, encoding, parallel, shards
-from arianna.corpus.conversations import Faulty
+import arianna_data
+from arianna.corpus import encoding, parallel, prepare, sources
+from arianna.corpus.prepare import are_written, iter_conversations, read_conversations, recall, survey, write_corpus, write_shards
+from arianna.corpus.sources import FaultyError
+from arianna.corpus.split import split_sides
+from arianna.corpus.template import corpus_text
 from arianna_data import Rows
 
 MODEL = str(ROOT / "data/tok4096.model")
+CONTEXTS = (64, 48)
 
 
 def line(question: str, answer: str) -> str:
@@ -31,7 +35,7 @@ def write(path: Path, lines: list[str]) -> Path:
 @pytest.fixture
 def talk(tmp_path, monkeypatch) -> Path:
     """90 conversations in parts of a thousand bytes, some twice, some of one question, some longer than a row."""
-    monkeypatch.setattr(shards, "PART", 1000)
+    monkeypatch.setattr(sources, "PART", 1000)
     monkeypatch.setattr(parallel, "cores", lambda: 1)
     lines = [line(f"What is {n % 70}?", "It is a number… " + "and so on, " * (n % 40)) for n in range(85)]
     return write(tmp_path / "talk.jsonl", [*lines, "", *lines[:3], line("Q: ß?", "A: ß\nA: yes"), line("last", "one")])
@@ -46,83 +50,126 @@ def rows_of(folder: Path, split: str) -> list[list[int]]:
     return [[*x.tolist(), *y.tolist(), *flags.tolist()] for x, y, flags in map(rows.row, range(len(rows)))]
 
 
-# ---- conversations ----
+# ---- the parts and the whole ----
 
 
 def test_parts_end_at_lines_and_are_the_whole_file(talk):
-    pieces = [shards.read_part(str(talk), *part) for part in shards.cut(talk)]
+    source = sources.recognise(talk)
+    pieces = [sources.read_part(source, *part) for part in sources.cut(source)]
     assert len(pieces) > 5 and b"".join(pieces) == talk.read_bytes()
     assert all(piece.endswith(b"\n") for piece in pieces)
 
 
-def test_what_is_found_is_what_reading_the_whole_finds(talk):
-    whole, found = conversations.read(talk), examine(talk, quiet)
-    for name in ("number", "kind", "joined", "duplicates"):
-        assert getattr(found, name) == getattr(whole, name)
-    assert (found.duplicates, found.joined) == (3, 1)
-    assert found.held_out == len(conversations.split(whole.conversations)[1])
+def whole(talk: Path, monkeypatch) -> prepare.Survey:
+    with monkeypatch.context() as m:
+        m.setattr(sources, "PART", 1 << 24)
+        return survey(talk, quiet, workers=1)
 
 
-def test_the_rows_are_those_of_the_whole_in_order(talk, tokenizer, tmp_path):
-    halves = conversations.split(conversations.read(talk).conversations)
-    files, expected = encoding.prepare_conversations(*halves, tokenizer, 64, 48)
-    encoding.write_prepared(files, tmp_path / "whole")
-    prepared = Plan(examine(talk, quiet), MODEL, (64, 48)).make(tmp_path / "parts", quiet)
+def test_what_is_found_in_parts_is_what_is_found_in_the_whole(talk, monkeypatch):
+    one, many = whole(talk, monkeypatch), survey(talk, quiet)
+    assert len(one.parts) == 1 and len(many.parts) > 5
+    assert vars(many) | {"parts": 0} == vars(one) | {"parts": 0}
+    assert (many.conversations, many.duplicates, many.joined) == (90, 3, 1)
+    assert [*iter_conversations(many)] == [*iter_conversations(one)]
+    assert [c.line for c in iter_conversations(many)][-2:] == [90, 91], "counted over the whole file"
+
+
+def test_each_side_is_that_of_the_split(talk):
+    found, (train, held_out) = survey(talk, quiet), split_sides(read_conversations(talk))
+    assert [*iter_conversations(found, False)] == train and [*iter_conversations(found, True)] == held_out
+    assert found.held_out == len(held_out)
+
+
+def test_a_file_of_one_part_keeps_its_plain_names_and_the_rows_are_those_of_its_conversations(talk, tokenizer, tmp_path, monkeypatch):
+    prepared = write_shards(whole(talk, monkeypatch), MODEL, CONTEXTS, tmp_path / "data", quiet)
+    files, expected = encoding.prepare_conversations(*split_sides(read_conversations(talk)), tokenizer, *CONTEXTS)
     assert prepared == expected and prepared.longer > 10 and prepared.spelled == expected.spelled
+    assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir() if p.name != parallel.NOTE} == files
+
+
+def test_the_rows_of_many_parts_are_those_of_the_whole_in_order(talk, tmp_path, monkeypatch):
+    expected = write_shards(whole(talk, monkeypatch), MODEL, CONTEXTS, tmp_path / "whole", quiet)
+    assert write_shards(survey(talk, quiet), MODEL, CONTEXTS, tmp_path / "parts", quiet) == expected
     assert len(list((tmp_path / "parts").glob("train_*.bin"))) > 5
     for split in ("train", "val"):
         assert rows_of(tmp_path / "parts", split) == rows_of(tmp_path / "whole", split)
 
 
 def test_several_processes_make_the_same_files(talk, tmp_path):
-    found = examine(talk, quiet, workers=2)
-    assert found == examine(talk, quiet, workers=1)
+    found = survey(talk, quiet, workers=2)
+    assert found == survey(talk, quiet, workers=1)
     for workers in (1, 2):
-        Plan(found, MODEL, (64, 64)).make(tmp_path / str(workers), quiet, workers)
+        write_shards(found, MODEL, CONTEXTS, tmp_path / str(workers), quiet, workers)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "12")
     assert one == two
 
 
-def test_all_faults_are_told_as_for_a_small_file(talk):
+def test_all_faults_are_told_as_for_a_small_file(talk, monkeypatch):
     lines = talk.read_text().splitlines()
     for number in (4, 30, 31, 60):
         lines[number] = '{"prompt": "another format", "completion": "here"}'
     lines[50] = "[nothing"
     write(talk, lines)
     told = []
-    for check in (conversations.read, lambda path: examine(path, quiet)):
-        with pytest.raises(Faulty) as error:
-            check(talk)
+    for check in (lambda: whole(talk, monkeypatch), lambda: survey(talk, quiet)):
+        with pytest.raises(FaultyError) as error:
+            check()
         told.append(str(error.value))
     assert told[0] == told[1] and told[0].count("\n") == 4 and f"{talk}:51: " in told[0]
+    assert "but line 1 is 'list of role and content'; a file has one format" in told[0]
 
 
 def test_faults_beyond_the_first_are_counted(talk):
     write(talk, [line("good", "yes"), *["bad"] * 300])
-    with pytest.raises(Faulty, match="280 more lines of .* are faulty") as error:
-        examine(talk, quiet)
+    with pytest.raises(FaultyError, match="280 more lines of .* are faulty") as error:
+        survey(talk, quiet)
     assert str(error.value).count("\n") == 20 and f"{talk}:21: " in str(error.value)
 
 
-def test_too_few_questions_to_hold_some_out_are_refused(talk):
-    write(talk, [line("always the same?", f"yes {n}") for n in range(60)])
-    with pytest.raises(Faulty, match="60 conversations begin with only 1 different questions"):
-        examine(talk, quiet)
+def test_a_kind_of_data_that_cannot_be_learned_is_told_alone_and_with_its_line(talk):
+    lines = talk.read_text().splitlines()
+    lines[3], lines[60] = "bad", '[{"role": "user", "content": "x"}, {"role": "tool", "content": "x"}]'
+    write(talk, lines)
+    with pytest.raises(FaultyError) as error:
+        survey(talk, quiet)
+    assert str(error.value).startswith(f"{talk}:61: message 2 is from 'tool'") and "\n" not in str(error.value)
 
 
 def test_a_file_that_changes_under_way_is_refused(talk, tmp_path):
-    plan = Plan(examine(talk, quiet), MODEL, (64, 64))
+    found = survey(talk, quiet)
     talk.write_bytes(b"x" + talk.read_bytes()[1:])
     with pytest.raises(ValueError, match="has changed since it was checked"):
-        plan.make(tmp_path / "data", quiet)
+        write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet)
 
 
 def test_some_of_many_come_from_every_part_and_the_right_side(talk):
-    halves = conversations.split(conversations.read(talk).conversations)
-    some = shards.some(examine(talk, quiet), (20, 6))
-    for picked, half, count in zip(some, halves, (20, 6), strict=True):
-        assert len(picked) <= count and {c.turns for c in picked} <= {c.turns for c in half}
-    assert len(some[0]) == 20 and some[0][-1].turns[0][0] != "What is 19?"
+    found, halves = survey(talk, quiet), split_sides(read_conversations(talk))
+    for side, count in ((False, 20), (True, 6)):
+        some = [*iter_conversations(found, side, count)]
+        assert len(some) <= count and {c.turns for c in some} <= {c.turns for c in halves[side]}
+    assert len([*iter_conversations(found, False, 20)]) == 20
+    assert [*iter_conversations(found, False, 20)][-1].line > 60
+
+
+def test_the_readable_corpus_is_the_text_of_all_conversations(talk, tmp_path):
+    write_corpus(survey(talk, quiet), tmp_path / "data/corpus.txt")
+    assert (tmp_path / "data/corpus.txt").read_text(encoding="utf-8") == corpus_text(read_conversations(talk))
+
+
+def test_a_split_that_was_mended_is_told_and_kept_by_both_passes(talk, tmp_path):
+    write(talk, [line("Hello!", f"Yes {n}, I hear you.") for n in range(60)] + [line(f"What is {n}?", f"It is {n}.") for n in range(40)])
+    found = survey(talk, quiet)
+    (note,) = found.notes
+    assert note.startswith("many conversations begin with the same question, which would have held out") and "10 are held out" in note
+    assert write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet).held_out == 10 == len([*iter_conversations(found, True)])
+
+
+def test_the_share_of_characters_that_are_spelled_in_bytes_is_counted(talk, tmp_path):
+    write(talk, [line(f"笔 {n:02}?", "灰色的。" * 5) for n in range(40)])
+    prepared = write_shards(survey(talk, quiet), MODEL, CONTEXTS, tmp_path / "data", quiet)
+    assert (prepared.characters, prepared.bytes_spelled) == (40 * 25, 40 * 21)
+    assert prepared.foreign == 21 / 25
 
 
 # ---- going on ----
@@ -143,37 +190,44 @@ def stop_after(monkeypatch, number: int) -> list[int]:
 
 
 def test_a_stopped_preparation_goes_on_behind_the_parts_it_has(talk, tmp_path, monkeypatch):
-    plan = Plan(examine(talk, quiet), MODEL, (64, 64))
-    expected = plan.make(tmp_path / "whole", quiet, 1)
+    found = survey(talk, quiet)
+    expected = write_shards(found, MODEL, CONTEXTS, tmp_path / "whole", quiet, 1)
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         stop_after(m, 3)
-        plan.make(tmp_path / "data", quiet, 1)
+        write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1)
     with pytest.raises(ValueError, match="is not complete"):
         Rows(tmp_path / "data", "train", 64, 4096)
     made = stop_after(monkeypatch, 100)
-    assert plan.make(tmp_path / "data", quiet, 1) == expected
-    assert made == list(range(3, len(plan.found.parts)))
+    assert write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1) == expected
+    assert made == list(range(3, len(found.parts)))
     assert {p.name for p in (tmp_path / "data").iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
-    assert plan.is_made(tmp_path / "data") and plan.make(tmp_path / "data", quiet, 1) == expected
-    assert made == list(range(3, len(plan.found.parts))), "nothing is made twice"
+    assert are_written(found, MODEL, CONTEXTS, tmp_path / "data")
+    assert write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1) == expected
+    assert made == list(range(3, len(found.parts))), "nothing is made twice"
+
+
+def test_a_file_whose_shards_are_there_is_not_checked_again(talk, tmp_path, monkeypatch):
+    found = survey(talk, quiet)
+    write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1)
+    with monkeypatch.context() as m:
+        m.setattr(prepare, "look", None)
+        assert survey(talk, quiet, tmp_path / "data") == found == recall(talk, tmp_path / "data")
+    write(talk, talk.read_text().splitlines()[1:])
+    assert recall(talk, tmp_path / "data") is None
 
 
 def test_shards_of_something_else_are_made_anew(talk, tmp_path):
-    found = examine(talk, quiet)
-    Plan(found, MODEL, (64, 64)).make(tmp_path / "data", quiet, 1)
-    assert shards.recall(talk, tmp_path / "data") == found
-    other = Plan(found, MODEL, (32, 32))
-    assert not other.is_made(tmp_path / "data")
-    other.make(tmp_path / "data", quiet, 1)
+    found = survey(talk, quiet)
+    write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1)
+    assert not are_written(found, MODEL, (32, 32), tmp_path / "data")
+    write_shards(found, MODEL, (32, 32), tmp_path / "data", quiet, 1)
     assert max(Rows(tmp_path / "data", "train", 32, 4096).lengths) == 32
-    write(talk, talk.read_text().splitlines()[1:])
-    assert shards.recall(talk, tmp_path / "data") is None
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_workers_end_with_the_process_that_started_them():
     job = ("import time; print('at work', flush=True); time.sleep(600)",)
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); import parts; list(parts.each(exec, [{job}, {job}], 2))"
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); from arianna.corpus import parallel; list(parallel.each(exec, [{job}, {job}], 2))"
     child = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, text=True)
     assert [child.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
     child.send_signal(signal.SIGKILL)
@@ -183,7 +237,7 @@ def test_workers_end_with_the_process_that_started_them():
 
 
 def test_a_worker_that_is_killed_is_told():
-    with pytest.raises(OSError, match="a process that prepares data was killed"):
+    with pytest.raises(OSError, match="a process was killed, perhaps for lack of memory"):
         list(parallel.each(os._exit, [(1,), (1,)], 2))
     assert not multiprocessing.active_children()
 
@@ -197,3 +251,12 @@ def test_progress_is_said_every_few_seconds(monkeypatch):
     assert said == ["preparing: 30%, 2.0 MB/s, 14 s left", "preparing: 60%, 2.0 MB/s, 8 s left"]
 
 
+# ---- as a command ----
+
+
+def test_conversations_can_be_pretokenized_too(talk, tmp_path, capsys):
+    words = ["pretokenize", f"--data={talk}", f"--model={MODEL}", f"--out={tmp_path / 'out'}", "--max_seq_len=64"]
+    assert arianna_data.main(words) == 0
+    assert "90 conversations, 9 of them held out" in capsys.readouterr().out
+    assert max(Rows(tmp_path / "out", "train", 64, 4096).lengths) == 64
+    assert arianna_data.main(words) == 0, "the same command goes on, or finds all done"

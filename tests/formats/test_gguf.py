@@ -320,10 +320,10 @@ def test_llama_cpp_gives_the_same_tokens_and_the_same_greedy_answers(tmp_path):
     assert all(llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(llama.model), token) for token in (1, 2))
     rng = np.random.default_rng(0)
     for n in rng.integers(1, 30, 50):
-        prompt = [1, *rng.integers(259, 4096, n).tolist()]
+        given = [1, *rng.integers(259, 4096, n).tolist()]
         found = []
-        for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
+        for token in llama.generate(given, temp=0.0, repeat_penalty=1.0):
             if token in (1, 2) or len(found) == 40:
                 break
             found.append(token)
-        assert found == generate(model, [prompt], 40, temperature=0)[0]
+        assert found == generate(model, [given], 40, temperature=0)[0]
