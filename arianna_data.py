@@ -1,12 +1,12 @@
 """Token shards: tokenizer training, texts and conversations to rows, and the order in which a run reads them.
 
-    python arianna_data.py train_vocab --data=FOLDER --model=data/mine.model     # a tokenizer for any .txt/.md files
+    python arianna_data.py train_vocab --data=FOLDER --model=data/mine.model  # a tokenizer for .txt and .md files
     python arianna_data.py pretokenize --data=FOLDER --model=data/tok4096.model --out=data/tok4096
-    python arianna_data.py pretokenize --data=data/mine.jsonl --out=data/mine    # conversations; arianna_ft.py does it by itself
+    python arianna_data.py pretokenize --data=data/mine.jsonl --out=data/mine  # arianna_ft.py does this by itself
 
-A split is one or more files train*.bin / val*.bin: uint16 tokens, llama2.c's shard format. Beside a shard of conversations
-lies a .mask of the same length (uint8 flags, see encoding.py), which says where rows begin and what is trained and scored.
-Texts have no mask: their rows are the consecutive windows of max_seq_len tokens.
+A split is one or more files train*.bin / val*.bin: uint16 tokens, llama2.c's shard format. Beside a shard of
+conversations lies a .mask of the same length (uint8 flags, see corpus/encoding.py), which says where rows begin
+and what is trained and scored. Texts have no mask: their rows are the consecutive windows of max_seq_len tokens.
 """
 
 from __future__ import annotations
@@ -42,22 +42,28 @@ CONVERSATIONS = (".jsonl", ".json", ".gz")  # ends of names of files of conversa
 class Rows:
     """The rows of one split, memory-mapped. Raises ValueError for files that cannot be token shards."""
 
-    def __init__(self, folder: str | Path, split: str, max_seq_len: int, vocab_size: int, trained: int = TRAIN_ALL):
+    def __init__(
+        self, folder: str | Path, split: str, max_seq_len: int, vocab_size: int, trained: int = TRAIN_ALL
+    ):
         parallel.check_complete(Path(folder))
         self.files = sorted(Path(folder).glob(f"{split}*.bin"))
         if not self.files:
-            raise ValueError(f"{folder} has no {split}*.bin; prepare it with `python arianna_data.py pretokenize`.")
+            raise ValueError(
+                f"{folder} has no {split}*.bin; prepare it with `python arianna_data.py pretokenize`."
+            )
         self.max_seq_len, self.trained = max_seq_len, trained
         self.tokens = [open_shard(f, vocab_size) for f in self.files]
         self.masks = [open_mask(f, t) for f, t in zip(self.files, self.tokens, strict=True)]
         spans = [self.spans(i) for i in range(len(self.files))]
-        self.index = np.concatenate([np.column_stack([np.full(len(s), i), s]) for i, s in enumerate(spans)])  # (N, 3)
+        self.index = np.concatenate(
+            [np.column_stack([np.full(len(s), i), s]) for i, s in enumerate(spans)]
+        )  # (N, 3)
         self.lengths = self.index[:, 2] - self.index[:, 1]
         if not len(self.index):
             raise ValueError(f"{folder} has no row of two tokens or more in {split}*.bin.")
 
     def spans(self, i: int) -> np.ndarray:
-        """First and last+1 token of each row of shard i, (N, 2) int64."""
+        """The rows of shard i, each as its first and last+1 token, (N, 2) int64."""
         n, mask = len(self.tokens[i]), self.masks[i]
         if mask is None:  # the last token of a window is the first of the next: each token is a target once
             first = np.arange(0, n - 1, self.max_seq_len)
@@ -66,7 +72,10 @@ class Rows:
         last = np.append(first[1:], n)
         too_long = int((last - first).max(initial=0))
         if len(first) == 0 or first[0] != 0 or too_long > self.max_seq_len + 1:
-            raise ValueError(f"{self.files[i]} has rows of up to {too_long} tokens; the context is {self.max_seq_len}. Prepare it again.")
+            raise ValueError(
+                f"{self.files[i]} has rows of up to {too_long} tokens; the context is {self.max_seq_len}. "
+                "Prepare it again."
+            )
         return np.column_stack([first, last])[last - first > 1]
 
     def __len__(self) -> int:
@@ -77,7 +86,7 @@ class Rows:
         return any(m is not None for m in self.masks)
 
     def row(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Inputs, targets (-1: not trained) and flags of the targets, each (length - 1,) int64."""
+        """Return inputs, targets (-1: not trained) and flags of the targets, each (length - 1,) int64."""
         shard, first, last = self.index[number]
         tokens = self.tokens[shard][first:last].astype(np.int64)
         if self.masks[shard] is None:
@@ -86,10 +95,11 @@ class Rows:
         return tokens[:-1], np.where(flags & self.trained, tokens[1:], IGNORE), flags
 
     def order(self, start: int, count: int, seed: int, batch_size: int) -> np.ndarray:
-        """Row numbers at positions start to start+count-1 of the endless walk through the data, (count,) int64.
+        """Row numbers at positions start to start+count-1 of the endless walk through the data, (count,)
+        int64.
 
-        Each epoch is a fresh shuffle; conversations are then grouped by length within pools of POOL batches, so that
-        little is padded. A pure function of its arguments.
+        Each epoch is a fresh shuffle; conversations are then grouped by length within pools of POOL batches,
+        so that little is padded. A pure function of its arguments.
         """
         pool = POOL * batch_size
         first, last = start // pool, max(start, start + count - 1) // pool
@@ -107,8 +117,8 @@ class Rows:
 def shuffled(n: int, start: int, count: int, seed: int) -> np.ndarray:
     """Positions start to start+count-1 of epoch after epoch over n rows, (count,) int64.
 
-    In each epoch every row comes once. Up to WINDOW rows, the order is a fresh shuffle of all; of more, window follows window
-    as the rows lie, each shuffled.
+    In each epoch every row comes once. Up to WINDOW rows, the order is a fresh shuffle of all; of more,
+    window follows window as the rows lie, each shuffled.
     """
     pieces = [np.empty(0, np.int64)]
     while count:
@@ -129,12 +139,16 @@ def open_shard(path: Path, vocab_size: int) -> np.ndarray:
     """Memory-map uint16 tokens, after checking the file's size and that every id is one of the vocabulary."""
     size = path.stat().st_size
     if size == 0 or size % 2:
-        raise ValueError(f"{path} has {size} bytes; a token shard holds two bytes a token and at least one token. Prepare it again.")
+        raise ValueError(
+            f"{path} has {size} bytes; a token shard holds two bytes a token and at least one token. Prepare "
+            "it again."
+        )
     tokens = np.memmap(path, dtype="<u2", mode="r")
     largest = int(tokens.max())
     if largest >= vocab_size:
         raise ValueError(
-            f"{path} holds the token id {largest}, but the model has {vocab_size} tokens. Prepare it with the model's tokenizer."
+            f"{path} holds the token id {largest}, but the model has {vocab_size} tokens. Prepare it with "
+            "the model's tokenizer."
         )
     return tokens
 
@@ -144,12 +158,16 @@ def open_mask(shard: Path, tokens: np.ndarray) -> np.ndarray | None:
     if not path.exists():
         return None
     if path.stat().st_size != len(tokens):
-        raise ValueError(f"{path} has {path.stat().st_size} flags for the {len(tokens)} tokens of {shard}. Prepare both again.")
+        raise ValueError(
+            f"{path} has {path.stat().st_size} flags for the {len(tokens)} tokens of {shard}. Prepare both "
+            "again."
+        )
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
 def collate(rows: Sequence[tuple[np.ndarray, np.ndarray]], longest: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, T) int64, padded on the right: nothing attends to the padding, and its targets are ignored."""
+    """Inputs and targets (B, T) int64, padded on the right: nothing attends to the padding, and its targets
+    are ignored."""
     import torch
 
     width = min(-(-max(len(x) for x, _ in rows) // PAD_TO) * PAD_TO, longest)
@@ -167,24 +185,35 @@ def epochs(steps: int, rows_a_step: int, replay: float, rows: int) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimizer step sees: its parts (inputs and targets), how many targets they have, which rows they are."""
+    """What one optimizer step sees: its parts (inputs and targets), how many targets they have, which rows
+    they are."""
 
     parts: list[tuple[Tensor, Tensor]]
     n_targets: int  # of all parts, those of replay too
     rows: np.ndarray
     replay: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # parts of rows that are replayed
-    pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(default_factory=list)  # training/contrast.py
+    pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(
+        default_factory=list
+    )  # training/contrast.py
 
     @property
     def tokens(self) -> int:
-        """That are computed, padding included."""
+        """How many tokens the step computes, padding included."""
         return sum(x.numel() for x, _ in self.parts + self.replay)
 
 
 class Task:
     """The batches of a run. With `replay`, that share of the rows comes from a second set of rows."""
 
-    def __init__(self, rows: Rows, batch_size: int, parts: int, seed: int, replay: Rows | None = None, share: float = 0.0):
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        parts: int,
+        seed: int,
+        replay: Rows | None = None,
+        share: float = 0.0,
+    ):
         self.rows, self.batch_size, self.parts, self.seed = rows, batch_size, parts, seed
         self.replay, self.share = replay, share if replay is not None else 0.0
 
@@ -203,14 +232,19 @@ class Task:
         size = self.batch_size * self.parts
         replayed = [int(s * size * self.share) for s in (step, step + 1)]  # rows of replay in steps 0 to s-1
         own = self.rows.order(step * size - replayed[0], size - replayed[1] + replayed[0], self.seed, size)
-        again = self.replay.order(replayed[0], replayed[1] - replayed[0], self.seed, size) if self.share else ()
+        again = (
+            self.replay.order(replayed[0], replayed[1] - replayed[0], self.seed, size) if self.share else ()
+        )
         parts, replay = self.in_parts(self.rows, own), self.in_parts(self.replay, again)
         return Batch(parts, sum(int((y != IGNORE).sum()) for _, y in parts + replay), own, replay)
 
     def in_parts(self, rows: Rows, numbers: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Rows in parts of batch_size, the last of which may have fewer."""
         picked = [rows.row(n)[:2] for n in numbers]
-        return [collate(picked[i : i + self.batch_size], rows.max_seq_len) for i in range(0, len(picked), self.batch_size)]
+        return [
+            collate(picked[i : i + self.batch_size], rows.max_seq_len)
+            for i in range(0, len(picked), self.batch_size)
+        ]
 
 
 # ---- texts ----
@@ -220,12 +254,16 @@ class Task:
 class TextConfig:
     """What `train_vocab` and `pretokenize` take."""
 
-    data: str = "data/texts"  # a folder of .txt and .md files, or one such file; pretokenize also takes conversations (.jsonl)
+    data: str = (
+        "data/texts"  # a folder of texts (.txt, .md) or one; for pretokenize also conversations (.jsonl)
+    )
     model: str = "data/tok4096.model"  # the tokenizer: written by train_vocab, read by pretokenize
     out: str = "data/tok4096"  # folder for the shards (pretokenize)
     vocab_size: int = 4096  # tokens of the tokenizer (train_vocab)
     val_tail: float = 0.01  # share of each file's end that is held out (pretokenize)
-    val_paragraphs: float = 0.0  # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
+    val_paragraphs: float = (
+        0.0  # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
+    )
     max_seq_len: int = 256  # context of the model, in tokens: the longest row of conversations (pretokenize)
     threads: int = 2  # processor threads (train_vocab)
     force: bool = False  # replace what is there
@@ -247,12 +285,18 @@ def pretokenize(cfg: TextConfig) -> str:
         made = prepare.write_shards(found, cfg.model, contexts, out, say)
         for note in found.notes:
             say(f"  {note}")
-        return f"{made.tokens:,} tokens of {made.conversations:,} conversations, {made.held_out:,} of them held out, in {made.rows:,} rows"
+        return (
+            f"{made.tokens:,} tokens of {made.conversations:,} conversations, {made.held_out:,} of them held "
+            f"out, in {made.rows:,} rows"
+        )
     files = texts.text_files(cfg.data)
     check_folder(cfg, files, texts.shards_of(files, cfg.model, cfg.val_tail, cfg.val_paragraphs))
     n = texts.prepare_texts(files, cfg.model, cfg.val_tail, cfg.val_paragraphs, out, say)
     bytes_a_token = n["val_bytes"] / max(n["val_tokens"], 1)
-    return f"{n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out ({bytes_a_token:.3f} bytes a token)"
+    return (
+        f"{n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out ({bytes_a_token:.3f} bytes "
+        "a token)"
+    )
 
 
 def check_folder(cfg: TextConfig, inputs: list[Path], made_of: dict[str, Any]) -> None:
@@ -265,7 +309,9 @@ def train_vocab(cfg: TextConfig) -> str:
     """Train a tokenizer on texts and write it as .model and .bin; returns in words what was written."""
     model, files = Path(cfg.model), texts.text_files(cfg.data)
     if model.suffix != ".model":
-        raise ValueError(f"--model={model}: a tokenizer's name ends in .model; a .bin for llama2.c is written beside it.")
+        raise ValueError(
+            f"--model={model}: a tokenizer's name ends in .model; a .bin for llama2.c is written beside it."
+        )
     check_outputs([model, model.with_suffix(".bin")], files, cfg.force)
     for file in files:
         texts.read_text(file)  # refuses what is no prose

@@ -2,7 +2,8 @@
 
     python tokenizer.py data/tok4096.model        # writes data/tok4096.bin beside it
 
-llama2.c's run.c counts on one layout of ids: unk 0, BOS 1, EOS 2, the 256 bytes at 3 to 258. Other layouts are refused.
+llama2.c's run.c counts on one layout of ids: unk 0, BOS 1, EOS 2, the 256 bytes at 3 to 258. Other layouts
+are refused.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
 IGNORE = -1  # in place of a token: a target that is not predicted, as in llama2.c
 FIRST_PIECE = FIRST_BYTE + 256
 SPACE = "\u2581"  # SentencePiece's sign for a space
-MOST_WORDS, LONGEST_WORD = 1 << 17, 64  # that are kept with their tokens
-PROBE = " a  bc\n\n Q:\td\u00a0\u3000e\ufb01 \u0301x\u00b4 "  # what a tokenizer that normalises text would change
+MOST_WORDS, LONGEST_WORD = 1 << 17, 64  # words whose tokens are kept, and their longest length
+PROBE = (
+    " a  bc\n\n Q:\td\u00a0\u3000e\ufb01 \u0301x\u00b4 "  # a tokenizer that normalises text would change it
+)
 MAX_FILE_BYTES = 64 << 20
-REQUIRED_CHARS = "\n".join(["‘’“”–—…£§°", "àáâäæçèéêëîïñòóôöœùúûü", "ÀÁÂÄÆÇÈÉÊËÎÏÑÒÓÔÖŒÙÚÛÜ"]).replace("\n", "")
+REQUIRED_CHARS = "‘’“”–—…£§°" + "àáâäæçèéêëîïñòóôöœùúûü" + "ÀÁÂÄÆÇÈÉÊËÎÏÑÒÓÔÖŒÙÚÛÜ"
 
 
 class Tokenizer:
@@ -49,28 +52,36 @@ class Tokenizer:
         found = (self.sp.unk_id(), self.sp.bos_id(), self.sp.eos_id())
         if found != (UNK, BOS, EOS):
             raise ValueError(
-                f"{path} has unk, BOS, EOS at ids {found[0]}, {found[1]}, {found[2]}; llama2.c's programs need 0, 1, 2. "
+                f"{path} has unk, BOS, EOS at ids {found[0]}, {found[1]}, {found[2]}; llama2.c's programs "
+                "need 0, 1, 2. "
                 "Train it with `python arianna_data.py train_vocab`."
             )
         for byte in range(256):
-            if self.vocab_size <= FIRST_BYTE + byte or self.sp.id_to_piece(FIRST_BYTE + byte) != f"<0x{byte:02X}>":
+            if (
+                self.vocab_size <= FIRST_BYTE + byte
+                or self.sp.id_to_piece(FIRST_BYTE + byte) != f"<0x{byte:02X}>"
+            ):
                 raise ValueError(
-                    f"{path} has no token for byte {byte} at id {FIRST_BYTE + byte}; llama2.c's programs need the 256 bytes "
+                    f"{path} has no token for byte {byte} at id {FIRST_BYTE + byte}; llama2.c's programs "
+                    "need the 256 bytes "
                     "at ids 3 to 258. Train it with `python arianna_data.py train_vocab`."
                 )
         self.words = Words(self.sp)
         self.by_words = self.parts_at_spaces()
 
     def parts_at_spaces(self) -> bool:
-        """Whether a text's tokens are those of its words, one after the other: it is a BPE (whose scores are ranks), none of its
-        pieces has a space but at its beginning, and it takes text as it is."""
+        """Whether a text may be encoded word by word.
+
+        It may if this is a BPE (its scores are ranks, whole numbers), if spaces stand only at the beginning of
+        pieces, and if the text is not normalised first.
+        """
         for i in range(self.vocab_size):
             if SPACE in self.sp.id_to_piece(i)[1:] or self.sp.get_score(i) % 1:
                 return False
         return list(chain.from_iterable(self.words_of(PROBE))) == self.sp.encode(PROBE)
 
     def check_fits(self, vocab_size: int, model: str | Path) -> None:
-        """Raise ValueError unless a model of `vocab_size` tokens was trained with a tokenizer of this size."""
+        """Raise ValueError unless this tokenizer has as many tokens as the model was trained with."""
         if self.vocab_size != vocab_size:
             raise ValueError(
                 f"{self.path} has {self.vocab_size} tokens, but {model} was trained with {vocab_size}. "
@@ -78,14 +89,18 @@ class Tokenizer:
             )
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
-        return [BOS] * bos + (list(chain.from_iterable(self.words_of(text))) if self.by_words else self.sp.encode(text)) + [EOS] * eos
+        return (
+            [BOS] * bos
+            + (list(chain.from_iterable(self.words_of(text))) if self.by_words else self.sp.encode(text))
+            + [EOS] * eos
+        )
 
     def words_of(self, text: str) -> list[list[int]]:
         """The tokens of a text, word by word."""
         return list(map(self.words.__getitem__, text.split(" "))) if text else []
 
     def encode_to(self, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The tokens of a text, and for each end, rising, how many of them are also the first of the tokens of text[:end]."""
+        """The tokens of a text, and for each end (rising) how many of them text[:end] begins with as well."""
         if not self.by_words:
             whole = self.sp.encode(text)
             return whole, [common_prefix(self.sp.encode(text[:end]), whole) for end in ends]
@@ -93,7 +108,10 @@ class Tokenizer:
         found = []
         for part in (text[:end] for end in ends):  # its words are the text's but for the last
             number = part.count(" ")
-            found.append(sum(map(len, words[:number])) + common_prefix(self.words[part.rpartition(" ")[2]], words[number]))
+            found.append(
+                sum(map(len, words[:number]))
+                + common_prefix(self.words[part.rpartition(" ")[2]], words[number])
+            )
         return list(chain.from_iterable(words)), found
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -104,7 +122,10 @@ class Tokenizer:
         return char != " " and self.sp.piece_to_id(char) == UNK
 
     def to_bin(self) -> bytes:
-        """llama2.c's tokenizer.bin: int32 length of the longest token, then per token float32 score, int32 length, bytes."""
+        """The bytes of llama2.c's tokenizer.bin.
+
+        int32 length of the longest token; then for each token float32 score, int32 length, bytes.
+        """
         rows = []
         for i in range(self.vocab_size):
             piece = {BOS: "\n<s>\n", EOS: "\n</s>\n"}.get(i, self.sp.id_to_piece(i))
@@ -114,8 +135,10 @@ class Tokenizer:
 
 
 class Words(dict[str, list[int]]):
-    """The tokens of words, each with the space before it: those of a text's words are its own, several times as fast as
-    SentencePiece finds them, since most words have been seen before."""
+    """A cache of the tokens of words, each with the space before it.
+
+    Most words of a text have been seen before, so that looking them up is several times as fast as SentencePiece.
+    """
 
     def __init__(self, sp: SentencePieceProcessor):
         super().__init__({"": [sp.piece_to_id(SPACE)]})
@@ -137,14 +160,17 @@ def load(path: Path) -> SentencePieceProcessor:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a SentencePiece model is needed there.")
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a tokenizer has at most {MAX_FILE_BYTES:,}.")
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes; a tokenizer has at most {MAX_FILE_BYTES:,}."
+        )
     sp = SentencePieceProcessor()
     try:
         sp.LoadFromSerializedProto(path.read_bytes())
     except (RuntimeError, ValueError, TypeError):
         if is_tokenizer_bin(path.read_bytes()):
             raise ValueError(
-                f"{path} is llama2.c's tokenizer.bin, which holds tokens and scores but not how text is prepared, so that training "
+                f"{path} is llama2.c's tokenizer.bin, which holds tokens and scores but not how text is "
+                "prepared, so that training "
                 "could spell it otherwise than C; give the .model that it was made from."
             ) from None
         raise ValueError(f"{path} is not a SentencePiece model; a .model file is needed.") from None
@@ -163,7 +189,8 @@ def is_tokenizer_bin(data: bytes) -> bool:
 
 
 def train(texts: Sequence[Path], out: Path, vocab_size: int, threads: int) -> Tokenizer:
-    """Train a BPE tokenizer as llama2.c's programs need it on text files and write it to `out` (a .model file).
+    """Train a BPE tokenizer as llama2.c's programs need it on text files and write it to `out` (a .model
+    file).
 
     Raises ValueError for texts that are not UTF-8 or too short for so many tokens, and for too few tokens.
     """
@@ -172,7 +199,9 @@ def train(texts: Sequence[Path], out: Path, vocab_size: int, threads: int) -> To
     model = BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=lines_of(texts),  # not input=...: SentencePiece would write the paths into the file
+            sentence_iterator=lines_of(
+                texts
+            ),  # not input=...: SentencePiece would write the paths into the file
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -215,12 +244,21 @@ def lines_of(texts: Sequence[Path]) -> Iterator[str]:
 def why_not(error: str, vocab_size: int) -> str:
     """What SentencePiece's own words mean for the one who trains."""
     if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
-        return f"the text is too short for {vocab_size} tokens: it has material for {most[1]}. Give more text, or --vocab_size={most[1]}."
+        return (
+            f"the text is too short for {vocab_size} tokens: it has material for {most[1]}. Give more text, "
+            f"or --vocab_size={most[1]}."
+        )
     if least := re.search(r"required_chars\. \d+ vs (\d+)", error):
-        return f"{vocab_size} tokens are too few: bytes and characters alone are {least[1]}. Give --vocab_size=512 or more."
+        return (
+            f"{vocab_size} tokens are too few: bytes and characters alone are {least[1]}. Give "
+            "--vocab_size=512 or more."
+        )
     if "sentences_.empty" in error:
         return "the text has no line to learn from; give more text."
-    return f"no tokenizer of {vocab_size} tokens could be trained ({error.splitlines()[0]}); try another --vocab_size or more text."
+    return (
+        f"no tokenizer of {vocab_size} tokens could be trained ({error.splitlines()[0]}); try another "
+        "--vocab_size or more text."
+    )
 
 
 @dataclass(frozen=True)

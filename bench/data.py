@@ -1,4 +1,5 @@
-"""A million conversations, about a gigabyte: how fast they become token shards, in how much memory, and how soon training starts.
+"""A million conversations, about a gigabyte: how fast they become token shards, in how much memory, and how
+soon training starts.
 
 python -m bench.data                                    # in /tmp; deleted afterwards
 python -m bench.data --conversations=100000 --folder=/tmp/many --keep
@@ -33,7 +34,8 @@ class Config:
 
 
 def write_conversations(path: Path, number: int) -> None:
-    """Questions and answers of sentences from Arianna's prose, with rare words, numbers and typography in between."""
+    """Questions and answers of sentences from Arianna's prose, with rare words, numbers and typography in
+    between."""
     rng = random.Random(1)
     prose = (HERE / "data/arianna_corpus.txt").read_text(encoding="utf-8")
     found = [s for s in re.split(r"(?<=[.?!])\s+", prose) if 20 < len(s) < 200]
@@ -45,7 +47,10 @@ def write_conversations(path: Path, number: int) -> None:
             while sum(map(len, answer)) < 780:
                 answer.append(rng.choice(sentences))
             question = f"{rng.choice(sentences)[:70]} {n}?"
-            turns = [{"role": "user", "content": question}, {"role": "assistant", "content": " ".join(answer)}]
+            turns = [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": " ".join(answer)},
+            ]
             file.write(json.dumps(turns, ensure_ascii=False) + "\n")
 
 
@@ -59,7 +64,9 @@ def sentence(rng: random.Random, sentences: list[str], rare: list[str]) -> str:
 def run(command: list[str]) -> tuple[float, float]:
     """Seconds of a command, and the most memory that it and its children had, in GiB."""
     started, most = time.monotonic(), 0
-    child = subprocess.Popen(command, env=pairs.environment(False), cwd=HERE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=pairs.environment(False), cwd=HERE, stdout=subprocess.PIPE, text=True
+    )
     while child.poll() is None:
         most = max(most, memory(child.pid))
         time.sleep(0.2)
@@ -74,7 +81,10 @@ def memory(pid: int) -> int:
     """Bytes that a process and all below it have, each page counted once (Linux)."""
     total = 0
     try:
-        total = int(re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1]) * 1024
+        total = (
+            int(re.search(r"^Pss: +(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1])
+            * 1024
+        )
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except (OSError, TypeError):  # it has just ended
         return total
@@ -90,10 +100,22 @@ def main(argv: list[str] | None = None) -> int:
         write_conversations(talk, cfg.conversations)
     shutil.rmtree(shards, ignore_errors=True)
     megabytes = talk.stat().st_size / 1e6
-    seconds, gib = run([sys.executable, "arianna_data.py", "pretokenize", f"--data={talk}", f"--out={shards}"])
-    figures = {"megabytes": round(megabytes), "seconds": round(seconds, 1), "megabytes_per_second": round(megabytes / seconds, 2)}
+    seconds, gib = run(
+        [sys.executable, "arianna_data.py", "pretokenize", f"--data={talk}", f"--out={shards}"]
+    )
+    figures = {
+        "megabytes": round(megabytes),
+        "seconds": round(seconds, 1),
+        "megabytes_per_second": round(megabytes / seconds, 2),
+    }
     pairs.tell("data, prepare", **figures, most_memory_gib=round(gib, 2))
-    trainer = ["train_arianna.py", "--base=out/ckpt_v1_base.pt", f"--data_dir={shards}", f"--out_dir={folder / 'run'}", "--max_iters=1"]
+    trainer = [
+        "train_arianna.py",
+        "--base=out/ckpt_v1_base.pt",
+        f"--data_dir={shards}",
+        f"--out_dir={folder / 'run'}",
+        "--max_iters=1",
+    ]
     seconds, gib = run([sys.executable, *trainer, "--fresh", "--eval_rows=8"])
     pairs.tell("data, first step", seconds=round(seconds, 1), most_memory_gib=round(gib, 2))
     if not cfg.keep:

@@ -41,7 +41,11 @@ def masked(folder: Path, lengths: list[int], name: str = "train") -> Path:
 
 def test_a_text_is_cut_into_windows_in_which_every_token_but_the_first_is_a_target_once(tmp_path):
     rows = Rows(shard(tmp_path, "train", range(100, 123)), "train", 10, 4096)
-    assert [rows.row(n)[0].tolist() for n in range(len(rows))] == [list(range(100, 110)), list(range(110, 120)), [120, 121]]
+    assert [rows.row(n)[0].tolist() for n in range(len(rows))] == [
+        list(range(100, 110)),
+        list(range(110, 120)),
+        [120, 121],
+    ]
     assert [t for n in range(len(rows)) for t in rows.row(n)[1].tolist()] == list(range(101, 123))
 
 
@@ -163,7 +167,9 @@ def test_replay_takes_its_share_to_the_row(tmp_path_factory, batch_size, parts, 
         batch = task.batch(step)
         again = sum(len(x) for x, _ in batch.replay)
         assert sum(len(x) for x, _ in batch.parts) == len(batch.rows) == size - again
-        assert all((x[:, 0] == 7).all() for x, _ in batch.parts) and all((x[:, 0] == 9).all() for x, _ in batch.replay)
+        assert all((x[:, 0] == 7).all() for x, _ in batch.parts) and all(
+            (x[:, 0] == 9).all() for x, _ in batch.replay
+        )
         assert all(len(x) <= batch_size for x, _ in batch.parts + batch.replay)
         replayed += again
 
@@ -178,7 +184,11 @@ def test_replay_leaves_out_no_row_of_either_side(conversations, texts):
 
 def test_the_targets_of_a_step_are_counted_over_all_its_parts(conversations):
     batch = Task(conversations, 2, 3, seed=1).batch(0)
-    assert batch.n_targets == sum(int((y != IGNORE).sum()) for _, y in batch.parts) == int((conversations.lengths[batch.rows] - 1).sum())
+    assert (
+        batch.n_targets
+        == sum(int((y != IGNORE).sum()) for _, y in batch.parts)
+        == int((conversations.lengths[batch.rows] - 1).sum())
+    )
 
 
 def test_epochs_count_only_a_runs_own_rows(conversations, texts):
@@ -243,15 +253,22 @@ def test_the_shipped_tokenizer_is_not_replaced_by_a_forgotten_flag(tmp_path, mon
 
 def test_a_text_is_no_place_for_a_tokenizer(tmp_path):
     text = folder_of_texts(tmp_path) / "a.txt"
-    assert "a tokenizer's name ends in .model" in refusal(["train_vocab", f"--data={text}", f"--model={text}"])
+    assert "a tokenizer's name ends in .model" in refusal(
+        ["train_vocab", f"--data={text}", f"--model={text}"]
+    )
     named = text.rename(text.with_suffix(".model"))
-    assert "is an input of this run" in refusal(["train_vocab", f"--data={named}", f"--model={named}", "--force"])
+    assert "is an input of this run" in refusal(
+        ["train_vocab", f"--data={named}", f"--model={named}", "--force"]
+    )
     assert named.read_text() == PROSE * 50
 
 
 def test_records_are_no_prose_for_either_command(tmp_path):
     (tmp_path / "a.txt").write_text('{"prompt": "why", "completion": "because"}\n' * 40)
-    for words in (["train_vocab", f"--model={tmp_path}/a.model"], ["pretokenize", f"--out={tmp_path}/out", f"--model={MODEL}"]):
+    for words in (
+        ["train_vocab", f"--model={tmp_path}/a.model"],
+        ["pretokenize", f"--out={tmp_path}/out", f"--model={MODEL}"],
+    ):
         assert "holds JSON records" in refusal([*words, f"--data={tmp_path / 'a.txt'}"])
 
 

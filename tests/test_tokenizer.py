@@ -63,7 +63,8 @@ TEXTS = [
     "a < b > c & d | e ~ f ^ g ` h",
     "https://example.org/a?b=c&d=%20#e",
     "def f(x):\n    return x  # two spaces",
-    "I cannot sleep. The rain has been talking to the roof since midnight, and neither of them will give way.",
+    "I cannot sleep. The rain has been talking to the roof since midnight, and neither of them will give "
+    "way.",
     "Silence is not empty;  it is the room in which a word can be heard twice.\n\nThat is all.",
 ]
 
@@ -80,7 +81,8 @@ def read_bin(data: bytes) -> tuple[int, list[tuple[float, bytes]]]:
 
 
 def encode_as_c(text: str, tokens: list[tuple[float, bytes]], ids: dict[bytes, int]) -> list[int]:
-    """run.c's encode: a token per character, or one per byte; then the best-scored neighbours become one until none do."""
+    """run.c's encode: a token per character, or one per byte; then the best-scored neighbours become one
+    until none do."""
     found = [ids[b" "]] if text else []
     for char in text:
         piece = char.encode()
@@ -116,7 +118,9 @@ def test_tokenizer_bin_holds_every_token_as_c_reads_it(tokenizer):
     assert pieces[:3] == [b"<unk>", b"\n<s>\n", b"\n</s>\n"]
     assert pieces[3:259] == [b"<0x%02X>" % byte for byte in range(256)]
     assert all(not any(ord(c) == 0x2581 for c in piece.decode()) for piece in pieces)
-    assert pieces[259:] == [tokenizer.sp.id_to_piece(i).replace("\u2581", " ").encode() for i in range(259, 4096)]
+    assert pieces[259:] == [
+        tokenizer.sp.id_to_piece(i).replace("\u2581", " ").encode() for i in range(259, 4096)
+    ]
 
 
 def test_the_shipped_bin_is_that_of_the_shipped_model(tokenizer):
@@ -186,7 +190,9 @@ def test_a_character_without_a_token_is_told(tokenizer):
 
 def test_a_tokenizer_of_another_size_names_both_numbers(tokenizer):
     tokenizer.check_fits(4096, "out/ckpt.pt")
-    with pytest.raises(ValueError, match=r"tok4096\.model has 4096 tokens, but out/ckpt\.pt was trained with 512"):
+    with pytest.raises(
+        ValueError, match=r"tok4096\.model has 4096 tokens, but out/ckpt\.pt was trained with 512"
+    ):
         tokenizer.check_fits(512, "out/ckpt.pt")
 
 
@@ -195,11 +201,23 @@ def test_a_tokenizer_of_another_size_names_both_numbers(tokenizer):
 
 def sentencepiece(path, **options):
     """A small SentencePiece model as another program would make it."""
-    settings = {"model_type": "bpe", "vocab_size": 300, "byte_fallback": True, "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
+    settings = {
+        "model_type": "bpe",
+        "vocab_size": 300,
+        "byte_fallback": True,
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "pad_id": -1,
+    }
     sentences = iter(["the rain on the roof", "the sea and the seasons", "a word and another"] * 5)
     with open(path, "wb") as f:
         SentencePieceTrainer.train(
-            sentence_iterator=sentences, model_writer=f, minloglevel=2, hard_vocab_limit=False, **{**settings, **options}
+            sentence_iterator=sentences,
+            model_writer=f,
+            minloglevel=2,
+            hard_vocab_limit=False,
+            **{**settings, **options},
         )
     return path
 
@@ -234,7 +252,9 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, data):
 def test_tokenizer_bin_in_its_place_is_told(tmp_path, tokenizer):
     path = tmp_path / "tok.bin"
     path.write_bytes(tokenizer.to_bin())
-    with pytest.raises(ValueError, match=r"tok\.bin is llama2\.c's tokenizer\.bin, .* give the \.model that it was made from"):
+    with pytest.raises(
+        ValueError, match=r"tok\.bin is llama2\.c's tokenizer\.bin, .* give the \.model that it was made from"
+    ):
         Tokenizer(path)
 
 
@@ -284,8 +304,16 @@ def test_the_file_of_a_tokenizer_does_not_depend_on_where_it_was_made(tmp_path):
 @pytest.mark.parametrize(
     ("data", "vocab_size", "message"),
     [
-        (b"The rain said: wait.\n" * 20, 4096, "the text is too short for 4096 tokens: it has material for 3[0-9]+. Give more text, or"),
-        (b"The rain said: wait.\n" * 20, 260, "260 tokens are too few: bytes and characters alone are 3[0-9]+. Give --vocab_size=512"),
+        (
+            b"The rain said: wait.\n" * 20,
+            4096,
+            "the text is too short for 4096 tokens: it has material for 3[0-9]+. Give more text, or",
+        ),
+        (
+            b"The rain said: wait.\n" * 20,
+            260,
+            "260 tokens are too few: bytes and characters alone are 3[0-9]+. Give --vocab_size=512",
+        ),
         (b"", 390, "has no line to learn from|is too short"),
         (b"caf\xe9 " * 50, 390, "a.txt is not UTF-8 .byte 4.; save it as UTF-8"),
     ],
@@ -302,7 +330,9 @@ def test_the_command_never_writes_over_another_file(tmp_path, capsys, tokenizer)
     model = tmp_path / "tok.model"
     model.write_bytes(SHIPPED.read_bytes())
     (tmp_path / "tok.bin").write_bytes(b"a model of the same name")
-    with pytest.raises(config.UsageError, match="tok.bin exists and was not made by this run; give another name, or --force"):
+    with pytest.raises(
+        config.UsageError, match="tok.bin exists and was not made by this run; give another name, or --force"
+    ):
         main([str(model)])
     assert (tmp_path / "tok.bin").read_bytes() == b"a model of the same name"
     assert main([str(model), "--force"]) == main([str(model)]) == 0, "one that is the same is no other"

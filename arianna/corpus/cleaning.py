@@ -1,4 +1,4 @@
-"""One text of a conversation, as it enters the template: what is removed, what is refused, what is counted."""
+"""Clean one text of a conversation for the template: some things are removed, some refused, all are counted."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from collections import Counter
 from arianna.corpus.template import ASSISTANT, USER, join_lines
 
 NOT_TEXT = {
-    "a control character": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),  # all but tab and the two that end lines
+    "a control character": re.compile(
+        r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+    ),  # all but tab and the two that end lines
     "half of a surrogate pair": re.compile(r"[\ud800-\udfff]"),
 }
 NEW_LINE = re.compile("\r\n?|[\u2028\u2029]")
-# zero width, marks and overrides of direction; the joiners U+200C and U+200D are part of emoji and of some scripts
-INVISIBLE = re.compile("[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]|(?<![^\x00-\x7f])[\u200c\u200d]")
-FOREIGN = re.compile(r"###|<\|\w+\|>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|\A(?i:user|human|assistant|bot|ai): ")
+# zero width, marks and overrides of direction; joiners (U+200C, U+200D) are part of emoji and of some scripts
+INVISIBLE = re.compile(
+    "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]|(?<![^\x00-\x7f])[\u200c\u200d]"
+)
+FOREIGN = re.compile(
+    r"###|<\|\w+\|>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|\A(?i:user|human|assistant|bot|ai): "
+)
 FOREIGN_STARTS = ("user: ", "human: ", "assistant: ", "bot: ", "ai: ")
 OTHER_LETTERS = re.compile(r"^\s*B:", re.MULTILINE)  # a list of A:, B:, C: is no template
 
 JOINED = "lines of content began with Q: or A: and were joined to the line before"
 STRIPPED = "marks Q: and A: of the template stood in the data already and were taken away"
 REMOVED = "invisible characters were removed"
-MARKED = "texts hold marks of another template ({}), which are trained as they stand; take them out if they are not meant"
+MARKED = (
+    "texts hold marks of another template ({}), which are trained as they stand; take them out if they are "
+    "not meant"
+)
 
 
 class LineError(ValueError):
@@ -49,10 +58,13 @@ def clean(text: str, name: str, counts: Counter[str]) -> str:
 
 
 def plain_characters(text: str, name: str, counts: Counter[str]) -> str:
-    """A text with one kind of line ends and without invisible characters. Raises LineError for control characters."""
+    """A text with one kind of line ends and without invisible characters. Raises LineError for control
+    characters."""
     for what, pattern in NOT_TEXT.items():
         if bad := pattern.search(text):
-            raise LineError(f"{name} has U+{ord(bad[0]):04X}, {what}, as its character {bad.start() + 1}; delete it")
+            raise LineError(
+                f"{name} has U+{ord(bad[0]):04X}, {what}, as its character {bad.start() + 1}; delete it"
+            )
     visible, removed = INVISIBLE.subn("", NEW_LINE.sub("\n", text))
     if removed and not visible.strip():
         raise LineError(f"{name} holds only invisible characters (U+{ord(INVISIBLE.search(text)[0]):04X})")
@@ -61,7 +73,8 @@ def plain_characters(text: str, name: str, counts: Counter[str]) -> str:
 
 
 def without_template(text: str, name: str, counts: Counter[str]) -> str:
-    """A question without Q: before it and A: behind it, an answer without A: before it: the template adds them."""
+    """A question without Q: before it and A: behind it, an answer without A: before it: the template adds
+    them."""
     if name.startswith("the system"):
         return text
     bare = text

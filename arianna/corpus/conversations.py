@@ -1,4 +1,5 @@
-"""Conversations from the records of a file, checked: questions and answers that take turns. Standard library only."""
+"""Conversations from the records of a file, checked: questions and answers that take turns. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ from arianna.corpus.template import FORGED
 MERGED = "messages followed one of the same role and were joined to it by a new line"
 UNANSWERED = "conversations end in a question without an answer, which was left out"
 GREETED = "conversations begin with the assistant; that greeting is context of the first turn and not trained"
-GIVEN_ANSWERS = "answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never trained or scored"
+GIVEN_ANSWERS = (
+    "answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never "
+    "trained or scored"
+)
 LEFT_OUT = "conversations have no answer that is to be trained and were left out"
 NO_SYSTEM = "system messages are null and were left out"
 
@@ -40,7 +44,9 @@ class Conversation:
     system: str = ""
     line: int = 0
     greeting: str = ""  # what the assistant said before the first question: context, never trained
-    given: frozenset[int] = frozenset()  # texts that are context only: 0 the first question, 1 its answer, 2 ...; -1 the system text
+    given: frozenset[int] = (
+        frozenset()
+    )  # texts that are context only: 0 the first question, 1 its answer, 2 ...; -1 the system text
 
     @property
     def texts(self) -> list[str]:
@@ -50,7 +56,8 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Line:
-    """A record of a file: its conversation, or the fault that keeps it from being one, or neither if it was left out."""
+    """A record of a file: its conversation, or the fault that keeps it from being one, or neither if it was
+    left out."""
 
     number: int
     conversation: Conversation | None = None
@@ -62,7 +69,8 @@ class Line:
 
 
 def parse(raw: bytes, number: int, kind: str = "", first: int = 0) -> Line:
-    """A record from its bytes. `kind`: the format that all records of the file have, as the one on line `first`."""
+    """A record from its bytes. `kind`: the format that all records of the file have, as the one on line
+    `first`."""
     try:
         return to_line(*decode(raw), number, kind, first)
     except LineError as error:
@@ -73,7 +81,9 @@ def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", 
     """A line from its JSON value, in whichever of the formats it is."""
     kind, keys = kind_of(record)
     if expected and kind != expected:
-        raise LineError(f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format")
+        raise LineError(
+            f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format"
+        )
     unread = check_keys(record, keys)
     names = ("from", "value") if kind == LISTS["conversations"] else ("role", "content")
     messages, system = messages_of(record, keys), ""
@@ -90,7 +100,8 @@ def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", 
 
 
 def conversation_of(messages: list[Message], system: Any, line: int, counts: Counter[str]) -> Conversation:
-    """Turns of questions and answers. Messages of one role that follow each other are one; what was changed is counted."""
+    """Turns of questions and answers. Messages of one role that follow each other are one; what was changed
+    is counted."""
     runs = [(role, list(group)) for role, group in groupby(messages, lambda m: m.role)]
     opening = runs.pop(0)[1] if runs and runs[0][0] == "system" else []
     greeting = runs.pop(0)[1] if len(runs) > 1 and runs[0][0] == "assistant" else []
@@ -100,7 +111,10 @@ def conversation_of(messages: list[Message], system: Any, line: int, counts: Cou
         counts[UNANSWERED] += 1
     turns = len(runs) // 2
     which = [f" of turn {n // 2 + 1}" if turns > 1 else "" for n in range(len(runs))]
-    texts = [text_of(run, f"the {('question', 'answer')[n % 2]}{which[n]}", counts) for n, (_, run) in enumerate(runs)]
+    texts = [
+        text_of(run, f"the {('question', 'answer')[n % 2]}{which[n]}", counts)
+        for n, (_, run) in enumerate(runs)
+    ]
     given = frozenset(n for n, (_, run) in enumerate(runs) if not are_trained(run))
     if unwanted := sum(n % 2 for n in given):
         counts[GIVEN_ANSWERS] += unwanted
@@ -118,7 +132,10 @@ def check_names(messages: list[Message]) -> None:
     """Raise LineError where answers come from two names, so that nobody knows which of them is the model."""
     names = list(dict.fromkeys(m.name for m in messages if m.role == "assistant"))
     if len(names) > 1:
-        raise LineError(f"answers are from {shown(names[0])} and from {shown(names[1])}; which of them is the model is not told")
+        raise LineError(
+            f"answers are from {shown(names[0])} and from {shown(names[1])}; which of them is the model is "
+            "not told"
+        )
 
 
 def check_order(runs: list[tuple[str, list[Message]]]) -> None:
@@ -134,9 +151,12 @@ def check_order(runs: list[tuple[str, list[Message]]]) -> None:
 
 
 def are_trained(run: list[Message]) -> bool:
-    """Whether messages that follow each other are trained. Raises LineError where some are and some are not."""
+    """Whether messages that follow each other are trained. Raises LineError where only some are."""
     if len({m.trained for m in run}) > 1:
-        raise LineError(f"messages {run[0].number} to {run[-1].number} are of one role, some to be trained and some not; part them")
+        raise LineError(
+            f"messages {run[0].number} to {run[-1].number} are of one role, some to be trained and some not; "
+            "part them"
+        )
     return run[0].trained
 
 
@@ -149,7 +169,9 @@ def system_text(opening: list[Message], beside: Any, counts: Counter[str]) -> st
     if beside:
         other = text_of([Message(0, "system", beside, True)], "the system text", counts)
         if text and text != other:
-            raise LineError("there is a system message and another system text beside the list; keep one of them")
+            raise LineError(
+                "there is a system message and another system text beside the list; keep one of them"
+            )
         text = other
     if FORGED.match(text):
         raise LineError(f"the system text begins with '{text[:2]}', as a turn would; begin it otherwise")

@@ -1,4 +1,5 @@
-"""Encode conversations as rows of tokens; mark each token as trained, scored or given. Imports no torch: workers start fast."""
+"""Encode conversations as rows of tokens; mark each token as trained, scored or given. Imports no torch:
+workers start fast."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ CONTEXT = 64  # of an answer, or its end, that is marked as not to be trained: n
 GIVEN, QUESTION = b"\0", bytes([TRAIN_ALL])
 WORDS, END = (bytes([TRAIN_ALL | TRAIN_ANSWERS | scored]) for scored in (ANSWER, TERMINATOR))
 KINDS = (QUESTION, GIVEN, QUESTION, GIVEN, WORDS, END)
-"""Flags of a turn's pieces: the system text, the greeting and "Q:", the question, "A:", the answer, its end. Marks that are
-always given are not trained: a base that never saw them finds them so unlikely that they would take much of each step."""
+"""Flags of a turn's pieces: the system text, the greeting and "Q:", the question, "A:", the answer, its end.
+Marks that are always given are not trained: a base that never saw them finds them so unlikely that they would
+take much of each step."""
 
 SHORTEST_CONTEXT = 16  # tokens; a conversation is not cut into shorter rows
 ASCII = {  # typography that the tokenizer may have to spell in bytes, which llama2.c's run does not print
@@ -51,7 +53,9 @@ class Prepared:
     longest: int = 0  # tokens of the longest conversation
     longer: int = 0  # conversations of more tokens than the context
     typographic: int = 0  # quotes, dashes, ellipses and spaces that became ASCII
-    others: Counter[str] = field(default_factory=Counter)  # other characters that the tokenizer spells in bytes
+    others: Counter[str] = field(
+        default_factory=Counter
+    )  # other characters that the tokenizer spells in bytes
     characters: int = 0  # of all texts
 
     @property
@@ -76,8 +80,8 @@ class Prepared:
 def encode_turns(conversation: Conversation, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (N,) uint16 and flags (N,) uint8: BOS, then each turn with a BOS behind it.
 
-    A turn is encoded in one call, since a token depends on the text before it. A piece of the turn ends where the tokens of
-    the text up to there stop being those of the whole turn.
+    A turn is encoded in one call, since a token depends on the text before it. A piece of the turn ends where
+    the tokens of the text up to there stop being those of the whole turn.
     """
     tokens, flags = [BOS], bytes([ROW])
     for number, (turn, opening) in enumerate(zip(conversation.turns, openings(conversation), strict=True)):
@@ -86,7 +90,9 @@ def encode_turns(conversation: Conversation, tokenizer: Tokenizer) -> tuple[np.n
         whole, bounds = tokenizer.encode_to(render(*turn, *opening), [*map(len, ends)])
         bounds = [0, *accumulate(bounds, max), len(whole) + 1]
         kinds = kinds_of(conversation.given, number) if conversation.given else KINDS
-        flags += b"".join(kind * (end - first) for kind, (first, end) in zip(kinds, pairwise(bounds), strict=True))
+        flags += b"".join(
+            kind * (end - first) for kind, (first, end) in zip(kinds, pairwise(bounds), strict=True)
+        )
         tokens += whole
         tokens.append(BOS)
     return np.array(tokens, dtype="<u2"), np.frombuffer(flags, dtype=np.uint8)
@@ -107,11 +113,14 @@ def kinds_of(given: frozenset[int], turn: int) -> tuple[bytes, ...]:
 def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows (tokens, flags) of an encoded conversation, none with more than max_seq_len tokens.
 
-    A row that goes on begins with what `repeated` gives, which is neither trained nor scored: every token but the first BOS
-    is new in exactly one row. A row does not end within a question unless the question alone is longer than it.
+    A row that goes on begins with what `repeated` gives, which is neither trained nor scored: every token but
+    the first BOS is new in exactly one row. A row does not end within a question unless the question alone is
+    longer than it.
     """
     if max_seq_len < SHORTEST_CONTEXT:
-        raise ValueError(f"the context is {max_seq_len} tokens; conversations need at least {SHORTEST_CONTEXT}.")
+        raise ValueError(
+            f"the context is {max_seq_len} tokens; conversations need at least {SHORTEST_CONTEXT}."
+        )
     if len(tokens) <= max_seq_len:
         return [(tokens, flags)]
     starts = np.flatnonzero(tokens[:-1] == BOS)
@@ -133,30 +142,40 @@ def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tup
     return rows
 
 
-def repeated(tokens: np.ndarray, starts: np.ndarray, answers: np.ndarray, done: int, max_seq_len: int) -> np.ndarray:
-    """What a row begins with that goes on at `done`: BOS, the question of the turn it is in, the last quarter context of the answer.
+def repeated(
+    tokens: np.ndarray, starts: np.ndarray, answers: np.ndarray, done: int, max_seq_len: int
+) -> np.ndarray:
+    """What a row begins with that goes on at `done`: BOS, the question of the turn it is in, the last quarter
+    context of the answer.
 
-    Of a question longer than half a context the end is kept. A quarter of the context at least is left for what is new.
+    Of a question longer than half a context the end is kept. A quarter of the context at least is left for
+    what is new.
     """
     turn = np.searchsorted(starts, done) - 1
     start, answer = starts[turn], answers[turn]
     question_end = min(answer, done)
     question = tokens[max(start + 1, question_end - max_seq_len // 2 + 1) : question_end]
-    return np.concatenate([tokens[start : start + 1], question, tokens[max(answer, done - max_seq_len // 4) : done]])
+    return np.concatenate(
+        [tokens[start : start + 1], question, tokens[max(answer, done - max_seq_len // 4) : done]]
+    )
 
 
 def ascii_typography(text: str, tokenizer: Tokenizer) -> tuple[str, int, Counter[str]]:
-    """A text in which typography that the tokenizer spells in bytes is ASCII, how many characters that changed, and the others
-    beyond ASCII that it spells in bytes. What has a token of its own stays."""
+    """A text in which typography that the tokenizer spells in bytes is ASCII, how many characters that
+    changed, and the others beyond ASCII that it spells in bytes. What has a token of its own stays."""
     if text.isascii():
         return text, 0, Counter()
-    spelled = Counter({c: n for c, n in Counter(text).items() if not c.isascii() and tokenizer.spelled_in_bytes(c)})
+    spelled = Counter(
+        {c: n for c, n in Counter(text).items() if not c.isascii() and tokenizer.spelled_in_bytes(c)}
+    )
     plain = {c: ASCII[c] for c in spelled if c in ASCII}
     changed = sum(spelled.pop(c) for c in plain)
     return text.translate(str.maketrans(plain)), changed, spelled
 
 
-def plain_conversation(conversation: Conversation, tokenizer: Tokenizer) -> tuple[Conversation, int, Counter[str]]:
+def plain_conversation(
+    conversation: Conversation, tokenizer: Tokenizer
+) -> tuple[Conversation, int, Counter[str]]:
     """`ascii_typography` of all texts of a conversation."""
     if all(map(str.isascii, conversation.texts)):
         return conversation, 0, Counter()
@@ -168,18 +187,28 @@ def plain_conversation(conversation: Conversation, tokenizer: Tokenizer) -> tupl
 
 
 def prepare_conversations(
-    train: Sequence[Conversation], held_out: Sequence[Conversation], tokenizer: Tokenizer, max_seq_len: int, val_seq_len: int
+    train: Sequence[Conversation],
+    held_out: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    max_seq_len: int,
+    val_seq_len: int,
 ) -> tuple[dict[str, bytes], Prepared]:
     """The files of a data folder by name, and what is to be told of them. Writes nothing.
 
-    Rows have at most max_seq_len tokens; those held out at most val_seq_len, the base's context, if that is less: base and
-    tuned are scored alike.
+    Rows have at most max_seq_len tokens; those held out at most val_seq_len, the base's context, if that is
+    less: base and tuned are scored alike.
     """
     check_fits_shard(tokenizer)
     plain = [plain_conversation(c, tokenizer) for c in (*train, *held_out)]
     encoded = [encode_turns(c, tokenizer) for c, _, _ in plain]
-    halves = {"train": (encoded[: len(train)], max_seq_len), "val": (encoded[len(train) :], min(max_seq_len, val_seq_len))}
-    rows = {split: [row for c in half for row in windows(*c, context)] for split, (half, context) in halves.items()}
+    halves = {
+        "train": (encoded[: len(train)], max_seq_len),
+        "val": (encoded[len(train) :], min(max_seq_len, val_seq_len)),
+    }
+    rows = {
+        split: [row for c in half for row in windows(*c, context)]
+        for split, (half, context) in halves.items()
+    }
     files = {f"{split}.bin": b"".join(tokens.tobytes() for tokens, _ in half) for split, half in rows.items()}
     files |= {f"{split}.mask": b"".join(flags.tobytes() for _, flags in half) for split, half in rows.items()}
     lengths = [len(tokens) for tokens, _ in encoded]
@@ -207,4 +236,6 @@ def write_prepared(files: dict[str, bytes], folder: str | Path) -> None:
 
 def check_fits_shard(tokenizer: Tokenizer) -> None:
     if tokenizer.vocab_size > 1 << 16:
-        raise ValueError(f"{tokenizer.path} has {tokenizer.vocab_size} tokens; token shards hold at most 65,536.")
+        raise ValueError(
+            f"{tokenizer.path} has {tokenizer.vocab_size} tokens; token shards hold at most 65,536."
+        )

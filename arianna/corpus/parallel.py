@@ -1,6 +1,6 @@
-"""Large jobs done part by part, by all cores: a folder that is filled with what the parts make, and goes on after a kill.
+"""Fill a folder with shards, part by part and by all cores, so that a killed preparation can go on.
 
-When the files of a part are written it gets a note; who asks for the same again makes those parts only that have none.
+A part gets a note when its files are written. The next start makes only the parts that have no note.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ Say = Callable[[str], None]
 def fill(
     folder: Path, of: dict[str, Any], make, jobs: list[tuple], sizes: list[int], say: Say, workers: int | None
 ) -> list[dict[str, Any]]:
-    """Have `make` make the parts that are not there yet; returns what it told of each. Shards of anything else are deleted."""
+    """Make the parts that are missing, and return the counts that `make` gave for each part.
+
+    `of` says what the shards are made of. Shards that were made of anything else are deleted first.
+    """
     note = read_note(folder)
     if note.get("of") != of or note.get("parts") != len(jobs):
         clear(folder)
@@ -41,7 +44,11 @@ def fill(
         return note["made"]
     missing = [n for n in range(len(jobs)) if not part_note(folder, n).exists()]
     progress = Progress(f"preparing {folder}", sum(sizes), say, sum(sizes) - sum(sizes[n] for n in missing))
-    for n, _ in zip(missing, each(make_part, [(folder, n, len(jobs), make, jobs[n]) for n in missing], workers), strict=True):
+    for n, _ in zip(
+        missing,
+        each(make_part, [(folder, n, len(jobs), make, jobs[n]) for n in missing], workers),
+        strict=True,
+    ):
         progress.add(sizes[n])
     made = [json.loads(part_note(folder, n).read_bytes()) for n in range(len(jobs))]
     write_atomic(folder / NOTE, json.dumps({**note, "made": made}).encode())
@@ -51,20 +58,24 @@ def fill(
 
 
 def make_part(folder: Path, number: int, parts: int, make, job: tuple) -> None:
-    """Write a part's shards, and when they are safe its note. A mask comes before its tokens, which would be text without it."""
-    files, told = make(*job)
-    for name, data in sorted(files.items(), key=lambda f: f[0].endswith(".bin")):
+    """Write a part's shards, then its note."""
+    files, counts = make(*job)
+    for name, data in sorted(
+        files.items(), key=lambda f: f[0].endswith(".bin")
+    ):  # tokens without a mask are prose
         stem, _, suffix = name.partition(".")
         if data:
             write_atomic(folder / (f"{stem}_{number:05}.{suffix}" if parts > 1 else name), data)
-    write_atomic(part_note(folder, number), json.dumps(told).encode())
+    write_atomic(part_note(folder, number), json.dumps(counts).encode())
 
 
 def part_note(folder: Path, number: int) -> Path:
+    """Where the note of a finished part lies, until all are finished."""
     return folder / f"part_{number:05}.json"
 
 
 def read_note(folder: Path) -> dict[str, Any]:
+    """The folder's own note: what its shards are made of, under "of", and the counts under "made"."""
     try:
         return json.loads((folder / NOTE).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -82,18 +93,21 @@ def clear(folder: Path) -> None:
 def check_complete(folder: Path) -> None:
     """Raise ValueError for a folder whose preparation has not come to its end."""
     if (folder / NOTE).exists() and "made" not in read_note(folder):
-        raise ValueError(f"{folder} is not complete: its preparation was stopped. Start that again; it goes on where it was.")
+        raise ValueError(
+            f"{folder} is not complete: its preparation was stopped. Start it again; it goes on from there."
+        )
 
 
 # ---- processes ----
 
 
 def cores() -> int:
+    """How many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each(function: Callable, jobs: list[tuple], workers: int | None) -> Iterator[Any]:
-    """function(*job) of each job, in order; by so many processes, as many as there are cores unless given."""
+    """Yield function(*job) of each job, in order; `workers` processes compute it (None: one for each core)."""
     workers = min(workers or cores(), len(jobs))
     if workers < 2:
         yield from (function(*job) for job in jobs)
@@ -102,7 +116,9 @@ def each(function: Callable, jobs: list[tuple], workers: int | None) -> Iterator
         try:
             yield from pool.map(function, *zip(*jobs, strict=True))
         except BrokenProcessPool:
-            raise OSError("a process was killed, perhaps for lack of memory; the same command goes on.") from None
+            raise OSError(
+                "a process was killed, perhaps for lack of memory; the same command goes on."
+            ) from None
 
 
 def become_worker() -> None:
@@ -125,4 +141,7 @@ class Progress:
         if now - self.said < SAY_SECONDS:
             return
         self.said, speed = now, (self.done - self.before) / (now - self.started)
-        self.say(f"{self.what}: {self.done / self.size:.0%}, {speed / 1e6:.1f} MB/s, {(self.size - self.done) / speed:.0f} s left")
+        self.say(
+            f"{self.what}: {self.done / self.size:.0%}, {speed / 1e6:.1f} MB/s, "
+            f"{(self.size - self.done) / speed:.0f} s left"
+        )

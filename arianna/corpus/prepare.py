@@ -1,10 +1,10 @@
 """A file of conversations becomes token shards in two passes, whatever its size.
 
-    found = survey("data/mine.jsonl", say)                                        # every line checked, the split drawn
-    prepared = write_shards(found, "data/tok4096.model", (256, 256), folder, say)  # train.bin, val.bin and their masks
+    found = survey("data/mine.jsonl", say)  # every line checked, the split drawn
+    prepared = write_shards(found, "data/tok4096.model", (256, 256), folder, say)  # train.bin, val.bin, masks
 
-Both passes go through the file in parts of some megabytes, by all cores where there are several. In memory are one part a
-process, and 48 bytes a conversation to tell duplicates and to draw the split.
+Both passes go through the file in parts of some megabytes, by all cores where there are several. In memory are
+one part a process, and 48 bytes a conversation to find duplicates and to draw the split.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
     kind, first = first_format(source, parts)
     progress = Progress(f"checking {path}", sum(end - start for start, end in parts), say)
     faults, lines, looks = [], 0, []
-    for (start, end), part in zip(parts, each(look, [(source, *part, kind, first) for part in parts], workers), strict=True):
+    for (start, end), part in zip(
+        parts, each(look, [(source, *part, kind, first) for part in parts], workers), strict=True
+    ):
         faults += [(lines + number, fault) for number, fault in part.faults][: MAX_FAULTS - len(faults)]
         if part.whole:
             raise FaultyError(f"{path}:{lines + part.faults[-1][0]}: {part.faults[-1][1]}.")
@@ -123,9 +125,12 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
 
 
 def first_format(source: Source, parts: Iterable[list[int]]) -> tuple[str, int]:
-    """The format and line of the first record without a fault, which all others must have; ("", 0) if the first part has none."""
+    """The format and line of the first record without a fault, which all others must have; ("", 0) if the
+    first part has none."""
     for start, end in parts:
-        lines = (parse(raw, number) for number, raw in records(read_part(source, start, end), source.container))
+        lines = (
+            parse(raw, number) for number, raw in records(read_part(source, start, end), source.container)
+        )
         return next(((line.kind, line.number) for line in lines if line.kind or line.whole), ("", 0))
     return "", 0
 
@@ -159,11 +164,16 @@ def check(path: str | Path, faults: list[tuple[int, str]], looks: list[Look], go
     number = sum(part.n_faults for part in looks)
     if number > 1 and number == sum(part.not_utf8 for part in looks):
         raise FaultyError(
-            f"{path} is not UTF-8 but Windows-1252 or Latin-1, it seems ({number:,} lines, the first is line {faults[0][0]}); save it "
-            f"as UTF-8, with `iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl` for instance."
+            f"{path} is not UTF-8 but Windows-1252 or Latin-1, it seems ({number:,} lines, the first is line "
+            f"{faults[0][0]}); save it "
+            f"as UTF-8, with `iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl` for "
+            "instance."
         )
     if number > 1 and not good:
-        raise FaultyError(f"{path}: none of its {number:,} records can be read; of the first, on line {faults[0][0]}: {faults[0][1]}.")
+        raise FaultyError(
+            f"{path}: none of its {number:,} records can be read; of the first, on line {faults[0][0]}: "
+            f"{faults[0][1]}."
+        )
     sentences = [f"{path}:{line}: {fault}." for line, fault in faults]
     if number > MAX_FAULTS:
         sentences.append(f"{number - MAX_FAULTS} more lines of {path} are faulty.")
@@ -171,7 +181,9 @@ def check(path: str | Path, faults: list[tuple[int, str]], looks: list[Look], go
         raise FaultyError("\n".join(sentences))
 
 
-def notes(counts: Counter[str], duplicates: int, unread: frozenset[str], drawn: Split, number: int) -> list[str]:
+def notes(
+    counts: Counter[str], duplicates: int, unread: frozenset[str], drawn: Split, number: int
+) -> list[str]:
     """What is to be told of a file, a sentence each."""
     marks = {what.removeprefix("mark "): count for what, count in counts.items() if what.startswith("mark ")}
     told = [f"{count:,} {what}" for what, count in counts.items() if count and not what.startswith("mark ")]
@@ -183,7 +195,8 @@ def notes(counts: Counter[str], duplicates: int, unread: frozenset[str], drawn: 
         told.append(f"keys that are nothing to training were left unread: {', '.join(sorted(unread))}")
     if drawn.parted:
         told.append(
-            f"many conversations begin with the same question, which would have held out {drawn.before:,} of {number:,}; they are "
+            f"many conversations begin with the same question, which would have held out {drawn.before:,} of "
+            f"{number:,}; they are "
             f"told apart by more of their words, so that {drawn.held_out:,} are held out"
         )
     return told
@@ -196,11 +209,18 @@ def recall(path: str | Path, folder: Path) -> Survey | None:
     """The survey of a file, if shards of it are in the folder."""
     known = read_note(folder).get("of", {}).get("survey")
     names = {field.name for field in fields(Survey)} - {"path"}
-    return Survey(str(path), **known) if known and known.keys() == names and sha256(path) == known["sha256"] else None
+    return (
+        Survey(str(path), **known)
+        if known and known.keys() == names and sha256(path) == known["sha256"]
+        else None
+    )
 
 
-def iter_conversations(survey: Survey, held_out: bool | None = None, most: int | None = None) -> Iterator[Conversation]:
-    """Conversations of a side (None: of both) in the order of the file; with `most`, at most so many, spread over its parts."""
+def iter_conversations(
+    survey: Survey, held_out: bool | None = None, most: int | None = None
+) -> Iterator[Conversation]:
+    """Conversations of a side (None: of both) in the order of the file; with `most`, at most so many, spread
+    over its parts."""
     given, line, drawn = 0, 0, survey.split
     for number, (start, end) in enumerate(survey.parts, 1):
         data = read_part(survey.source, start, end)
@@ -248,13 +268,21 @@ def are_written(survey: Survey, tokenizer: str | Path, contexts: tuple[int, int]
 
 
 def write_shards(
-    survey: Survey, tokenizer: str | Path, contexts: tuple[int, int], folder: Path, say: Say, workers: int | None = None
+    survey: Survey,
+    tokenizer: str | Path,
+    contexts: tuple[int, int],
+    folder: Path,
+    say: Say,
+    workers: int | None = None,
 ) -> Prepared:
-    """Write train*.bin, val*.bin and their masks, one of each for a part of the file; what is there already is not made again.
+    """Write train*.bin, val*.bin and their masks, one of each for a part of the file; what is there already
+    is not made again.
 
     `contexts`: the most tokens of a row to train on, and of one held out.
     """
-    from arianna.corpus.encoding import Prepared  # numpy and sentencepiece: a faulty line is told before they are loaded
+    from arianna.corpus.encoding import (
+        Prepared,
+    )  # numpy and sentencepiece: a faulty line is told before they are loaded
 
     jobs = [(survey.source, *part, survey.split, str(tokenizer), *contexts) for part in survey.parts]
     sizes = [end - start for start, end in survey.parts]

@@ -1,8 +1,10 @@
 """One JSON record of a file: which format it has, and its messages. Standard library only.
 
-    [{"role": "system", "content": ...}, {"role": "user", "content": ...}, {"role": "assistant", "content": ...}, ...]
-    {"messages": [the same list]}      {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}
-    {"prompt": ..., "completion": ...}      {"instruction": ..., "input": ..., "output": ...}      and their like, see `kind_of`
+[{"role": "system", "content": ...}, {"role": "user", "content": ...}, {"role": "assistant", ...}, ...]
+{"messages": [the same list]}
+{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}
+{"prompt": ..., "completion": ...}
+{"instruction": ..., "input": ..., "output": ...}      and their like, see `kind_of`
 """
 
 from __future__ import annotations
@@ -32,7 +34,16 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 USUAL = {"user", "assistant", "system", "human", "gpt"}  # names of roles that need no word
-TOOL_ROLES = {"tool", "function", "ipython", "observation", "tool_call", "tool_response", "function_call", "function_response"}
+TOOL_ROLES = {
+    "tool",
+    "function",
+    "ipython",
+    "observation",
+    "tool_call",
+    "tool_response",
+    "function_call",
+    "function_response",
+}
 TRAINED_KEYS = ("weight", "train", "loss_weight")  # OpenAI's, axolotl's and LLaMA-Factory's
 TOOL_KEYS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 MEDIA_KEYS = ("images", "image", "image_url", "audios", "audio", "input_audio", "videos", "video")
@@ -60,7 +71,7 @@ class Message:
 
 
 def decode(raw: bytes) -> tuple[Any, Counter[str]]:
-    """The JSON value of a record, and what was passed over. Stricter than json.loads: no NaN, no key twice."""
+    """The JSON value of a record, and what was passed over. Stricter than json.loads: no NaN, no double key."""
     if len(raw) > MAX_LINE:
         raise LineError(f"the line is longer than {MAX_LINE:,} bytes, the most that a conversation may have")
     try:
@@ -73,11 +84,17 @@ def decode(raw: bytes) -> tuple[Any, Counter[str]]:
             return JSON.decode(text[:-1]), Counter({COMMAS: 1})
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise LineError(f"the line is not UTF-8 (byte {error.start + 1} is 0x{byte:02X}); save the file as UTF-8") from None
+        raise LineError(
+            f"the line is not UTF-8 (byte {error.start + 1} is 0x{byte:02X}); save the file as UTF-8"
+        ) from None
     except json.JSONDecodeError as error:
-        raise LineError(f"the line is not JSON ({error.msg}, column {error.colno}); each line needs a whole conversation") from None
+        raise LineError(
+            f"the line is not JSON ({error.msg}, column {error.colno}); each line needs a whole conversation"
+        ) from None
     except RecursionError:
-        raise LineError("the line is nested too deeply; a conversation is a list of messages and no more") from None
+        raise LineError(
+            "the line is nested too deeply; a conversation is a list of messages and no more"
+        ) from None
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,7 +109,9 @@ def no_number(word: str) -> NoReturn:
     raise LineError(f"{word} is not JSON")
 
 
-JSON = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number, parse_int=float)  # int() refuses 5,000 digits
+JSON = json.JSONDecoder(
+    object_pairs_hook=unique, parse_constant=no_number, parse_int=float
+)  # int() refuses 5,000 digits
 
 
 # ---- formats ----
@@ -101,7 +120,10 @@ JSON = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number, pars
 def kind_of(record: Any) -> tuple[str, tuple[str, ...]]:
     """Which format a record has, in words, and the keys that make it that."""
     if isinstance(record, list):
-        if record and (isinstance(record[0], list) or (isinstance(record[0], dict) and record[0].keys() & {*LISTS, *QUESTION_KEYS})):
+        if record and (
+            isinstance(record[0], list)
+            or (isinstance(record[0], dict) and record[0].keys() & {*LISTS, *QUESTION_KEYS})
+        ):
             raise LineError("the line is a list of conversations; each needs a line of its own")
         return "list of role and content", ()
     if not isinstance(record, dict):
@@ -113,18 +135,25 @@ def kind_of(record: Any) -> tuple[str, tuple[str, ...]]:
     if len(formats) == 1:
         return formats[0]
     if formats:
-        raise LineError(f"the object has both {formats[0][1][0]!r} and {formats[1][1][0]!r}; it needs one of them")
+        raise LineError(
+            f"the object has both {formats[0][1][0]!r} and {formats[1][1][0]!r}; it needs one of them"
+        )
     refuse_object(record)
 
 
-def pair_format(record: dict[str, Any], questions: list[str], answers: list[str]) -> tuple[str, tuple[str, ...]]:
+def pair_format(
+    record: dict[str, Any], questions: list[str], answers: list[str]
+) -> tuple[str, tuple[str, ...]]:
     """The format of an object with a question and an answer under keys of their own."""
     for keys in (questions, answers):
         if len(keys) > 1:
             raise LineError(f"the object has both {keys[0]!r} and {keys[1]!r}; it needs one of them")
     keys = (questions[0], answers[0])
     if keys[0] == "instruction":
-        return f"Alpaca object with instruction and {keys[1]}", (*keys, *(key for key in INPUT_KEYS if key in record))
+        return f"Alpaca object with instruction and {keys[1]}", (
+            *keys,
+            *(key for key in INPUT_KEYS if key in record),
+        )
     lists = "lists of " if isinstance(record[keys[0]], list) else ""
     return f"object with {lists}{keys[0]} and {keys[1]}", keys
 
@@ -135,24 +164,36 @@ def refuse_object(record: dict[str, Any]) -> NoReturn:
     refuse_preferences(record)
     if isinstance(record.get("text"), str):
         mark = FOREIGN.search(record["text"])
-        template = "the template Q: and A:" if FORGED.search(record["text"]) else f"a template ({mark[0]})" if mark else "no roles"
-        raise FileError(f"the object is text with {template} ({keys}); make it an object with prompt and completion")
+        template = (
+            "the template Q: and A:"
+            if FORGED.search(record["text"])
+            else f"a template ({mark[0]})"
+            if mark
+            else "no roles"
+        )
+        raise FileError(
+            f"the object is text with {template} ({keys}); make it an object with prompt and completion"
+        )
     for name in QUESTION_KEYS:
         if name in record:
             raise LineError(f"the object has a {name!r} but no 'completion' ({keys})")
-    raise LineError(f"the object has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' ({keys}); {HOW}")
+    raise LineError(
+        f"the object has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' ({keys}); {HOW}"
+    )
 
 
 def refuse_preferences(record: dict[str, Any]) -> None:
     if present := [key for key in PREFERENCE_KEYS if key in record]:
         raise FileError(
-            f"the object is a preference pair (its keys are {', '.join(map(shown, [*record][:8]))}); there is no training on preferences "
+            f"the object is a preference pair (its keys are {', '.join(map(shown, [*record][:8]))}); there "
+            "is no training on preferences "
             f"here: keep the prompt and {shown(present[0])}, named prompt and completion"
         )
 
 
 def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
-    """The keys of a record that are not read. Raises FileError for one that would change what is to be learned."""
+    """The keys of a record that are not read. Raises FileError for one that would change what is to be
+    learned."""
     if not isinstance(record, dict):
         return frozenset()
     others = record.keys() - {*keys, *SYSTEM_KEYS}
@@ -161,19 +202,37 @@ def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
     refuse_preferences(record)
     for key in (*TOOL_KEYS, *MEDIA_KEYS, *OTHER_KEYS):
         if key in others and record[key] not in NOTHING:
-            raise FileError(f"the object has {shown(key)}, {meaning(key)}; take such conversations out, or the key if it may be ignored")
+            raise FileError(
+                f"the object has {shown(key)}, {meaning(key)}; take such conversations out, or the key if it "
+                "may be ignored"
+            )
     if record.get("label") is not None:
-        raise FileError("the object has 'label', which says whether an answer is wanted and is not read here; keep the wanted ones")
+        raise FileError(
+            "the object has 'label', which says whether an answer is wanted and is not read here; keep the "
+            "wanted ones"
+        )
     for key in TRAINED_KEYS:
         if key in others and record[key] not in (None, 1):  # True is equal to 1
-            raise FileError(f"the object has {shown(key)}, which is read on a message alone; put it there or take it out")
+            raise FileError(
+                f"the object has {shown(key)}, which is read on a message alone; put it there or take it out"
+            )
     return frozenset(others)
 
 
 def meaning(key: str) -> str:
     """What a key that is not read stands for."""
-    kind = "tool and function calls" if key in TOOL_KEYS else "images, sound or film" if key in MEDIA_KEYS else ""
-    return f"{kind}, which a model of text alone cannot learn" if kind else "which changes what is to be learned and is not read here"
+    kind = (
+        "tool and function calls"
+        if key in TOOL_KEYS
+        else "images, sound or film"
+        if key in MEDIA_KEYS
+        else ""
+    )
+    return (
+        f"{kind}, which a model of text alone cannot learn"
+        if kind
+        else "which changes what is to be learned and is not read here"
+    )
 
 
 def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
@@ -181,10 +240,18 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
     if len(keys) < 2:
         messages = record[keys[0]] if keys else record
         if not isinstance(messages, list):
-            hint = "; it is JSON within quotes: write it without them" if isinstance(messages, str) and messages[:1] in "[{" else ""
+            hint = (
+                "; it is JSON within quotes: write it without them"
+                if isinstance(messages, str) and messages[:1] in "[{"
+                else ""
+            )
             raise LineError(f"the messages are {named(messages)}, not a list{hint}")
         return messages
-    question, answer, about = record[keys[0]], record[keys[1]], [record[key] for key in keys[2:] if record[key]]
+    question, answer, about = (
+        record[keys[0]],
+        record[keys[1]],
+        [record[key] for key in keys[2:] if record[key]],
+    )
     if isinstance(question, list) and isinstance(answer, list):
         return question + answer
     if isinstance(question, str) and all(isinstance(text, str) for text in about):
@@ -195,7 +262,9 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
 def message(found: Any, number: int, names: tuple[str, str], counts: Counter[str]) -> Message:
     """One message of a list. `names`: the usual keys of role and content, for faults."""
     if not isinstance(found, dict):
-        raise LineError(f"message {number} is {named(found)}, not an object with '{names[0]}' and '{names[1]}'")
+        raise LineError(
+            f"message {number} is {named(found)}, not an object with '{names[0]}' and '{names[1]}'"
+        )
     role_key = next((key for key in ("role", "from") if key in found), None)
     content_key = next((key for key in ("content", "value", "parts") if key in found), None)
     for key in (*TOOL_KEYS, *MEDIA_KEYS):
@@ -215,9 +284,14 @@ def role_of(name: Any, number: int, counts: Counter[str]) -> str:
     role = ROLES.get(name.strip().casefold()) if isinstance(name, str) else None
     if role is None:
         if isinstance(name, str) and name.strip().casefold() in TOOL_ROLES:
-            raise FileError(f"message {number} is from {shown(name)}, {meaning('tools')}; take such conversations out")
+            raise FileError(
+                f"message {number} is from {shown(name)}, {meaning('tools')}; take such conversations out"
+            )
         what = shown(name) if isinstance(name, str) else named(name)
-        raise LineError(f"message {number} has the unknown role {what}; known are user, assistant, system and their usual names")
+        raise LineError(
+            f"message {number} has the unknown role {what}; known are user, assistant, system and their "
+            "usual names"
+        )
     if name not in USUAL:
         counts[NAMED.format(shown(name), role)] += 1
     return role
@@ -229,7 +303,10 @@ def is_trained(found: dict[str, Any], number: int) -> bool:
     for key, value in values.items():
         if value not in (0, 1):  # True and False are equal to them
             shown_value = f"{value:g}" if isinstance(value, float) else named(value)
-            raise FileError(f"message {number} has {shown(key)} {shown_value}; an answer is trained (1) or not (0), nothing between")
+            raise FileError(
+                f"message {number} has {shown(key)} {shown_value}; an answer is trained (1) or not (0), "
+                "nothing between"
+            )
     return all(values.values())
 
 
@@ -243,7 +320,10 @@ def plain(content: Any, name: str) -> str:
     for part in content:
         part_type = part.get("type", "text") if isinstance(part, dict) else None
         if isinstance(part, dict) and part_type not in ("text", "input_text", "output_text"):
-            raise FileError(f"{name} has a part of type {shown(str(part_type))}; only text can be learned: take such conversations out")
+            raise FileError(
+                f"{name} has a part of type {shown(str(part_type))}; only text can be learned: take such "
+                "conversations out"
+            )
         text = part.get("text") if isinstance(part, dict) else part
         if not isinstance(text, str):
             raise LineError(f"{name} has a part that is {named(text)}, not text")
@@ -253,7 +333,14 @@ def plain(content: Any, name: str) -> str:
 
 def named(value: Any) -> str:
     """What a JSON value is, in words."""
-    words = {type(None): "null", bool: "true or false", float: "a number", str: "text", list: "a list", dict: "an object"}
+    words = {
+        type(None): "null",
+        bool: "true or false",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
     return words.get(type(value), "a number")
 
 

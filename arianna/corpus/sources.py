@@ -1,4 +1,5 @@
-"""A file of conversations as a whole: what it is, where its records lie, and a sentence for what cannot be read.
+"""A file of conversations as a whole: what it is, where its records lie, and a sentence for what cannot be
+read.
 
 JSON may come one record a line, as values over several lines, or as one array; plain or compressed by gzip.
 """
@@ -27,8 +28,8 @@ HOW = 'one conversation a line is needed, such as {"prompt": "...", "completion"
 SEPARATORS = re.compile(r"[\s,]*")
 VALUE = json.JSONDecoder()
 BINARY = {  # first bytes of files that hold no text, and what to do with them
-    b"PK\x03\x04": "a zip file (or a document or a checkpoint, which are zip files too); unpack it and give the .jsonl in it",
-    b"PAR1": "a Parquet file; save it as JSON lines: pandas.read_parquet(f).to_json(out, orient='records', lines=True)",
+    b"PK\x03\x04": "a zip file (as documents and checkpoints are too); unpack it and give the .jsonl in it",
+    b"PAR1": "a Parquet file; save it as JSON lines, pandas.read_parquet(f).to_json(out, orient='records', lines=True)",
     b"ARROW1": "an Arrow file; save it as JSON lines, datasets.load_from_disk(...).to_json(out)",
     b"%PDF": "a PDF",
     b"SQLite format 3": "an SQLite database; export its conversations as JSON lines",
@@ -42,7 +43,8 @@ UTF_16_AND_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
 class FaultyError(ValueError):
-    """A file or a list of conversations that cannot be used, and why: a sentence, or several with a new line between two."""
+    """A file or a list of conversations that cannot be used, and why: a sentence, or several with a new line
+    between two."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Source:
     @property
     def words(self) -> str:
         """How the records lie in the file, where it is not the usual way."""
-        container = {"lines": "", "values": ", over several lines each", "array": ", in a JSON array"}[self.container]
+        container = {"lines": "", "values": ", over several lines each", "array": ", in a JSON array"}[
+            self.container
+        ]
         return container + ", compressed by gzip" * self.zipped
 
 
@@ -93,7 +97,10 @@ def unreadable(path: str | Path, error: Exception) -> FaultyError:
 def check_path(path: str) -> None:
     """Raise FaultyError unless a file can be there."""
     if re.match(r"[a-z][a-z0-9+.-]+://", path):
-        raise FaultyError(f"{path} is an address; nothing is fetched from the network here: download the file and give its path.")
+        raise FaultyError(
+            f"{path} is an address; nothing is fetched from the network here: download the file and give its "
+            "path."
+        )
     if os.path.isdir(path):
         inside = sorted(p.name for p in Path(path).iterdir() if p.suffix in (".jsonl", ".json", ".gz"))
         hint = f", such as {Path(path) / inside[0]}" if inside else ""
@@ -167,7 +174,9 @@ def container_of(head: bytes) -> str:
         if is_array_of_records([record]):
             return "array"
     value, end = first_value(text, 0)
-    several = "\n" in text[:end] or ("\n" not in text and text[end : end + 1] == "\r")  # an old Mac's line end
+    several = "\n" in text[:end] or (
+        "\n" not in text and text[end : end + 1] == "\r"
+    )  # an old Mac's line end
     return "values" if isinstance(value, (dict, list)) and several else "lines"
 
 
@@ -177,7 +186,9 @@ def holds_records(head: bytes) -> bool:
     if text[:1] not in ("{", "["):
         return False
     value, _ = first_value(text, 0)
-    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], (dict, list)))
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], (dict, list))
+    )
 
 
 def is_array_of_records(value: Any) -> bool:
@@ -216,7 +227,8 @@ def cut_lines(file: BinaryIO, size: int) -> list[list[int]]:
 
 
 def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
-    """The same for records that do not end with their line; they are all looked at. Raises FaultyError where one is broken."""
+    """The same for records that do not end with their line; they are all looked at. Raises FaultyError where
+    one is broken."""
     file.seek(0)
     head = file.read(MAX_LINE)
     start = len(head) - len(head.removeprefix(BOM_UTF8).lstrip())
@@ -230,7 +242,10 @@ def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
             _, last = first_value(text, at)
             if last < 0:
                 line = lines + lines_in(data[:at]) + 1
-                raise FaultyError(f"{source.path}:{line}: the JSON record that begins here is broken, or longer than {MAX_LINE:,} bytes.")
+                raise FaultyError(
+                    f"{source.path}:{line}: the JSON record that begins here is broken, or longer than "
+                    f"{MAX_LINE:,} bytes."
+                )
             end = last
         if not end:
             break
@@ -239,7 +254,10 @@ def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
     file.seek(start)
     if (rest := file.read(PART).strip()) != (b"]" if source.container == "array" else b""):
         what = "goes on behind its end" if rest else "breaks off"
-        raise FaultyError(f"{source.path}:{lines + 1}: the JSON {what}; it was not written to its end, or changed afterwards.")
+        raise FaultyError(
+            f"{source.path}:{lines + 1}: the JSON {what}; it was not written to its end, or changed "
+            "afterwards."
+        )
     return parts
 
 

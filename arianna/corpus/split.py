@@ -25,8 +25,12 @@ class Split:
 
     held_out: int
     last: str  # the highest digest that is held out, hexadecimal
-    parted: tuple[str, ...] = ()  # digests that too many conversations have: the next level of their key counts
-    before: int = 0  # how many would have been held out by their first question alone, where that was too many
+    parted: tuple[
+        str, ...
+    ] = ()  # digests that too many conversations have: the next level of their key counts
+    before: int = (
+        0  # how many would have been held out by their first question alone, where that was too many
+    )
 
     def holds_out(self, conversation: Conversation) -> bool:
         """Whether a conversation is on the held-out side."""
@@ -38,7 +42,8 @@ class Split:
 
 
 def key(conversation: Conversation) -> str:
-    """What conversations have in common that must not be parted: the first question, its letters and digits in one case."""
+    """What conversations have in common that must not be parted: the first question, its letters and digits
+    in one case."""
     return folded(conversation.turns[0][0])
 
 
@@ -71,9 +76,10 @@ def split_sides(conversations: Sequence[Conversation]) -> tuple[list[Conversatio
 def draw(joined: bytes) -> Split:
     """The split of conversations, given the joined digests of all.
 
-    Held out are the lowest digests of first questions, until 10% of the conversations and at least 8 are. Where so many
-    conversations share a first question that this would miss by more than half, those are parted by more of their words.
-    Raises FaultyError for fewer than 20 conversations, or if none is left to train on.
+    Held out are the lowest digests of first questions, until 10% of the conversations and at least 8 are.
+    Where so many conversations share a first question that this would miss by more than half, those are
+    parted by more of their words. Raises FaultyError for fewer than 20 conversations, or if none is left to
+    train on.
     """
     effective = level(joined, 0)
     number, wanted = len(effective), to_hold_out(len(effective))
@@ -87,7 +93,9 @@ def draw(joined: bytes) -> Split:
             break
         large = {d for d, count in Counter(effective).items() if count > wanted // 2}
         parted |= large
-        effective = [other if d in large else d for d, other in zip(effective, level(joined, deeper), strict=True)]
+        effective = [
+            other if d in large else d for d, other in zip(effective, level(joined, deeper), strict=True)
+        ]
         held, last = lowest(effective, wanted)
     if held == number:
         raise FaultyError(none_left(number, len(set(effective))))
@@ -100,7 +108,8 @@ def level(joined: bytes, number: int) -> list[bytes]:
 
 
 def lowest(of_each: Sequence[bytes], wanted: int) -> tuple[int, bytes]:
-    """How many conversations have the lowest digests that are at least `wanted` together, and the highest of those."""
+    """How many conversations have the lowest digests that are at least `wanted` together, and the highest of
+    those."""
     counts = Counter(of_each)
     held, last = 0, b""
     for last in sorted(counts):
@@ -117,10 +126,14 @@ def to_hold_out(number: int) -> int:
 
 def none_left(number: int, different: int) -> str:
     return (
-        f"{number} conversations have only {different} different texts, so that {to_hold_out(number)} cannot be held out "
+        f"{number} conversations have only {different} different texts, so that {to_hold_out(number)} cannot "
+        "be held out "
         "and others left to train on; equal conversations stay together."
     )
 
 
 def too_few(number: int) -> str:
-    return f"{number} conversations are too few: at least {FEWEST} are needed, {FEWEST_HELD_OUT} of them to measure with."
+    return (
+        f"{number} conversations are too few: at least {FEWEST} are needed, {FEWEST_HELD_OUT} of them to "
+        "measure with."
+    )

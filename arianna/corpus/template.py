@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from arianna.corpus.conversations import Conversation
 
 USER, ASSISTANT = "Q:", "A:"  # what a question and an answer begin with
-FORGED = re.compile(rf"^[^\S\n]*(?:{USER}|{ASSISTANT})", re.MULTILINE)  # a line of content that would look like a turn
+FORGED = re.compile(
+    rf"^[^\S\n]*(?:{USER}|{ASSISTANT})", re.MULTILINE
+)  # a line of content that would look like a turn
 NEXT_QUESTION = re.compile(rf"\n[^\S\n]*{USER}")  # a model that goes on by itself has begun another turn
 
 
@@ -59,7 +61,8 @@ def corpus_text(conversations: Iterable[Conversation]) -> str:
 
 
 def join_lines(text: str) -> tuple[str, int]:
-    """Join each line that would forge a turn to the line before it; returns the text and how many were. Takes linear time."""
+    """Join each line that would forge a turn to the line before it; returns the text and how many were. Takes
+    linear time."""
     if not (USER in text or ASSISTANT in text) or not FORGED.search(text, 1):
         return text, 0
     pieces: list[str] = []

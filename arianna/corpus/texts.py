@@ -36,7 +36,8 @@ def documents(text: str) -> list[str]:
 
 
 def split_tail(text: str, share: float) -> tuple[str, str]:
-    """All but the last `share` of a text, and the rest, cut at the next end of a paragraph, else of a line, sentence or word."""
+    """All but the last `share` of a text, and the rest, cut at the next end of a paragraph, else of a line,
+    sentence or word."""
     if share == 0:
         return text, ""
     body = text.rstrip()
@@ -46,11 +47,14 @@ def split_tail(text: str, share: float) -> tuple[str, str]:
 
 
 def split_paragraphs(text: str, share: float) -> tuple[str, str]:
-    """The paragraphs of a text without and with those whose SHA-256 is in the lowest `share`; of a text without empty lines, the lines."""
+    """The paragraphs of a text without and with those whose SHA-256 is in the lowest `share`; of a text
+    without empty lines, the lines."""
     kept: list[str] = []
     held: list[str] = []
     parted = r"(?<=\n)\n" if "\n\n" in text.strip() else r"\n"
-    for paragraph in re.split(parted, text):  # each keeps one new line; further empty lines stay with the kept
+    for paragraph in re.split(
+        parted, text
+    ):  # each keeps one new line; further empty lines stay with the kept
         low = int.from_bytes(hashlib.sha256(paragraph.strip().encode()).digest()[:8], "big") < share * 2**64
         (held if low and paragraph.strip() else kept).append(paragraph)
     return "\n".join(kept), "\n".join(held)
@@ -70,12 +74,14 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start + 1} is 0x{data[error.start]:02X}) but Windows-1252 or Latin-1 perhaps; "
+            f"{path} is not UTF-8 (byte {error.start + 1} is 0x{data[error.start]:02X}) but Windows-1252 or "
+            "Latin-1 perhaps; "
             "save it as UTF-8."
         ) from None
     if holds_records(data[:HEAD]):
         raise ValueError(
-            f"{path} holds JSON records, which would be learned as prose, braces and all; conversations have names that end in .jsonl "
+            f"{path} holds JSON records, which would be learned as prose, braces and all; conversations have "
+            "names that end in .jsonl "
             "and are given to arianna_ft.py --conversations or pretokenize --data."
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -84,14 +90,27 @@ def read_text(path: Path) -> str:
 # ---- shards ----
 
 
-def shards_of(texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float) -> dict[str, Any]:
+def shards_of(
+    texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float
+) -> dict[str, Any]:
     """All that the shards of texts depend on; not where they lie."""
     held_out = [val_tail, val_paragraphs]
-    return {"texts": [sha256(f) for f in texts], "tokenizer": sha256(tokenizer), "held out": held_out, "part": PART}
+    return {
+        "texts": [sha256(f) for f in texts],
+        "tokenizer": sha256(tokenizer),
+        "held out": held_out,
+        "part": PART,
+    }
 
 
 def prepare_texts(
-    texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float, folder: Path, say: Say, workers: int | None = None
+    texts: Sequence[Path],
+    tokenizer: str,
+    val_tail: float,
+    val_paragraphs: float,
+    folder: Path,
+    say: Say,
+    workers: int | None = None,
 ) -> dict[str, int]:
     """Write the shards of text files; returns the number of tokens and bytes of each side."""
     sizes = [f.stat().st_size for f in texts]
@@ -99,16 +118,26 @@ def prepare_texts(
     groups = [[n for n, at in enumerate(parts) if at == number] for number in sorted(set(parts))]
     jobs = [([str(texts[n]) for n in group], tokenizer, val_tail, val_paragraphs) for group in groups]
     made_of = shards_of(texts, tokenizer, val_tail, val_paragraphs)
-    made = fill(folder, made_of, encode_texts, jobs, [sum(sizes[n] for n in group) for group in groups], say, workers)
+    made = fill(
+        folder, made_of, encode_texts, jobs, [sum(sizes[n] for n in group) for group in groups], say, workers
+    )
     return {name: sum(part[name] for part in made) for name in made[0]}
 
 
-def encode_texts(texts: list[str], model: str, val_tail: float, val_paragraphs: float) -> tuple[dict[str, bytes], dict[str, int]]:
+def encode_texts(
+    texts: list[str], model: str, val_tail: float, val_paragraphs: float
+) -> tuple[dict[str, bytes], dict[str, int]]:
     """The shards of some texts by name, and the tokens and bytes of each side."""
-    halves = [split_paragraphs(t, val_paragraphs) if val_paragraphs else split_tail(t, val_tail) for t in map(read_text, map(Path, texts))]
+    halves = [
+        split_paragraphs(t, val_paragraphs) if val_paragraphs else split_tail(t, val_tail)
+        for t in map(read_text, map(Path, texts))
+    ]
     files, counts = {}, {}
     for side, name in enumerate(("train", "val")):
         tokens = np.concatenate([encode_text(half[side], tokenizer_of(model)) for half in halves])
         files[f"{name}.bin"] = tokens.tobytes()
-        counts |= {f"{name}_tokens": len(tokens), f"{name}_bytes": sum(len(half[side].encode()) for half in halves)}
+        counts |= {
+            f"{name}_tokens": len(tokens),
+            f"{name}_bytes": sum(len(half[side].encode()) for half in halves),
+        }
     return files, counts

@@ -17,7 +17,18 @@ from arianna.corpus.sources import FaultyError
 from arianna.corpus.template import corpus_text
 
 TEXTS = (
-    *("content", "value", "text", "prompt", "completion", "instruction", "output", "input", "context", "response"),
+    *(
+        "content",
+        "value",
+        "text",
+        "prompt",
+        "completion",
+        "instruction",
+        "output",
+        "input",
+        "context",
+        "response",
+    ),
     *("question", "answer", "system", "system_prompt"),
 )  # keys of what is said
 
@@ -62,47 +73,78 @@ FORMATS = {
     "list of role and content": line,
     "object with messages": lambda q, a: {"messages": line(q, a)},
     "object with conversation": lambda q, a: {"conversation": line(q, a)},
-    "ShareGPT object with conversations": lambda q, a: {"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]},
+    "ShareGPT object with conversations": lambda q, a: {
+        "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]
+    },
     "Gemini object with contents": lambda q, a: {
         "contents": [{"role": "user", "parts": [{"text": q}]}, {"role": "model", "parts": [{"text": a}]}]
     },
     "object with prompt and completion": lambda q, a: {"prompt": q, "completion": a},
     "object with prompt and response": lambda q, a: {"prompt": q, "response": a},
     "object with question and answer": lambda q, a: {"question": q, "answer": a},
-    "object with lists of prompt and completion": lambda q, a: {"prompt": line(q), "completion": line(q, a)[1:]},
+    "object with lists of prompt and completion": lambda q, a: {
+        "prompt": line(q),
+        "completion": line(q, a)[1:],
+    },
     "Alpaca object with instruction and output": lambda q, a: {"instruction": q, "input": "", "output": a},
 }
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_format_gives_the_same_conversations_and_is_told(tmp_path, kind):
-    found = look_at(write(tmp_path, *[FORMATS[kind](f"Question {n}?", f"Answer {n}.") for n in range(20)], good=0))
+    found = look_at(
+        write(tmp_path, *[FORMATS[kind](f"Question {n}?", f"Answer {n}.") for n in range(20)], good=0)
+    )
     assert found.kind == kind
-    assert [*iter_conversations(found)] == [Conversation(((f"Question {n}?", f"Answer {n}."),), line=n + 1) for n in range(20)]
+    assert [*iter_conversations(found)] == [
+        Conversation(((f"Question {n}?", f"Answer {n}."),), line=n + 1) for n in range(20)
+    ]
     assert (found.joined, found.duplicates) == (0, 0)
 
 
 def test_the_input_of_an_instruction_stands_below_it(tmp_path):
-    assert only(tmp_path, {"instruction": "Sum up.", "input": "A hill.", "output": "Hill."}).turns == (("Sum up.\nA hill.", "Hill."),)
-    assert only(tmp_path, {"instruction": "Sum up.", "context": "A hill.", "response": "Hill."}).turns == (("Sum up.\nA hill.", "Hill."),)
+    assert only(tmp_path, {"instruction": "Sum up.", "input": "A hill.", "output": "Hill."}).turns == (
+        ("Sum up.\nA hill.", "Hill."),
+    )
+    assert only(tmp_path, {"instruction": "Sum up.", "context": "A hill.", "response": "Hill."}).turns == (
+        ("Sum up.\nA hill.", "Hill."),
+    )
 
 
 def test_every_turn_and_the_system_text_are_kept(tmp_path):
     conversation = only(tmp_path, line("One?", "Yes.", "Two?", "No.", "Three?", "Maybe.", system="Be brief."))
-    assert conversation == Conversation((("One?", "Yes."), ("Two?", "No."), ("Three?", "Maybe.")), "Be brief.", 1)
-    named = [{"from": "system", "value": " "}, {"from": "user", "value": "One?"}, {"from": "assistant", "value": "Yes."}]
+    assert conversation == Conversation(
+        (("One?", "Yes."), ("Two?", "No."), ("Three?", "Maybe.")), "Be brief.", 1
+    )
+    named = [
+        {"from": "system", "value": " "},
+        {"from": "user", "value": "One?"},
+        {"from": "assistant", "value": "Yes."},
+    ]
     assert only(tmp_path, {"conversations": named}) == Conversation((("One?", "Yes."),), "", 1)
 
 
 def test_space_around_a_text_goes_and_space_within_stays(tmp_path):
-    spaced = only(tmp_path, line(" What  is\ta hill?\n", "\n First.\r\n\r\nSecond.\rThird.\u2028Fourth. ", system="  Be brief.\n"))
-    assert spaced == Conversation((("What  is\ta hill?", "First.\n\nSecond.\nThird.\nFourth."),), "Be brief.", 1)
+    spaced = only(
+        tmp_path,
+        line(
+            " What  is\ta hill?\n", "\n First.\r\n\r\nSecond.\rThird.\u2028Fourth. ", system="  Be brief.\n"
+        ),
+    )
+    assert spaced == Conversation(
+        (("What  is\ta hill?", "First.\n\nSecond.\nThird.\nFourth."),), "Be brief.", 1
+    )
 
 
 def test_keys_that_are_not_read_are_told(tmp_path):
     told = "keys that are nothing to training were left unread: "
-    assert notes_of(tmp_path, {"id": 3, "messages": [QUESTION, ANSWER | {"name": "Ann"}]}) == f"{told}id, name"
-    assert notes_of(tmp_path, {"prompt": "why", "completion": "because", "source": "me", "tools": []}) == f"{told}source, tools"
+    assert (
+        notes_of(tmp_path, {"id": 3, "messages": [QUESTION, ANSWER | {"name": "Ann"}]}) == f"{told}id, name"
+    )
+    assert (
+        notes_of(tmp_path, {"prompt": "why", "completion": "because", "source": "me", "tools": []})
+        == f"{told}source, tools"
+    )
 
 
 def test_equal_conversations_are_counted_and_kept(tmp_path):
@@ -119,7 +161,8 @@ READ = {  # a record, the conversation that it is, and what is told of twenty li
     "a greeting first": (
         said(BRIEF, {"role": "assistant", "content": "Welcome."}, QUESTION, ANSWER),
         Conversation((("why", "because"),), "Be brief.", 1, "Welcome."),
-        "20 conversations begin with the assistant; that greeting is context of the first turn and not trained",
+        "20 conversations begin with the assistant; that greeting is context of the first turn and not "
+        "trained",
     ),
     "two questions in a row": (
         said({"role": "user", "content": "Hi"}, QUESTION, ANSWER),
@@ -144,17 +187,20 @@ READ = {  # a record, the conversation that it is, and what is told of twenty li
     "an answer of weight 0": (
         {"messages": [QUESTION, ANSWER | {"weight": 0}, QUESTION, ANSWER | {"weight": 1}]},
         Conversation((("why", "because"), ("why", "because")), "", 1, given=frozenset({1})),
-        "20 answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never trained or scored",
+        "20 answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, "
+        "never trained or scored",
     ),
     "an answer that axolotl would not train": (
         {"messages": [QUESTION, ANSWER | {"train": False}, QUESTION, ANSWER | {"train": True}]},
         Conversation((("why", "because"), ("why", "because")), "", 1, given=frozenset({1})),
-        "20 answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never trained or scored",
+        "20 answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, "
+        "never trained or scored",
     ),
     "an answer that LLaMA-Factory would not train": (
         {"messages": [QUESTION, ANSWER | {"loss_weight": 0.0}, QUESTION, ANSWER]},
         Conversation((("why", "because"), ("why", "because")), "", 1, given=frozenset({1})),
-        "20 answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never trained or scored",
+        "20 answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, "
+        "never trained or scored",
     ),
     "a question that is not to be trained": (
         said(QUESTION | {"train": False}, ANSWER),
@@ -166,14 +212,20 @@ READ = {  # a record, the conversation that it is, and what is told of twenty li
         Conversation((("why", "because"),), "Be brief.", 1, given=frozenset({-1})),
         "",
     ),
-    "a system key": ({"system": "Be brief.", "messages": [QUESTION, ANSWER]}, Conversation((("why", "because"),), "Be brief.", 1), ""),
+    "a system key": (
+        {"system": "Be brief.", "messages": [QUESTION, ANSWER]},
+        Conversation((("why", "because"),), "Be brief.", 1),
+        "",
+    ),
     "a system prompt": (
         {"system_prompt": "Be brief.", "question": "why", "response": "because"},
         Conversation((("why", "because"),), "Be brief.", 1),
         "",
     ),
     "content in parts": (
-        said(QUESTION | {"content": [{"type": "text", "text": "why"}, {"type": "text", "text": "not"}]}, ANSWER),
+        said(
+            QUESTION | {"content": [{"type": "text", "text": "why"}, {"type": "text", "text": "not"}]}, ANSWER
+        ),
         Conversation((("why\nnot", "because"),), "", 1),
         "",
     ),
@@ -195,12 +247,14 @@ READ = {  # a record, the conversation that it is, and what is told of twenty li
     "marks of another template": (
         {"prompt": "why\n\n###\n\n", "completion": "<|im_start|>because"},
         Conversation((("why\n\n###", "<|im_start|>because"),), "", 1),
-        "40 texts hold marks of another template (###, <|im_start|>), which are trained as they stand; take them out if they are not meant",
+        "40 texts hold marks of another template (###, <|im_start|>), which are trained as they stand; take "
+        "them out if they are not meant",
     ),
     "names ahead of the texts": (
         {"prompt": "User: why", "completion": "Assistant: because"},
         Conversation((("User: why", "Assistant: because"),), "", 1),
-        "40 texts hold marks of another template (User:, Assistant:), which are trained as they stand; take them out if they are not meant",
+        "40 texts hold marks of another template (User:, Assistant:), which are trained as they stand; take "
+        "them out if they are not meant",
     ),
     "invisible characters": (
         {"prompt": "w\u200bhy", "completion": "\u202ebecause\u2069"},
@@ -231,7 +285,10 @@ def test_marks_of_the_template_are_counted(tmp_path):
 
 
 def test_an_answer_in_the_form_of_a_list_keeps_its_letter(tmp_path):
-    assert only(tmp_path, {"prompt": "Name two.", "completion": "A: one\nB: two"}).turns[0][1] == "A: one\nB: two"
+    assert (
+        only(tmp_path, {"prompt": "Name two.", "completion": "A: one\nB: two"}).turns[0][1]
+        == "A: one\nB: two"
+    )
 
 
 def test_conversations_without_an_answer_to_train_are_left_out_and_told(tmp_path):
@@ -243,16 +300,46 @@ def test_conversations_without_an_answer_to_train_are_left_out_and_told(tmp_path
 
 
 REFUSED = {  # a record of a kind that cannot be learned, and what is said, once
-    "preferences": ({"prompt": "why", "chosen": "a", "rejected": "b"}, "a preference pair (its keys are 'prompt', 'chosen', 'rejected')"),
-    "preferences beside an answer": ({"prompt": "why", "completion": "x", "chosen": "a"}, "a preference pair"),
-    "wanted and unwanted answers": ({"prompt": "why", "completion": "x", "label": False}, "has 'label', which says whether"),
-    "tools": ({"messages": [QUESTION, ANSWER], "tools": [{"x": 1}]}, "the object has 'tools', tool and function calls"),
-    "functions": ({"messages": [QUESTION, ANSWER], "functions": [{"x": 1}]}, "the object has 'functions', tool and function calls"),
-    "a function call": (said(QUESTION, {"role": "assistant", "content": None, "function_call": {"x": 1}}), "message 2 has 'function_call'"),
-    "images": ({"prompt": "why", "completion": "x", "images": ["a.png"]}, "the object has 'images', images, sound or film"),
-    "a weight of the whole": ({"messages": [QUESTION, ANSWER], "weight": 0}, "has 'weight', which is read on a message alone"),
-    "a history": ({"instruction": "why", "output": "x", "history": [["a", "b"]]}, "has 'history', which changes what is to be learned"),
-    "text in our template": ({"text": "Q: why\nA: because"}, "text with the template Q: and A: (its keys are 'text')"),
+    "preferences": (
+        {"prompt": "why", "chosen": "a", "rejected": "b"},
+        "a preference pair (its keys are 'prompt', 'chosen', 'rejected')",
+    ),
+    "preferences beside an answer": (
+        {"prompt": "why", "completion": "x", "chosen": "a"},
+        "a preference pair",
+    ),
+    "wanted and unwanted answers": (
+        {"prompt": "why", "completion": "x", "label": False},
+        "has 'label', which says whether",
+    ),
+    "tools": (
+        {"messages": [QUESTION, ANSWER], "tools": [{"x": 1}]},
+        "the object has 'tools', tool and function calls",
+    ),
+    "functions": (
+        {"messages": [QUESTION, ANSWER], "functions": [{"x": 1}]},
+        "the object has 'functions', tool and function calls",
+    ),
+    "a function call": (
+        said(QUESTION, {"role": "assistant", "content": None, "function_call": {"x": 1}}),
+        "message 2 has 'function_call'",
+    ),
+    "images": (
+        {"prompt": "why", "completion": "x", "images": ["a.png"]},
+        "the object has 'images', images, sound or film",
+    ),
+    "a weight of the whole": (
+        {"messages": [QUESTION, ANSWER], "weight": 0},
+        "has 'weight', which is read on a message alone",
+    ),
+    "a history": (
+        {"instruction": "why", "output": "x", "history": [["a", "b"]]},
+        "has 'history', which changes what is to be learned",
+    ),
+    "text in our template": (
+        {"text": "Q: why\nA: because"},
+        "text with the template Q: and A: (its keys are 'text')",
+    ),
     "text in another": ({"text": "<|im_start|>user\nwhy"}, "text with a template (<|im_start|>)"),
     "text in none": ({"text": "why"}, "text with no roles"),
 }
@@ -262,7 +349,11 @@ REFUSED = {  # a record of a kind that cannot be learned, and what is said, once
 def test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence(tmp_path, name):
     record, expected = REFUSED[name]
     (sentence,) = faults(write(tmp_path, *[record] * 30, good=0))
-    assert sentence.startswith(f"{tmp_path}/some.jsonl:1: ") and expected in sentence and sentence.count(". ") == 0
+    assert (
+        sentence.startswith(f"{tmp_path}/some.jsonl:1: ")
+        and expected in sentence
+        and sentence.count(". ") == 0
+    )
 
 
 def test_a_line_that_looks_like_a_turn_is_joined_to_the_line_before(tmp_path):
@@ -275,19 +366,26 @@ def test_a_line_that_looks_like_a_turn_is_joined_to_the_line_before(tmp_path):
 
 def test_no_text_can_forge_a_turn_in_the_system_text(tmp_path):
     assert only(tmp_path, line("why", "because", system="Be brief.\nA: no")).system == "Be brief. A: no"
-    assert "begins with 'Q:', as a turn would" in faults(write(tmp_path, line("why", "because", system="Q: x\ny")))[0]
+    assert (
+        "begins with 'Q:', as a turn would"
+        in faults(write(tmp_path, line("why", "because", system="Q: x\ny")))[0]
+    )
 
 
 def test_bom_crlf_and_blank_lines_are_read(tmp_path):
     path = tmp_path / "windows.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n \r\n".join(GOOD.replace(b"hill", b"hill %d" % n) for n in range(20)))
+    path.write_bytes(
+        b"\xef\xbb\xbf" + b"\r\n \r\n".join(GOOD.replace(b"hill", b"hill %d" % n) for n in range(20))
+    )
     assert [c.line for c in read_conversations(path)] == list(range(1, 40, 2))
 
 
 def test_text_beyond_the_basic_plane_is_read_escaped_or_not(tmp_path):
     escaped = json.dumps(line("\U0001f642?", "b")).encode()
     plain = json.dumps(line("\U0001f642?", "b"), ensure_ascii=False).encode()
-    assert [c.turns[0][0] for c in read_conversations(write(tmp_path, escaped, plain))[-2:]] == ["\U0001f642?"] * 2
+    assert [c.turns[0][0] for c in read_conversations(write(tmp_path, escaped, plain))[-2:]] == [
+        "\U0001f642?"
+    ] * 2
 
 
 # ---- faults of a line ----
@@ -318,20 +416,32 @@ def test_the_first_twenty_faults_are_told_and_the_others_counted(tmp_path):
 
 def test_a_file_in_which_nothing_is_right_is_told_in_one_sentence(tmp_path):
     (sentence,) = faults(write(tmp_path, *[line("why", "")] * 30, good=0))
-    assert sentence.startswith(f"{tmp_path}/some.jsonl: none of its 30 records can be read; of the first, on line 1: the answer is empty")
+    assert sentence.startswith(
+        f"{tmp_path}/some.jsonl: none of its 30 records can be read; of the first, on line 1: the answer is "
+        "empty"
+    )
 
 
 def test_fewer_than_twenty_conversations_are_refused_with_both_numbers(tmp_path):
     path = write(tmp_path, good=19)
-    assert faults(path) == [f"{path}: 19 conversations are too few: at least 20 are needed, 8 of them to measure with."]
+    assert faults(path) == [
+        f"{path}: 19 conversations are too few: at least 20 are needed, 8 of them to measure with."
+    ]
     assert look_at(write(tmp_path, good=20)).conversations == 20
 
 
 def test_checking_a_file_imports_nothing_but_the_standard_library(tmp_path):
     path = write(tmp_path)
-    script = f"import sys; before = set(sys.modules); from arianna.corpus.prepare import survey; survey({str(path)!r}, print); "
+    script = (
+        "import sys; before = set(sys.modules); from arianna.corpus.prepare import survey; "
+        f"survey({str(path)!r}, print); "
+    )
     done = subprocess.run(
-        [sys.executable, "-c", f"{script}print(*(set(sys.modules) - before))"], capture_output=True, text=True, cwd=ROOT, check=True
+        [sys.executable, "-c", f"{script}print(*(set(sys.modules) - before))"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
     )
     assert {name.split(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"arianna"}
 
@@ -342,9 +452,27 @@ def test_no_bytes_break_the_reader(raw):
     assert (found.conversation is None) == (found.fault != "")
 
 
-KEYS = st.sampled_from(["role", "content", "messages", "conversations", "prompt", "completion", "weight", "text", "tools", "type", "parts"])
+KEYS = st.sampled_from(
+    [
+        "role",
+        "content",
+        "messages",
+        "conversations",
+        "prompt",
+        "completion",
+        "weight",
+        "text",
+        "tools",
+        "type",
+        "parts",
+    ]
+)
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5) | st.sampled_from(["user", "assistant"]),
+    st.none()
+    | st.booleans()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.sampled_from(["user", "assistant"]),
     lambda v: st.lists(v, max_size=3) | st.dictionaries(KEYS, v),
     max_leaves=8,
 )
@@ -355,5 +483,3 @@ JSON_VALUES = st.recursive(
 def test_no_json_value_breaks_the_reader(value):
     found = conversations.parse(json.dumps(value).encode(), 1)
     assert (found.conversation is None) == (found.fault != "" or found.counts[conversations.LEFT_OUT] == 1)
-
-

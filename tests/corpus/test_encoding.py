@@ -90,7 +90,9 @@ def test_a_prompt_is_spelled_as_the_beginning_of_its_turn(tokenizer):
     assert tokens[: len(prompt)].tolist() == prompt
 
 
-LETTER = st.characters(exclude_categories=["C", "Z"], exclude_characters="\u2581") | st.sampled_from(" \nQA:<s>")
+LETTER = st.characters(exclude_categories=["C", "Z"], exclude_characters="\u2581") | st.sampled_from(
+    " \nQA:<s>"
+)
 TEXT = st.text(LETTER, min_size=1, max_size=30)
 
 
@@ -125,7 +127,9 @@ def test_a_greeting_is_context_of_the_first_turn_and_never_trained(tokenizer):
 
 
 def test_texts_that_are_given_are_neither_trained_nor_scored(tokenizer):
-    conversation = Conversation((("hi", "yes"), ("why so?", "well")), "Be brief.", given=frozenset({-1, 1, 2}))
+    conversation = Conversation(
+        (("hi", "yes"), ("why so?", "well")), "Be brief.", given=frozenset({-1, 1, 2})
+    )
     assert spelled(encode_turns(conversation, tokenizer), tokenizer) == [
         (FIRST, ["<s>"]),
         (GIVEN, ["▁Be", "▁br", "ief", ".", "<0x0A>", "Q", ":"]),
@@ -182,7 +186,13 @@ class Fickle(Joining):
 
 def test_a_prompt_spelled_otherwise_than_its_turn_has_no_tokens_of_its_own():
     flags = encode_turns(talk("hm", "ye"), Fickle())[1].tolist()
-    assert flags == [FIRST, *[QUESTION] * 5, *[WORD] * 4, END, END]  # "Q: hm"; new line, "A", ": y", "e"; new line, BOS
+    assert flags == [
+        FIRST,
+        *[QUESTION] * 5,
+        *[WORD] * 4,
+        END,
+        END,
+    ]  # "Q: hm"; new line, "A", ": y", "e"; new line, BOS
 
 
 # ---- long conversations to rows ----
@@ -196,7 +206,9 @@ def test_a_conversation_that_fits_is_one_row(tokenizer):
 
 
 def test_this_is_how_a_long_answer_goes_on_in_further_rows(tokenizer):
-    rows = windows(*encode_turns(talk("so?", "I do not know, and you do not know. We will see."), tokenizer), 16)
+    rows = windows(
+        *encode_turns(talk("so?", "I do not know, and you do not know. We will see."), tokenizer), 16
+    )
     asked = ["▁Q", ":", "▁so", "?", "<0x0A>", "A", ":"]
     assert [spelled(row, tokenizer) for row in rows] == [
         [
@@ -273,7 +285,8 @@ def test_of_a_question_longer_than_half_the_context_the_end_is_repeated(tokenize
 
 
 def numbered(turns: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    """A conversation of turns with so many tokens of question (with what introduces it), answer and terminator, each token another."""
+    """A conversation of turns with so many tokens of question (with what introduces it), answer and
+    terminator, each token another."""
     tokens, flags = [BOS], [ROW]
     for question, answer, terminator in turns:
         first = tokens[-2] + 1 if len(tokens) > 1 else 10
@@ -305,13 +318,20 @@ def test_any_conversation_is_cut_so_that_every_token_is_a_target_once(turns, con
             asked = whole if len(whole) < context // 2 else whole[len(whole) - context // 2 + 1 :]
             overlap = tokens[max(answer, end + 1 - context // 4) : end + 1]
             assert row[1 : 1 + head].tolist() == [*asked, *overlap]
-        assert len(row) - 1 - head >= context // 4 or number == len(rows) - 1 or tokens[end + len(row) - 1 - head] == BOS
+        assert (
+            len(row) - 1 - head >= context // 4
+            or number == len(rows) - 1
+            or tokens[end + len(row) - 1 - head] == BOS
+        )
         end += len(row) - 1 - head
     assert end == len(tokens) - 1
 
 
 @example([(3, 11, 1), (12, 5, 1)], 16)  # the first row ends ahead of a BOS
-@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 90), st.just(1)), min_size=1, max_size=4), st.integers(16, 64))
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 90), st.just(1)), min_size=1, max_size=4),
+    st.integers(16, 64),
+)
 def test_no_row_ends_within_a_question_that_fits(turns, context):
     for row, flags in windows(*numbered(turns), context):
         assert flags[-1] & (ANSWER | TERMINATOR)
@@ -379,12 +399,17 @@ def test_prepared_conversations_are_rows_that_can_be_read(tokenizer, talks, tmp_
     )
     assert (prepared.bytes_spelled, prepared.spelled) == (20, "ß")
     for flag in (TRAIN_ALL, TRAIN_ANSWERS, ANSWER, TERMINATOR):
-        kept = sum(int(((rows.row(n)[2] & flag) > 0).sum()) for rows in (train, val) for n in range(len(rows)))
+        kept = sum(
+            int(((rows.row(n)[2] & flag) > 0).sum()) for rows in (train, val) for n in range(len(rows))
+        )
         assert kept == sum(int(((flags & flag) > 0).sum()) for _, flags in encoded)
 
 
 def test_held_out_rows_are_never_longer_than_the_bases_context_or_the_models(tokenizer, talks):
-    masks = [prepare_conversations(*talks, tokenizer, *contexts)[0]["val.mask"] for contexts in ((64, 32), (32, 64))]
+    masks = [
+        prepare_conversations(*talks, tokenizer, *contexts)[0]["val.mask"]
+        for contexts in ((64, 32), (32, 64))
+    ]
     assert masks[0] == masks[1]
 
 

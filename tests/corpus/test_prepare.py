@@ -13,7 +13,15 @@ from helpers import ROOT
 
 import arianna_data
 from arianna.corpus import encoding, parallel, prepare, sources
-from arianna.corpus.prepare import are_written, iter_conversations, read_conversations, recall, survey, write_corpus, write_shards
+from arianna.corpus.prepare import (
+    are_written,
+    iter_conversations,
+    read_conversations,
+    recall,
+    survey,
+    write_corpus,
+    write_shards,
+)
 from arianna.corpus.sources import FaultyError
 from arianna.corpus.split import split_sides
 from arianna.corpus.template import corpus_text
@@ -34,11 +42,14 @@ def write(path: Path, lines: list[str]) -> Path:
 
 @pytest.fixture
 def talk(tmp_path, monkeypatch) -> Path:
-    """90 conversations in parts of a thousand bytes, some twice, some of one question, some longer than a row."""
+    """90 conversations in parts of a thousand bytes, some twice, some of one question, some longer than a
+    row."""
     monkeypatch.setattr(sources, "PART", 1000)
     monkeypatch.setattr(parallel, "cores", lambda: 1)
     lines = [line(f"What is {n % 70}?", "It is a number… " + "and so on, " * (n % 40)) for n in range(85)]
-    return write(tmp_path / "talk.jsonl", [*lines, "", *lines[:3], line("Q: ß?", "A: ß\nA: yes"), line("last", "one")])
+    return write(
+        tmp_path / "talk.jsonl", [*lines, "", *lines[:3], line("Q: ß?", "A: ß\nA: yes"), line("last", "one")]
+    )
 
 
 def quiet(text: str) -> None:
@@ -81,9 +92,13 @@ def test_each_side_is_that_of_the_split(talk):
     assert found.held_out == len(held_out)
 
 
-def test_a_file_of_one_part_keeps_its_plain_names_and_the_rows_are_those_of_its_conversations(talk, tokenizer, tmp_path, monkeypatch):
+def test_a_file_of_one_part_keeps_its_plain_names_and_the_rows_are_those_of_its_conversations(
+    talk, tokenizer, tmp_path, monkeypatch
+):
     prepared = write_shards(whole(talk, monkeypatch), MODEL, CONTEXTS, tmp_path / "data", quiet)
-    files, expected = encoding.prepare_conversations(*split_sides(read_conversations(talk)), tokenizer, *CONTEXTS)
+    files, expected = encoding.prepare_conversations(
+        *split_sides(read_conversations(talk)), tokenizer, *CONTEXTS
+    )
     assert prepared == expected and prepared.longer > 10 and prepared.spelled == expected.spelled
     assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir() if p.name != parallel.NOTE} == files
 
@@ -133,7 +148,9 @@ def test_a_kind_of_data_that_cannot_be_learned_is_told_alone_and_with_its_line(t
     write(talk, lines)
     with pytest.raises(FaultyError) as error:
         survey(talk, quiet)
-    assert str(error.value).startswith(f"{talk}:61: message 2 is from 'tool'") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{talk}:61: message 2 is from 'tool'") and "\n" not in str(
+        error.value
+    )
 
 
 def test_a_file_that_changes_under_way_is_refused(talk, tmp_path):
@@ -158,11 +175,22 @@ def test_the_readable_corpus_is_the_text_of_all_conversations(talk, tmp_path):
 
 
 def test_a_split_that_was_mended_is_told_and_kept_by_both_passes(talk, tmp_path):
-    write(talk, [line("Hello!", f"Yes {n}, I hear you.") for n in range(60)] + [line(f"What is {n}?", f"It is {n}.") for n in range(40)])
+    write(
+        talk,
+        [line("Hello!", f"Yes {n}, I hear you.") for n in range(60)]
+        + [line(f"What is {n}?", f"It is {n}.") for n in range(40)],
+    )
     found = survey(talk, quiet)
     (note,) = found.notes
-    assert note.startswith("many conversations begin with the same question, which would have held out") and "10 are held out" in note
-    assert write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet).held_out == 10 == len([*iter_conversations(found, True)])
+    assert (
+        note.startswith("many conversations begin with the same question, which would have held out")
+        and "10 are held out" in note
+    )
+    assert (
+        write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet).held_out
+        == 10
+        == len([*iter_conversations(found, True)])
+    )
 
 
 def test_the_share_of_characters_that_are_spelled_in_bytes_is_counted(talk, tmp_path):
@@ -227,7 +255,10 @@ def test_shards_of_something_else_are_made_anew(talk, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_workers_end_with_the_process_that_started_them():
     job = ("import time; print('at work', flush=True); time.sleep(600)",)
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); from arianna.corpus import parallel; list(parallel.each(exec, [{job}, {job}], 2))"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from arianna.corpus import parallel; "
+        f"list(parallel.each(exec, [{job}, {job}], 2))"
+    )
     child = subprocess.Popen([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, text=True)
     assert [child.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
     child.send_signal(signal.SIGKILL)
@@ -255,7 +286,13 @@ def test_progress_is_said_every_few_seconds(monkeypatch):
 
 
 def test_conversations_can_be_pretokenized_too(talk, tmp_path, capsys):
-    words = ["pretokenize", f"--data={talk}", f"--model={MODEL}", f"--out={tmp_path / 'out'}", "--max_seq_len=64"]
+    words = [
+        "pretokenize",
+        f"--data={talk}",
+        f"--model={MODEL}",
+        f"--out={tmp_path / 'out'}",
+        "--max_seq_len=64",
+    ]
     assert arianna_data.main(words) == 0
     assert "90 conversations, 9 of them held out" in capsys.readouterr().out
     assert max(Rows(tmp_path / "out", "train", 64, 4096).lengths) == 64

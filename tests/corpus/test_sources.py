@@ -19,12 +19,21 @@ CONTAINERS = {  # the bytes of a file of these records, and what is told of how 
     "an array on one line": (json.dumps(RECORDS).encode(), ", in a JSON array"),
     "an array, indented": (json.dumps(RECORDS, indent=2, ensure_ascii=False).encode(), ", in a JSON array"),
     "an array, a record a line": (b"[\n" + LINES.replace(b"\n", b",\n") + b"\n]\n", ", in a JSON array"),
-    "records over several lines": ("\n".join(json.dumps(r, indent=1) for r in RECORDS).encode(), ", over several lines each"),
+    "records over several lines": (
+        "\n".join(json.dumps(r, indent=1) for r in RECORDS).encode(),
+        ", over several lines each",
+    ),
     "an old Mac's lines": (LINES.replace(b"\n", b"\r"), ", over several lines each"),
     "gzip": (gzip.compress(LINES), ", compressed by gzip"),
-    "an array in gzip": (gzip.compress(json.dumps(RECORDS).encode()), ", in a JSON array, compressed by gzip"),
+    "an array in gzip": (
+        gzip.compress(json.dumps(RECORDS).encode()),
+        ", in a JSON array, compressed by gzip",
+    ),
     "a mark of byte order": (b"\xef\xbb\xbf" + LINES, ""),
-    "an array behind a mark of byte order": (b"\xef\xbb\xbf \n" + json.dumps(RECORDS).encode(), ", in a JSON array"),
+    "an array behind a mark of byte order": (
+        b"\xef\xbb\xbf \n" + json.dumps(RECORDS).encode(),
+        ", in a JSON array",
+    ),
     "commas at the ends": (LINES.replace(b"\n", b",\n") + b",", ""),
 }
 
@@ -54,7 +63,9 @@ def test_records_are_read_however_they_lie_and_that_is_told(tmp_path, monkeypatc
     monkeypatch.setattr(sources, "PART", part)
     found = survey(file(tmp_path, data), quiet, workers=1)
     assert found.kind == f"object with messages{told}" and len(found.parts) == 1 or part == 300
-    assert [c.turns[0] for c in read_conversations(found.path)] == [(f"Why {n}?", f"Because of é {n}.") for n in range(30)]
+    assert [c.turns[0] for c in read_conversations(found.path)] == [
+        (f"Why {n}?", f"Because of é {n}.") for n in range(30)
+    ]
 
 
 def test_an_array_of_lists_of_messages_is_read(tmp_path):
@@ -73,7 +84,9 @@ def test_a_record_is_named_by_the_line_on_which_it_begins(tmp_path, monkeypatch,
         lines += sources.lines_in(data)
     texts = source.open().read().decode().split("\n")
     begins = {"lines": '{"messages"', "an array, indented": "  {", "records over several lines": "{"}[name]
-    assert numbers == [n for n, text in enumerate(texts, 1) if text.startswith(begins) and not text.startswith("    ")]
+    assert numbers == [
+        n for n, text in enumerate(texts, 1) if text.startswith(begins) and not text.startswith("    ")
+    ]
 
 
 def test_a_fault_in_an_array_is_named_by_its_line(tmp_path):
@@ -103,20 +116,47 @@ NO_CONVERSATIONS = {
     "white space": (b"\n \r\n\t\n", "holds only white space; it needs at least 20"),
     "a zip file": (b"PK\x03\x04" + b"\0" * 50, "is a zip file (or a document or a checkpoint"),
     "Parquet": (b"PAR1" + b"\0" * 50, "is a Parquet file; save it as JSON lines"),
-    "UTF-16": (LINES.decode().encode("utf-16"), "is UTF-16 or not text (it holds zero bytes); save it as UTF-8"),
+    "UTF-16": (
+        LINES.decode().encode("utf-16"),
+        "is UTF-16 or not text (it holds zero bytes); save it as UTF-8",
+    ),
     "UTF-16 without a mark": (LINES.decode().encode("utf-16-le"), "is UTF-16 or not text"),
     "UTF-32": (LINES.decode().encode("utf-32"), "is UTF-16 or not text"),
-    "Latin-1": (LINES.replace(b"\\u00e9", b"\xe9"), "is not UTF-8 but Windows-1252 or Latin-1, it seems (30 lines, the first is line 1)"),
-    "CSV": (b"prompt,completion\r\nwhy,because\r\n", "is CSV with the columns prompt, completion; save it as JSON lines"),
-    "a table with tabs": (b"prompt\tcompletion\nwhy\tbecause\n", "is a table with tabs with the columns prompt, completion"),
+    "Latin-1": (
+        LINES.replace(b"\\u00e9", b"\xe9"),
+        "is not UTF-8 but Windows-1252 or Latin-1, it seems (30 lines, the first is line 1)",
+    ),
+    "CSV": (
+        b"prompt,completion\r\nwhy,because\r\n",
+        "is CSV with the columns prompt, completion; save it as JSON lines",
+    ),
+    "a table with tabs": (
+        b"prompt\tcompletion\nwhy\tbecause\n",
+        "is a table with tabs with the columns prompt, completion",
+    ),
     "YAML": (b"- prompt: why\n  completion: because\n", "is YAML or a similar list ('- prompt: why')"),
-    "our template": (b"Q: why\nA: because\n\nQ: why not\nA: so\n", "is text in the form Q: and A:; make each pair an object"),
+    "our template": (
+        b"Q: why\nA: because\n\nQ: why not\nA: so\n",
+        "is text in the form Q: and A:; make each pair an object",
+    ),
     "another template": (b"<|im_start|>user\nwhy<|im_end|>\n", "is text in another template (<|im_start|>)"),
     "HTML": (b"<!doctype html><p>why</p>", "is HTML or XML ('<!doctype html><p>why</p>')"),
-    "prose": (b"A stone lies by the road, and a cart passed it at noon.\n" * 9, "is no JSON but plain text, it seems"),
-    "Python's notation": (b"{'prompt': 'why', 'completion': 'because'}\n" * 30, "is no JSON but Python's notation, with single quotes"),
-    "objects of another kind": (b'{"dialog": ["why", "because"]}\n' * 30, "its keys are 'dialog'); one conversation a line is needed"),
-    "pairs in lists": (b'["why", "because"]\n' * 30, "none of its 30 records can be read; of the first, on line 1: message 1 is text"),
+    "prose": (
+        b"A stone lies by the road, and a cart passed it at noon.\n" * 9,
+        "is no JSON but plain text, it seems",
+    ),
+    "Python's notation": (
+        b"{'prompt': 'why', 'completion': 'because'}\n" * 30,
+        "is no JSON but Python's notation, with single quotes",
+    ),
+    "objects of another kind": (
+        b'{"dialog": ["why", "because"]}\n' * 30,
+        "its keys are 'dialog'); one conversation a line is needed",
+    ),
+    "pairs in lists": (
+        b'["why", "because"]\n' * 30,
+        "none of its 30 records can be read; of the first, on line 1: message 1 is text",
+    ),
 }
 
 
@@ -128,11 +168,16 @@ def test_what_is_no_file_of_conversations_is_refused_in_one_sentence(tmp_path, n
 
 
 def test_a_missing_file_a_folder_and_an_address_are_refused(tmp_path):
-    assert refusal(tmp_path / "no.jsonl") == f"{tmp_path}/no.jsonl is missing; a file with one conversation a line is needed there."
+    assert (
+        refusal(tmp_path / "no.jsonl")
+        == f"{tmp_path}/no.jsonl is missing; a file with one conversation a line is needed there."
+    )
     assert refusal(tmp_path) == f"{tmp_path} is a folder; give the file of conversations in it."
     file(tmp_path, LINES, "talk.jsonl")
     assert refusal(tmp_path).endswith(f"in it, such as {tmp_path}/talk.jsonl.")
-    assert "is an address; nothing is fetched from the network here" in refusal("https://example.org/talk.jsonl")
+    assert "is an address; nothing is fetched from the network here" in refusal(
+        "https://example.org/talk.jsonl"
+    )
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
@@ -152,4 +197,6 @@ def test_an_error_while_reading_is_told(tmp_path, monkeypatch):
 
 
 def test_a_command_in_a_refusal_can_be_pasted(tmp_path):
-    assert "`iconv -f UTF-16 -t UTF-8 '" in refusal(file(tmp_path, LINES.decode().encode("utf-16"), "my talks.jsonl"))
+    assert "`iconv -f UTF-16 -t UTF-8 '" in refusal(
+        file(tmp_path, LINES.decode().encode("utf-16"), "my talks.jsonl")
+    )

@@ -10,13 +10,41 @@ from arianna.corpus.conversations import Conversation
 from arianna.corpus.sources import FaultyError
 from arianna.corpus.split import Split, digests, draw, key, split_sides
 
-PINNED = []  # lines of 171 numbered questions
+PINNED = [
+    28,
+    31,
+    37,
+    38,
+    42,
+    62,
+    66,
+    67,
+    69,
+    73,
+    113,
+    115,
+    131,
+    141,
+    144,
+    161,
+    163,
+]  # lines of 171 numbered questions
 
 
 def test_the_key_folds_case_punctuation_and_spaces():
-    same = ["What's a hill?", "whats a HILL", "  What's   a\thill?! ", "What\u2019s a hill\u2026", "\uff37hats a hill"]
+    same = [
+        "What's a hill?",
+        "whats a HILL",
+        "  What's   a\thill?! ",
+        "What\u2019s a hill\u2026",
+        "\uff37hats a hill",
+    ]
     assert {key(Conversation(((q, "x"),))) for q in same} == {"whatsahill"}
-    assert key(Conversation((("Straße É", "x"),))) == key(Conversation((("STRASSE E\u0301", "x"),))) == "strasseé"
+    assert (
+        key(Conversation((("Straße É", "x"),)))
+        == key(Conversation((("STRASSE E\u0301", "x"),)))
+        == "strasseé"
+    )
     assert key(Conversation((("?!", "x"),))) == "?!"
     assert key(Conversation((("Hi", "x"), ("Other", "y")), system="z")) == "hi"
 
@@ -84,8 +112,11 @@ def test_the_split_of_a_file_without_faults_is_pinned():
 
 
 def greeted(number: int, of: int, second: bool = True) -> list[Conversation]:
-    """Conversations of which so many open with the same greeting, and differ in their second question or in their answers."""
-    with_second = [(("Hello!", "What do you need?"), (f"Where is door {n}?", "There.")) for n in range(number)]
+    """Conversations of which so many open with the same greeting, and differ in their second question or in
+    their answers."""
+    with_second = [
+        (("Hello!", "What do you need?"), (f"Where is door {n}?", "There.")) for n in range(number)
+    ]
     alone = [(("Hello!", f"Yes {n}."),) for n in range(number)]
     return [Conversation(turns) for turns in (with_second if second else alone)] + numbered(of - number)
 
@@ -104,7 +135,9 @@ def test_a_split_that_would_hold_out_too_many_takes_in_more_of_the_conversation(
 
 
 def test_conversations_with_the_same_questions_stay_together_when_the_first_is_too_common():
-    every = [Conversation((("Hello!", "Yes?"), (f"Where is door {n // 2}?", f"Answer {n}."))) for n in range(200)]
+    every = [
+        Conversation((("Hello!", "Yes?"), (f"Where is door {n // 2}?", f"Answer {n}."))) for n in range(200)
+    ]
     train, held_out = split_sides(every)
     assert len(held_out) == 20
     assert not {c.turns[1][0] for c in held_out} & {c.turns[1][0] for c in train}

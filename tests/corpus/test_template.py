@@ -19,7 +19,10 @@ def test_the_template_is_this_and_no_other():
 def test_the_readable_corpus_has_a_blank_line_between_conversations():
     first = Conversation((("One?", "Yes."), ("And two?", "Yes.")), system="Be brief.")
     second = Conversation((("Three?", "No."),))
-    assert corpus_text([first, second]) == "Be brief.\nQ: One?\nA: Yes.\nQ: And two?\nA: Yes.\n\nQ: Three?\nA: No.\n"
+    assert (
+        corpus_text([first, second])
+        == "Be brief.\nQ: One?\nA: Yes.\nQ: And two?\nA: Yes.\n\nQ: Three?\nA: No.\n"
+    )
     assert corpus_text([]) == ""
 
 

@@ -33,7 +33,10 @@ def test_paragraphs_are_held_out_by_their_hash_and_lines_where_there_are_no_empt
 def test_a_text_that_is_no_prose_is_refused(tmp_path):
     for data, expected in (
         (b"caf\xe9", "is not UTF-8 \\(byte 4 is 0xE9\\) but Windows-1252 or Latin-1 perhaps"),
-        (b'{"prompt": "why", "completion": "because"}\n', "holds JSON records, which would be learned as prose"),
+        (
+            b'{"prompt": "why", "completion": "because"}\n',
+            "holds JSON records, which would be learned as prose",
+        ),
         (b'[\n {"prompt": "why", "completion": "because"}]\n', "holds JSON records"),
     ):
         (tmp_path / "a.txt").write_bytes(data)
@@ -59,4 +62,7 @@ def test_many_texts_become_shards_in_parts(tmp_path, monkeypatch, tokenizer):
     assert pretokenize(TextConfig(**{**vars(cfg), "out": str(tmp_path / "many")})) == words
     for split in ("train", "val"):
         many = sorted((tmp_path / "many").glob(f"{split}_*.bin"))
-        assert len(many) > 2 and b"".join(p.read_bytes() for p in many) == (tmp_path / f"one/{split}.bin").read_bytes()
+        assert (
+            len(many) > 2
+            and b"".join(p.read_bytes() for p in many) == (tmp_path / f"one/{split}.bin").read_bytes()
+        )
