@@ -1,12 +1,13 @@
 """Token shards: tokenizer training, texts and conversations to rows, and the order in which a run reads them.
 
-    python arianna_data.py train_vocab --data=FOLDER --model=data/mine.model  # a tokenizer for .txt and .md files
+    python arianna_data.py train_vocab --data=FOLDER --model=data/mine.model  # a tokenizer
     python arianna_data.py pretokenize --data=FOLDER --model=data/tok4096.model --out=data/tok4096
-    python arianna_data.py pretokenize --data=data/mine.jsonl --out=data/mine  # arianna_ft.py does this by itself
+    python arianna_data.py pretokenize --data=data/mine.jsonl --out=data/mine  # as arianna_ft.py does
 
 A split is one or more files train*.bin / val*.bin: uint16 tokens, llama2.c's shard format. Beside a shard of
-conversations lies a .mask of the same length (uint8 flags, see corpus/encoding.py), which says where rows begin
-and what is trained and scored. Texts have no mask: their rows are the consecutive windows of max_seq_len tokens.
+conversations lies a .mask of the same length (uint8 flags, see corpus/encoding.py), which says where rows
+begin and what is trained and scored. Texts have no mask: their rows are the consecutive windows of
+max_seq_len tokens.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Tokenizer:
     def parts_at_spaces(self) -> bool:
         """Whether a text may be encoded word by word.
 
-        It may if this is a BPE (its scores are ranks, whole numbers), if spaces stand only at the beginning of
+        It may if this is a BPE (its scores are ranks, whole numbers), if spaces stand only at the start of
         pieces, and if the text is not normalised first.
         """
         for i in range(self.vocab_size):
@@ -137,7 +137,8 @@ class Tokenizer:
 class Words(dict[str, list[int]]):
     """A cache of the tokens of words, each with the space before it.
 
-    Most words of a text have been seen before, so that looking them up is several times as fast as SentencePiece.
+    Most words of a text have been seen before, so that looking them up is several times as fast as
+    SentencePiece.
     """
 
     def __init__(self, sp: SentencePieceProcessor):

@@ -1,4 +1,4 @@
-"""Clean one text of a conversation for the template: some things are removed, some refused, all are counted."""
+"""Clean one text of a conversation for the template; what is removed or changed is counted."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def cores() -> int:
 
 
 def each(function: Callable, jobs: list[tuple], workers: int | None) -> Iterator[Any]:
-    """Yield function(*job) of each job, in order; `workers` processes compute it (None: one for each core)."""
+    """Yield function(*job) of each job, in order, computed by so many processes (None: one for each core)."""
     workers = min(workers or cores(), len(jobs))
     if workers < 2:
         yield from (function(*job) for job in jobs)

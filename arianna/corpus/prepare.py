@@ -3,8 +3,8 @@
     found = survey("data/mine.jsonl", say)  # every line checked, the split drawn
     prepared = write_shards(found, "data/tok4096.model", (256, 256), folder, say)  # train.bin, val.bin, masks
 
-Both passes go through the file in parts of some megabytes, by all cores where there are several. In memory are
-one part a process, and 48 bytes a conversation to find duplicates and to draw the split.
+Both passes go through the file in parts of some megabytes, by all cores where there are several. In memory
+are one part a process, and 48 bytes a conversation to find duplicates and to draw the split.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Message:
 
 
 def decode(raw: bytes) -> tuple[Any, Counter[str]]:
-    """The JSON value of a record, and what was passed over. Stricter than json.loads: no NaN, no double key."""
+    """The JSON value of a record, and what was ignored. Stricter than json.loads: no NaN, no key twice."""
     if len(raw) > MAX_LINE:
         raise LineError(f"the line is longer than {MAX_LINE:,} bytes, the most that a conversation may have")
     try:

@@ -29,7 +29,7 @@ SEPARATORS = re.compile(r"[\s,]*")
 VALUE = json.JSONDecoder()
 BINARY = {  # first bytes of files that hold no text, and what to do with them
     b"PK\x03\x04": "a zip file (as documents and checkpoints are too); unpack it and give the .jsonl in it",
-    b"PAR1": "a Parquet file; save it as JSON lines, pandas.read_parquet(f).to_json(out, orient='records', lines=True)",
+    b"PAR1": "a Parquet file; save it as JSON lines, with pandas: to_json(out, orient='records', lines=True)",
     b"ARROW1": "an Arrow file; save it as JSON lines, datasets.load_from_disk(...).to_json(out)",
     b"%PDF": "a PDF",
     b"SQLite format 3": "an SQLite database; export its conversations as JSON lines",
