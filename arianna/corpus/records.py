@@ -47,7 +47,8 @@ TOOL_ROLES = {
 TRAINED_KEYS = ("weight", "train", "loss_weight")  # OpenAI's, axolotl's and LLaMA-Factory's
 TOOL_KEYS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 MEDIA_KEYS = ("images", "image", "image_url", "audios", "audio", "input_audio", "videos", "video")
-OTHER_KEYS = ("history", "context", "loss_mask", "mask")  # of a record; each changes what is to be learned
+MASK_KEYS = ("loss_mask", "mask")
+OTHER_KEYS = ("history", "context", *MASK_KEYS)  # of a record; each changes what is to be learned
 PREFERENCE_KEYS = ("chosen", "rejected")
 NOTHING = (None, "", [], {}, False)
 
@@ -201,7 +202,7 @@ def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
         return frozenset()
     refuse_preferences(record)
     for key in (*TOOL_KEYS, *MEDIA_KEYS, *OTHER_KEYS):
-        if key in others and record[key] not in NOTHING:
+        if key in others and says_something(key, record):
             raise FileError(
                 f"the object has {shown(key)}, {meaning(key)}; take such conversations out, or the key if it "
                 "may be ignored"
@@ -217,6 +218,11 @@ def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
                 f"the object has {shown(key)}, which is read on a message alone; put it there or take it out"
             )
     return frozenset(others)
+
+
+def says_something(key: str, found: dict[str, Any]) -> bool:
+    """Whether a key is there with a value that is more than a placeholder; of a mask, 0 is more."""
+    return found.get(key) not in ((None,) if key in MASK_KEYS else NOTHING)
 
 
 def meaning(key: str) -> str:
@@ -267,14 +273,21 @@ def message(found: Any, number: int, names: tuple[str, str], counts: Counter[str
         )
     role_key = next((key for key in ("role", "from") if key in found), None)
     content_key = next((key for key in ("content", "value", "parts") if key in found), None)
-    for key in (*TOOL_KEYS, *MEDIA_KEYS):
-        if key in found and found[key] not in NOTHING:
-            raise FileError(f"message {number} has {shown(key)}, {meaning(key)}; take such conversations out")
+    if len(found) > 2:
+        check_message_keys(found, number)
     for key, name in zip((role_key, content_key), names, strict=True):
         if key is None:
             raise LineError(f"message {number} has no '{name}'")
     role = role_of(found[role_key], number, counts)
-    return Message(number, role, found[content_key], is_trained(found, number), found[role_key])
+    trained = len(found) == 2 or is_trained(found, number)
+    return Message(number, role, found[content_key], trained, found[role_key])
+
+
+def check_message_keys(found: dict[str, Any], number: int) -> None:
+    """Raise FileError for a key of a message that would change what is to be learned."""
+    for key in (*TOOL_KEYS, *MEDIA_KEYS, *MASK_KEYS):
+        if says_something(key, found):
+            raise FileError(f"message {number} has {shown(key)}, {meaning(key)}; take such conversations out")
 
 
 def role_of(name: Any, number: int, counts: Counter[str]) -> str:

@@ -17,8 +17,8 @@ import pytest
 import torch
 from helpers import REPORT, TINY, build, lively, talk, train_tokenizer
 
-from arianna.corpus.template import prompt
 from arianna.corpus.encoding import encode_turns
+from arianna.corpus.template import prompt
 from arianna.export import main
 from arianna.formats import base85, checkpoint, html, open_model
 from arianna.formats.options import Options
