@@ -296,7 +296,7 @@ def test_the_file_of_a_tokenizer_does_not_depend_on_where_it_was_made(tmp_path):
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.txt").write_text("The rain said: wait. 1984 was a year.\n" * 20)
-        train([tmp_path / folder / "a.txt"], tmp_path / folder / "new.model", vocab_size=380, threads=1)
+        train([tmp_path / folder / "a.txt"], tmp_path / folder / "new.model", vocab_size=370, threads=1)
     made = (tmp_path / "here/new.model").read_bytes()
     assert made == (tmp_path / "there/new.model").read_bytes() and b"a.txt" not in made
 

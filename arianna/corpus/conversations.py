@@ -80,10 +80,6 @@ def parse(raw: bytes, number: int, kind: str = "", first: int = 0) -> Line:
 def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", first: int = 0) -> Line:
     """A line from its JSON value, in whichever of the formats it is."""
     kind, keys = kind_of(record)
-    if expected and kind != expected:
-        raise LineError(
-            f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format"
-        )
     unread = check_keys(record, keys)
     names = ("from", "value") if kind == LISTS["conversations"] else ("role", "content")
     messages, system = messages_of(record, keys), ""
@@ -94,6 +90,10 @@ def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", 
     conversation = conversation_of(checked, system, number, counts)
     known = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}
     unread |= {name for m in messages for name in m} - known
+    if expected and kind != expected:
+        raise LineError(
+            f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format"
+        )
     if len(conversation.turns) == sum(n % 2 for n in conversation.given if n >= 0):
         return Line(number, None, kind, Counter({LEFT_OUT: 1}), unread)
     return Line(number, conversation, kind, counts, unread)

@@ -82,7 +82,7 @@ def test_a_record_is_named_by_the_line_on_which_it_begins(tmp_path, monkeypatch,
         data = read_part(source, *part)
         numbers += [lines + number for number, _ in records(data, source.container)]
         lines += sources.lines_in(data)
-    texts = source.open().read().decode().split("\n")
+    texts = Path(source.path).read_text(encoding="utf-8").split("\n")
     begins = {"lines": '{"messages"', "an array, indented": "  {", "records over several lines": "{"}[name]
     assert numbers == [
         n for n, text in enumerate(texts, 1) if text.startswith(begins) and not text.startswith("    ")
@@ -114,7 +114,10 @@ NO_CONVERSATIONS = {
     "nothing": (b"", "is empty; it needs at least 20 conversations"),
     "a mark of byte order alone": (b"\xef\xbb\xbf", "is empty; it needs"),
     "white space": (b"\n \r\n\t\n", "holds only white space; it needs at least 20"),
-    "a zip file": (b"PK\x03\x04" + b"\0" * 50, "is a zip file (or a document or a checkpoint"),
+    "a zip file": (
+        b"PK\x03\x04" + b"\0" * 50,
+        "is a zip file (as documents and checkpoints are too); unpack it",
+    ),
     "Parquet": (b"PAR1" + b"\0" * 50, "is a Parquet file; save it as JSON lines"),
     "UTF-16": (
         LINES.decode().encode("utf-16"),

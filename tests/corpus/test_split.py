@@ -111,14 +111,11 @@ def test_the_split_of_a_file_without_faults_is_pinned():
 # ---- many conversations with one first question ----
 
 
-def greeted(number: int, of: int, second: bool = True) -> list[Conversation]:
-    """Conversations of which so many open with the same greeting, and differ in their second question or in
-    their answers."""
-    with_second = [
-        (("Hello!", "What do you need?"), (f"Where is door {n}?", "There.")) for n in range(number)
-    ]
-    alone = [(("Hello!", f"Yes {n}."),) for n in range(number)]
-    return [Conversation(turns) for turns in (with_second if second else alone)] + numbered(of - number)
+def greeted(number: int, of: int, second: bool, greeting: str = "Hello!") -> list[Conversation]:
+    """Conversations of which so many open alike, and differ in their second question or in their answers."""
+    asking = [((greeting, "What do you need?"), (f"Where is door {n}?", "There.")) for n in range(number)]
+    alone = [((greeting, f"Yes {n}."),) for n in range(number)]
+    return [Conversation(turns) for turns in (asking if second else alone)] + numbered(of - number)
 
 
 def drawn(every: list[Conversation]) -> Split:
@@ -127,11 +124,14 @@ def drawn(every: list[Conversation]) -> Split:
 
 @pytest.mark.parametrize("second", [True, False])
 def test_a_split_that_would_hold_out_too_many_takes_in_more_of_the_conversation(second):
-    every = greeted(120, 200, second)
-    assert drawn(every).held_out == 20 and drawn(every).before > 120
-    train, held_out = split_sides(every)
-    assert len(held_out) == 20 and {c.turns[0][0] == "Hello!" for c in held_out} == {True, False}
-    assert not {c.turns for c in held_out} & {c.turns for c in train}
+    depths = set()
+    for n in range(30):  # whether all of one question are held out depends on its hash
+        every = greeted(120, 200, second, f"Hello {n}!")
+        train, held_out = split_sides(every)
+        assert len(held_out) == drawn(every).held_out == 20 < (drawn(every).before or 200)
+        assert not {c.turns for c in held_out} & {c.turns for c in train}
+        depths.add(len(drawn(every).parted))
+    assert depths == ({0, 1} if second else {0, 1, 2})
 
 
 def test_conversations_with_the_same_questions_stay_together_when_the_first_is_too_common():
