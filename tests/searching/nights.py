@@ -6,8 +6,9 @@ from pathlib import Path
 from helpers import ROOT, furnish
 
 from arianna import search
-from arianna.corpus import conversations
 from arianna.corpus.encoding import prepare_conversations, write_prepared
+from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import split_sides
 from arianna.formats import open_model
 from arianna.scoring import base_text
 from arianna.searching.job import Wanted
@@ -22,7 +23,7 @@ def place(folder: Path) -> Path:
     """A folder with a tiny base, conversations, and a run's data and base text."""
     furnish(folder)
     base, tokenizer, run = open_model(folder / "base.pt"), Tokenizer(TOKENIZER), folder / "out/ft"
-    halves = conversations.split(conversations.read(folder / "talk.jsonl").conversations)
+    halves = split_sides(read_conversations(folder / "talk.jsonl"))
     write_prepared(prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
     write_prepared(base_text.files(base, tokenizer, run / "base_text", None, True), run / "base_text")
     return folder
@@ -38,7 +39,7 @@ def settings(folder: Path, **changes) -> TrainConfig:
 def searched(
     folder: Path, hours: float = 10.0, workers: int = 1, storage: str | None = None, **changes
 ) -> int:
-    train, _ = conversations.split(conversations.read(folder / "talk.jsonl").conversations)
+    train, _ = split_sides(read_conversations(folder / "talk.jsonl"))
     wanted = Wanted(hours, workers, storage)
     return search.search(wanted, settings(folder, **changes), train, Tokenizer(TOKENIZER), GIVEN)
 

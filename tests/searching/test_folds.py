@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, conversation, talk
 
-from arianna.corpus import conversations
-from arianna.corpus.conversations import split
-from arianna.corpus.split import digest, key
+from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import digest, key, split_sides
 from arianna.searching import folds
 from arianna.searching.folds import FOLDS, fold_of, gathered, write_folds
 from arianna.system.config import UsageError
@@ -30,7 +29,7 @@ def test_every_conversation_is_held_out_by_one_fold_and_its_key_with_it():
 
 def test_the_first_tenth_is_the_projects_own_split():
     different = [talk(f"What is at {i}?", "A house.") for i in range(90)]
-    train, held = split(different)
+    train, held = split_sides(different)
     assert fold_of(different, 0, len(held)) == (train, held)
 
 
@@ -52,11 +51,11 @@ def written(tmp_path: Path, held_out_answer: str) -> tuple[dict[str, str], Path]
     lines = [conversation(i) for i in range(40)]
     path = tmp_path / "talk.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    _, held = split(conversations.read(path).conversations)
+    _, held = split_sides(read_conversations(path))
     for number in (c.line for c in held):
         lines[number - 1][1]["content"] = held_out_answer
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    train, held = split(conversations.read(path).conversations)
+    train, held = split_sides(read_conversations(path))
     assert held and all(c.turns[0][1] == held_out_answer for c in held)
     write_folds(gathered(train), Tokenizer(ROOT / "data/tok4096.model"), (64, 64), tmp_path / "search")
     files = sorted(p for p in (tmp_path / "search").rglob("*") if p.is_file())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from nights import TOKENIZER, place, settings
 
-from arianna.corpus import conversations
+from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import split_sides
 from arianna.formats import checkpoint, open_model
 from arianna.searching import unit as units
 from arianna.searching.folds import ALL, gathered, write_folds
@@ -22,7 +23,7 @@ SETTINGS = {"max_iters": 6, "batch_size": 2, "learning_rate": 1e-3, "replay": 0.
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     folder = place(tmp_path_factory.mktemp("home"))
-    train, _ = conversations.split(conversations.read(folder / "talk.jsonl").conversations)
+    train, _ = split_sides(read_conversations(folder / "talk.jsonl"))
     write_folds(gathered(train), Tokenizer(TOKENIZER), (64, 64), folder / "out/ft/search")
     return folder
 
