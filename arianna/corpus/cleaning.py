@@ -21,7 +21,6 @@ INVISIBLE = re.compile(
 FOREIGN = re.compile(
     r"###|<\|\w+\|>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|\A(?i:user|human|assistant|bot|ai): "
 )
-FOREIGN_STARTS = ("user: ", "human: ", "assistant: ", "bot: ", "ai: ")
 OTHER_LETTERS = re.compile(r"^\s*B:", re.MULTILINE)  # a list of A:, B:, C: is no template
 
 JOINED = "lines of content began with Q: or A: and were joined to the line before"
@@ -47,9 +46,8 @@ def clean(text: str, name: str, counts: Counter[str]) -> str:
     text = text.strip()
     if text.startswith((USER, ASSISTANT)) or text.endswith(ASSISTANT):
         text = without_template(text, name, counts)
-    if ("<" in text or "#" in text or "[" in text or text[:12].lower().startswith(FOREIGN_STARTS)) and (
-        mark := FOREIGN.search(text)
-    ):
+    marked = "<" in text or "#" in text or "[" in text or ": " in text[:12]
+    if marked and (mark := FOREIGN.search(text)):
         counts[f"mark {mark[0].strip()}"] += 1
     text, joined = join_lines(text)
     if joined:

@@ -25,6 +25,8 @@ from arianna.corpus.records import (
 )
 from arianna.corpus.template import FORGED
 
+KNOWN_KEYS = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}  # of a message
+
 MERGED = "messages followed one of the same role and were joined to it by a new line"
 UNANSWERED = "conversations end in a question without an answer, which was left out"
 GREETED = "conversations begin with the assistant; that greeting is context of the first turn and not trained"
@@ -88,8 +90,7 @@ def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", 
     checked = [message(m, n, names, counts) for n, m in enumerate(messages, 1)]
     check_names(checked)
     conversation = conversation_of(checked, system, number, counts)
-    known = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}
-    unread |= {name for m in messages for name in m} - known
+    unread |= frozenset().union(*messages) - KNOWN_KEYS
     if expected and kind != expected:
         raise LineError(
             f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format"
@@ -118,7 +119,8 @@ def conversation_of(messages: list[Message], system: Any, line: int, counts: Cou
     given = frozenset(n for n, (_, run) in enumerate(runs) if not are_trained(run))
     if unwanted := sum(n % 2 for n in given):
         counts[GIVEN_ANSWERS] += unwanted
-    counts.update({GREETED: 1} if greeting else {})
+    if greeting:
+        counts[GREETED] += 1
     return Conversation(
         tuple(zip(texts[::2], texts[1::2], strict=True)),
         system_text(opening, system, counts),

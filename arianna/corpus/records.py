@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from arianna.corpus.cleaning import FOREIGN, LineError
 from arianna.corpus.sources import HOW, MAX_LINE
@@ -60,8 +59,7 @@ class FileError(LineError):
     """What is wrong with a file as a whole, seen on one of its lines: the others need no look."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One message, its content as it stands in the file."""
 
     number: int
@@ -271,16 +269,16 @@ def message(found: Any, number: int, names: tuple[str, str], counts: Counter[str
         raise LineError(
             f"message {number} is {named(found)}, not an object with '{names[0]}' and '{names[1]}'"
         )
+    if len(found) == 2 and "role" in found and "content" in found:  # by far the most are so
+        return Message(number, role_of(found["role"], number, counts), found["content"], True, found["role"])
     role_key = next((key for key in ("role", "from") if key in found), None)
     content_key = next((key for key in ("content", "value", "parts") if key in found), None)
-    if len(found) > 2:
-        check_message_keys(found, number)
+    check_message_keys(found, number)
     for key, name in zip((role_key, content_key), names, strict=True):
         if key is None:
             raise LineError(f"message {number} has no '{name}'")
     role = role_of(found[role_key], number, counts)
-    trained = len(found) == 2 or is_trained(found, number)
-    return Message(number, role, found[content_key], trained, found[role_key])
+    return Message(number, role, found[content_key], is_trained(found, number), found[role_key])
 
 
 def check_message_keys(found: dict[str, Any], number: int) -> None:

@@ -56,8 +56,8 @@ def folded(text: str) -> str:
 def digests(conversation: Conversation) -> list[bytes]:
     """The digest of each level of a conversation's key."""
     questions = [folded(question) for question, _ in conversation.turns]
-    every = repr((conversation.system, conversation.greeting, conversation.turns))
-    return [digest(questions[0]), digest(repr((folded(conversation.system), questions))), digest(every)]
+    with_system = "\0".join(["", folded(conversation.system), *questions])  # no text holds a NUL
+    return [digest(questions[0]), digest(with_system), digest("\0".join(conversation.texts))]
 
 
 def digest(text: str) -> bytes:
