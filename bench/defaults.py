@@ -37,6 +37,7 @@ import train_arianna
 from arianna import formats
 from arianna.corpus import encoding
 from arianna.corpus.prepare import read_conversations
+from arianna.corpus.split import split_sides
 from arianna.scoring import base_text, choose
 from arianna.searching.folds import fold_of
 from arianna.system.files import sha256, write_atomic
@@ -135,7 +136,7 @@ def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path
         tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
             talk = read_conversations(TALK)
-            halves = fold_of(talk, trial.fold, len(conversations.split(talk)[1]))  # fold 0 is the project's own split
+            halves = fold_of(talk, trial.fold, len(split_sides(talk)[1]))  # fold 0 is the project's own split
             with template_trained() if whole else contextlib.nullcontext():
                 files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
             encoding.write_prepared(first_rows(files) if cut else files, data)

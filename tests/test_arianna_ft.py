@@ -14,7 +14,7 @@ from helpers import ROOT, TINY, build, command, furnish, tensorboard_of, version
 
 import arianna_ft
 from arianna import formats
-from arianna.corpus import parallel, shards
+from arianna.corpus import parallel, sources
 from arianna.formats import checkpoint
 from arianna.formats.write import write_model
 from arianna.reporting import scored_run
@@ -249,7 +249,7 @@ def test_the_verdict_is_shown_in_tensorboard(place):
 
 
 def test_a_file_in_many_parts_gives_what_one_part_does_and_goes_on_alike(done, place, monkeypatch, capsys):
-    monkeypatch.setattr(shards, "PART", 1000)
+    monkeypatch.setattr(sources, "PART", 1000)
     monkeypatch.setattr(parallel, "cores", lambda: 1)
     monkeypatch.chdir(place)
     flags = command()[2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 from arianna.corpus.template import ASSISTANT, USER, join_lines
 
@@ -85,3 +86,21 @@ def without_template(text: str, name: str, counts: Counter[str]) -> str:
             bare = bare.removeprefix(ASSISTANT).lstrip()
     counts[STRIPPED] += bare != text
     return bare
+
+
+def named(value: Any) -> str:
+    """What a JSON value is, in words."""
+    words = {
+        type(None): "null",
+        bool: "true or false",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
+    return words.get(type(value), "a number")
+
+
+def shown(text: str) -> str:
+    """A text from a file as an error may print it: short, one line, no half characters."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from arianna.corpus.cleaning import LineError, clean
+from arianna.corpus.cleaning import LineError, clean, shown
 from arianna.corpus.records import (
     LISTS,
     SYSTEM_KEYS,
@@ -21,7 +21,6 @@ from arianna.corpus.records import (
     message,
     messages_of,
     plain,
-    shown,
 )
 from arianna.corpus.template import FORGED
 

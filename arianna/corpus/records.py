@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from typing import Any, NamedTuple, NoReturn
 
-from arianna.corpus.cleaning import FOREIGN, LineError
+from arianna.corpus.cleaning import FOREIGN, LineError, named, shown
 from arianna.corpus.sources import HOW, MAX_LINE
 from arianna.corpus.template import FORGED
 
@@ -340,21 +340,3 @@ def plain(content: Any, name: str) -> str:
             raise LineError(f"{name} has a part that is {named(text)}, not text")
         parts.append(text)
     return "\n".join(parts)
-
-
-def named(value: Any) -> str:
-    """What a JSON value is, in words."""
-    words = {
-        type(None): "null",
-        bool: "true or false",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        dict: "an object",
-    }
-    return words.get(type(value), "a number")
-
-
-def shown(text: str) -> str:
-    """A text from a file as an error may print it: short, one line, no half characters."""
-    return repr(text if len(text) <= 40 else f"{text[:40]}...")

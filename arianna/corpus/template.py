@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from arianna.corpus.conversations import Conversation
+from typing import Protocol
 
 USER, ASSISTANT = "Q:", "A:"  # what a question and an answer begin with
 FORGED = re.compile(
     rf"^[^\S\n]*(?:{USER}|{ASSISTANT})", re.MULTILINE
 )  # a line of content that would look like a turn
 NEXT_QUESTION = re.compile(rf"\n[^\S\n]*{USER}")  # a model that goes on by itself has begun another turn
+
+
+class Talk(Protocol):
+    """What is needed here of a conversation (conversations.Conversation, which imports this file)."""
+
+    turns: tuple[tuple[str, str], ...]
+    system: str
+    greeting: str
 
 
 def prompt(question: str, system: str = "", greeting: str = "") -> str:
@@ -44,18 +49,18 @@ def answered(question: str, answer: str, system: str = "", greeting: str = "") -
     return f"{prompt(question, system, greeting)} {answer}"
 
 
-def openings(conversation: Conversation) -> list[tuple[str, str]]:
+def openings(conversation: Talk) -> list[tuple[str, str]]:
     """System text and greeting of each turn: the first has the conversation's, the others have none."""
     return [(conversation.system, conversation.greeting)] + [("", "")] * (len(conversation.turns) - 1)
 
 
-def rendered(conversation: Conversation) -> str:
+def rendered(conversation: Talk) -> str:
     """All turns of a conversation, without the BOS between them."""
     turns = zip(conversation.turns, openings(conversation), strict=True)
     return "".join(render(*turn, *opening) for turn, opening in turns)
 
 
-def corpus_text(conversations: Iterable[Conversation]) -> str:
+def corpus_text(conversations: Iterable[Talk]) -> str:
     """All conversations to be read by people, a blank line between two."""
     return "\n".join(map(rendered, conversations))
 
