@@ -145,7 +145,7 @@ def run(cfg: SampleConfig) -> int:
         if cfg.web:
             from arianna import web
 
-            return web.talk(models, cfg.models, tokenizer)
+            return web.talk(models, [Path(name).stem for name in cfg.models], tokenizer)
         if cfg.chat:
             talk = Chat(models[0], tokenizer, cfg.sampling, cfg.system or "")
     except (OSError, ValueError) as error:

@@ -1,53 +1,77 @@
-"""Tokens a second when one row or 32 are sampled (temperature 0.8, the 300 likeliest, of these 90%), against Hugging Face's generate.
+"""Tokens a second when one row or 32 are sampled (temperature 0.8, the 300 likeliest, of these 90%).
 
-pip install -e .[bench]
-python -m bench.generate
+    pip install -e .[bench] python -m bench.generate                         # against Hugging Face's generate
+    python -m bench.generate --llama2c=../llama2.c   # one row against its run.c, built with -Ofast for this
+    machine
+
+llama2.c is no part of this project: name a checkout of it, and a C compiler must be there.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
+from arianna import ROOT, formats
+from arianna.formats.write import write_model
 from arianna.generate import stream
 from arianna.training.devices import steady_threads
 from bench import pairs
 from bench.step import hf_config
 from model import ModelArgs, Transformer
+from tokenizer import BOS
 
 NEW = 200  # tokens a row
 SAMPLING = {"temperature": 0.8, "top_k": 300, "top_p": 0.9}
+BASE = ROOT / "out/ckpt_v1_base.pt"  # trained: over untrained weights' flat choices run.c sorts all tokens
+BUILD = ["cc", "-Ofast", "-march=native", "-fopenmp", "run.c", "-lm", "-o"]
 
 
 def prompts(rows: int, args: ModelArgs) -> list[list[int]]:
     """One prompt of nine tokens for each row."""
     tokens = torch.randint(259, args.vocab_size, (rows, 8), generator=torch.Generator().manual_seed(1))
-    return [[1, *row] for row in tokens.tolist()]
+    return [[BOS, *row] for row in tokens.tolist()]
 
 
-def ours(args: ModelArgs) -> Callable[[int], None]:
+def ours() -> Callable[[int], None]:
     steady_threads()
-    model = Transformer(args)
+    model = Transformer(ModelArgs())
     model.init_weights(1)
 
     def write(rows: int) -> None:
-        for _ in stream(model, prompts(rows, args), NEW, **SAMPLING):
+        for _ in stream(model, prompts(rows, model.args), NEW, **SAMPLING):
             pass
 
     return write
 
 
-def peer(args: ModelArgs) -> Callable[[int], None]:
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM(hf_config(args)).eval()
+def base() -> Callable[[int], None]:
+    steady_threads()
+    model = formats.open_model(BASE)
 
     def write(rows: int) -> None:
-        ids = torch.tensor(prompts(rows, args))
+        for _ in stream(model, [[BOS]] * rows, NEW, **SAMPLING):
+            pass
+
+    return write
+
+
+def peer() -> Callable[[int], None]:
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM(hf_config(ModelArgs())).eval()
+
+    def write(rows: int) -> None:
+        ids = torch.tensor(prompts(rows, ModelArgs()))
         length = {"min_new_tokens": NEW, "max_new_tokens": NEW, "pad_token_id": 0}
         with torch.inference_mode():
             model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, **SAMPLING, **length)
@@ -55,14 +79,11 @@ def peer(args: ModelArgs) -> Callable[[int], None]:
     return write
 
 
-def main() -> int:
-    args = ModelArgs()
-    if len(sys.argv) > 1:
-        write = {"ours": ours, "peer": peer}[sys.argv[1]](args)
-        return pairs.serve(lambda rows: seconds_of(write, int(rows)))
+def against_transformers() -> None:
     with pairs.workers("bench.generate", {"ours": True, "peer": False}) as found:
         for rows in (1, 32):
-            seconds = pairs.in_turn({name: lambda w=w, rows=rows: w.ask(str(rows)) for name, w in found.items()})
+            asked = {name: lambda w=w, rows=rows: w.ask(str(rows)) for name, w in found.items()}
+            seconds = pairs.in_turn(asked)
             speed = {name: round(rows * NEW / statistics.median(s)) for name, s in seconds.items()}
             pairs.tell(
                 f"generate, {rows} row{'s' * (rows > 1)}",
@@ -72,13 +93,54 @@ def main() -> int:
                 ratio=pairs.ratio(seconds["peer"], seconds["ours"]),
                 pairs=pairs.PAIRS,
             )
-    return 0
+
+
+def against_llama2c(checkout: Path) -> None:
+    """One row of the shipped base by one and by two threads, ours and llama2.c's run in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        binary, model = Path(folder, "run"), Path(folder, "base.bin")
+        subprocess.run([*BUILD, str(binary)], cwd=checkout, check=True)
+        write_model(formats.open_model(BASE), model)
+        for threads in ("1", "2"):
+            os.environ["OMP_NUM_THREADS"] = threads  # of both: read when a process starts
+            with pairs.workers("bench.generate", {"base": True}) as found:
+                by_worker = found["base"].ask
+                asked = {"ours": lambda ask=by_worker: ask("1") / NEW, "run": lambda: seconds_of_run(binary, model)}
+                seconds = pairs.in_turn(asked)
+            pairs.tell(
+                f"generate, 1 row, {threads} thread{'s' * (threads != '1')}",
+                tokens_per_second=round(1 / statistics.median(seconds["ours"])),
+                peer="llama2.c's run -Ofast",
+                peer_tokens_per_second=round(1 / statistics.median(seconds["run"])),
+                ratio=pairs.ratio(seconds["run"], seconds["ours"]),
+                pairs=pairs.PAIRS,
+            )
+
+
+def seconds_of_run(binary: Path, model: Path) -> float:
+    """Seconds a token, as llama2.c's run tells them itself (without its start)."""
+    sampling = ["-t", str(SAMPLING["temperature"]), "-p", str(SAMPLING["top_p"]), "-s", "1", "-n", str(NEW)]
+    command = [str(binary), str(model), "-z", str(ROOT / "data/tok4096.bin"), *sampling]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
+    return 1 / float(re.search(r"achieved tok/s: ([\d.]+)", done.stderr)[1])
 
 
 def seconds_of(write: Callable[[int], None], rows: int) -> float:
     started = time.monotonic()
     write(rows)
     return time.monotonic() - started
+
+
+def main() -> int:
+    given = sys.argv[1] if len(sys.argv) > 1 else ""
+    if given.startswith("--llama2c="):
+        against_llama2c(Path(given.removeprefix("--llama2c=")))
+    elif given:
+        write = {"ours": ours, "base": base, "peer": peer}[given]()
+        return pairs.serve(lambda rows: seconds_of(write, int(rows)))
+    else:
+        against_transformers()
+    return 0
 
 
 if __name__ == "__main__":
