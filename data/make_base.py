@@ -71,8 +71,8 @@ class BaseConfig:
     mix: str = str(ROOT / "data/sources.tsv")  # the table of sources
     prepare: bool = False  # stop before the training
     vocab_size: int = 4096  # tokens of the tokenizer
-    broad_iters: int = 5000  # steps of the broad stage
-    close_iters: int = 1500  # steps of the close stage
+    broad_iters: int = 3334  # steps of the broad stage
+    close_iters: int = 1400  # steps of the close stage
     batch_size: int = 32  # rows of 256 tokens a step
     learning_rate: float = 2e-3  # peak; Muon's matrices take ten times as much
     seed: int = 1337  # of the order of documents
