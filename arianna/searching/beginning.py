@@ -19,6 +19,7 @@ from arianna.searching.job import Wanted
 from arianna.searching.space import BATCHES, USUAL
 from arianna.system import resources
 from arianna.system.files import sha256, write_atomic
+from arianna.training import needs
 from arianna.training.devices import pick_device
 from arianna.training.settings import TrainConfig
 from arianna_data import Rows
@@ -92,7 +93,7 @@ def workers_for(asked: int | None, trainer: TrainConfig, base: Transformer) -> i
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     args, parameters = base.args, sum(p.numel() for p in base.parameters())
     numbers = max(BATCHES) * args.max_seq_len * args.n_layers * (16 * args.dim + 4 * args.hidden)
-    each, left = resources.bytes_in_memory(parameters, numbers), resources.memory_left()
+    each, left = needs.bytes_in_memory(parameters, numbers), resources.memory_left()
     resources.check_memory(each * (asked or 1))
     return asked or (cores if left is None else max(1, min(cores, int(left) // each)))
 
