@@ -283,7 +283,9 @@ def dry_run(job: Job) -> int:
 def plan(job: Job, folder: Path) -> list[str]:
     """What will run on the rows in a folder, told from the base's score on them and the time of a step."""
     trainer = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
-    return printed.plan_lines(trainer, job.base, job.contexts[0], job.cfg.out_dir, None)
+    data = folder / "data"  # made already: this reads what was counted
+    spelled = prepare.write_shards(job.survey, job.cfg.tokenizer, job.contexts, data, say).foreign
+    return printed.plan_lines(trainer, job.base, job.contexts[0], job.cfg.out_dir, spelled)
 
 
 def morning_report(run: Path, choice: Choice) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def listening(
     model's is longer. Questions that are too long are cut at their beginning, answers at their end, alike
     on both sides of a pair.
     """
-    answered = [
-        c for c in held_out if 0 not in getattr(c, "untrained", ())
-    ]  # else the first answer is context alone
+    answered = [c for c in held_out if 1 not in c.given]  # else the first answer is context alone
     chosen = spread(answered, MOST_ROWS // (LEAST_OTHERS + 1))
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
     pairs = scored_pairs(model, chosen, tokenizer, limit)

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -65,6 +65,11 @@ def test_only_answers_are_scored_and_all_of_an_answer_that_fits(tokenizer):
 def test_only_first_turns_count(tokenizer):
     first = [talk(*c.turns[0], system=c.system) for c in [*ECHOES, TURNS]]
     assert listening(build(), [*ECHOES, TURNS], tokenizer) == listening(build(), first, tokenizer)
+
+
+def test_answers_that_are_context_alone_are_not_scored(tokenizer):
+    given = replace(talk("Say stone.", "stone"), given=frozenset({1}))
+    assert listening(Stub(), [*ECHOES, given], tokenizer) == listening(Stub(), ECHOES, tokenizer)
 
 
 def test_conversations_with_one_question_or_one_answer_are_not_paired(tokenizer):
