@@ -1,30 +1,27 @@
 """GGUF, for llama.cpp and what is built on it (Ollama, LM Studio): out in F32, F16 or Q8_0, and back in.
 
 The tensors are llama2.c's as they are: llama.cpp's llama turns neighbours (2i, 2i+1) of a head, as llama2.c does. What llama.cpp
-reorders when it converts a Hugging Face model is that model's own order. Writing needs the package gguf, imported when it is used.
+reorders when it converts a Hugging Face model is that model's own order. The package gguf, which writes and reads, is imported when it
+is used.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import math
 import re
-import struct
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from arianna.corpus.template import ASSISTANT, USER
-from arianna.formats.llama2c import by_rule
 from arianna.formats.llama2c_int8 import compute_in_int8
-from arianna.formats.names import GGUF, check_names, names
+from arianna.formats.names import GGUF, names
 from arianna.formats.options import Options
-from arianna.formats.shapes import plausible, weight_shapes
+from arianna.formats.shapes import by_rule, check_shapes, model_of, plausible, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, listed, pieces
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, UNK, Tokenizer
@@ -36,11 +33,8 @@ FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7}  # general.file_type
 TOKEN_TYPES = {"normal": 1, "unknown": 2, "control": 3, "byte": 6}
 Q8_GROUP = 32  # numbers of a row that share a scale in Q8_0
 
-MAGIC, ALIGNMENT = b"GGUF", 32
-SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))  # struct's letter of a value by its type
-STRING, ARRAY = 8, 9
-TENSOR_TYPES = {0: "F32", 1: "F16", 8: "Q8_0"}
-BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (Q8_GROUP, 2 + Q8_GROUP)}  # numbers that are stored together, and in how many bytes
+READ = ("F32", "F16", "BF16", "Q8_0")  # types of weights that are read
+MOST_PIECES = 1 << 20  # that a reader looks at ahead of the weights: four for each token, say
 
 
 def package() -> ModuleType:
@@ -122,15 +116,15 @@ def add(writer: Any, key: str, value: Any) -> None:
 
 
 def kind_of(array: np.ndarray, kind: Kind) -> Kind:
-    """The type a tensor is stored in: norms stay F32, as llama.cpp has them."""
-    return kind if array.ndim > 1 else "F32"
+    """The type a tensor is stored in, as llama.cpp chooses it: norms stay F32, rows that Q8_0 does not divide are F16."""
+    if array.ndim == 1:
+        return "F32"
+    return "F16" if kind == "Q8_0" and array.shape[-1] % Q8_GROUP else kind
 
 
 def packed(array: np.ndarray, kind: Kind) -> np.ndarray:
     """A float32 array as it is stored. Raises ValueError where it cannot be."""
     gguf = package()
-    if kind == "Q8_0" and array.shape[-1] % Q8_GROUP:
-        raise ValueError(f"the model has rows of {array.shape[-1]} numbers; Q8_0 needs multiples of {Q8_GROUP}. Use F16.")
     if kind == "F16" and np.abs(array).max() > np.finfo(np.float16).max:
         raise ValueError("the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in F16.")
     return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
@@ -186,117 +180,78 @@ PARAMETER repeat_penalty 1
 # ---- in ----
 
 
-class Contents(NamedTuple):
-    """What a file holds: values by key, and each tensor's shape, type and first byte by name."""
+def reader(path: Path) -> Any:
+    """The package's reader of a file, which stops at the file's end. Raises ValueError for a file that is damaged or cut off.
 
-    values: dict[str, Any]
-    tensors: dict[str, tuple[tuple[int, ...], str, int]]
-
-
-class Cursor:
-    """Takes one thing after the other from a file's bytes. Raises ValueError where the file ends before."""
-
-    def __init__(self, data: np.ndarray):
-        self.data, self.at = data, 0
-
-    def take(self, size: int) -> bytes:
-        self.at += size
-        if self.at > len(self.data):
-            raise ValueError("it ends too early")
-        return self.data[self.at - size : self.at].tobytes()
-
-    def unpack(self, form: str) -> Any:
-        return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))[0]
-
-    def string(self) -> str:
-        return self.take(self.unpack("Q")).decode()
-
-    def value(self, kind: int) -> Any:
-        """A value of a type; KeyError for an unknown one."""
-        if kind == STRING:
-            return self.string()
-        if kind != ARRAY:
-            return self.unpack(SCALARS[kind])
-        inner, count = self.unpack("I"), self.unpack("Q")
-        if inner == STRING:
-            return [self.string() for _ in range(count)]  # each takes eight bytes at least
-        form = np.dtype(f"<{SCALARS[inner]}")
-        return np.frombuffer(self.take(count * form.itemsize), form).tolist()
-
-
-def contents(path: Path) -> Contents:
-    """All that stands in a file but the numbers. Raises ValueError for a file that is damaged, cut off or too long.
-
-    The package's own reader trusts the lengths that it finds: a damaged one keeps it busy for years.
+    By itself the package trusts the lengths that it finds: a damaged one keeps it busy for years.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a .gguf is needed there.")
-    size = path.stat().st_size
-    data = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    package_reader = package().GGUFReader
+
+    class BoundedReader(package_reader):
+        pieces_read = 0
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            self.pieces_read += 1
+            if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError("it ends too early")
+            if self.pieces_read > MOST_PIECES:
+                raise ValueError(f"it has more than {MOST_PIECES:,} values")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
-        return parse(Cursor(data))
-    except (ValueError, KeyError, OverflowError, TypeError) as error:
-        raise ValueError(f"{path} is no GGUF file of version 3 or damaged ({size:,} bytes): {one_line(error)}. Use another copy.") from None
+        file = BoundedReader(path)
+        check_end(file)
+    except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
+        size, reason = f"{path.stat().st_size:,} bytes", " ".join(str(error).split())[:100]
+        raise ValueError(f"{path} is no GGUF file or damaged ({size}): {reason}. Use another copy of it.") from None
+    return file
 
 
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100]
+def check_end(file: Any) -> None:
+    """Raise ValueError unless a file ends where its tensors do."""
+    end = max((int(tensor.data_offset + tensor.n_bytes) for tensor in file.tensors), default=len(file.data))
+    if len(file.data) not in (end, end + -end % int(file.alignment)):
+        raise ValueError(f"its {len(file.tensors)} tensors end at byte {end:,}")
 
 
-def parse(cursor: Cursor) -> Contents:
-    magic, version, n_tensors, n_values = cursor.take(4), cursor.unpack("I"), cursor.unpack("Q"), cursor.unpack("Q")
-    if (magic, version) != (MAGIC, 3):
-        raise ValueError(f"it begins with {magic!r} and version {version}")
-    values, entries = {}, {}
-    for _ in range(n_values):
-        key = cursor.string()
-        values[key] = cursor.value(cursor.unpack("I"))
-    for _ in range(n_tensors):
-        name, n_dims = cursor.string(), cursor.unpack("I")
-        shape = np.frombuffer(cursor.take(8 * n_dims), "<u8").tolist()[::-1]
-        entries[name] = (tuple(shape), cursor.unpack("I"), cursor.unpack("Q"))
-    alignment = values.get("general.alignment", ALIGNMENT)
-    start = padded(cursor.at, alignment)
-    tensors = {name: (shape, TENSOR_TYPES.get(kind, f"type {kind}"), start + offset) for name, (shape, kind, offset) in entries.items()}
-    end = max((first + stored_bytes(shape, kind) for shape, kind, first in tensors.values()), default=start)
-    if len(cursor.data) not in (end, padded(end, alignment)) or len(tensors) != n_tensors:
-        raise ValueError(f"its {n_tensors} tensors end at byte {end:,}")
-    return Contents(values, tensors)
-
-
-def padded(at: int, alignment: int) -> int:
-    if alignment < 1:
-        raise ValueError(f"its alignment is {alignment}")
-    return at + -at % alignment
-
-
-def stored_bytes(shape: tuple[int, ...], kind: str) -> int:
-    """How many bytes a tensor takes. Raises ValueError for a type that is not read."""
-    if kind not in BLOCKS:
-        raise ValueError(f"a tensor is stored as {kind}; {', '.join(BLOCKS)} can be read")
-    numbers, size = BLOCKS[kind]
-    return math.prod(shape) // numbers * size
+def values_of(file: Any, path: Path) -> dict[str, Any]:
+    """What stands ahead of the tensors, by key, but for the lists."""
+    try:
+        return {key: field.contents() for key, field in file.fields.items() if field.types[0].name != "ARRAY"}
+    except (ValueError, IndexError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:100]}. Use another copy of it.") from None
 
 
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a file in float32 on the CPU, with another context where `max_seq_len` gives one.
 
-    Raises ValueError for another architecture than llama2.c computes, for a damaged file, and for types other than BLOCKS.
+    Raises ValueError for another architecture than llama2.c computes, a damaged file, and weights in other types than READ.
     """
     path = Path(path)
-    values, tensors = contents(path)
-    args = read_args(values, path)
+    file = reader(path)
+    if not file.tensors:
+        raise ValueError(f"{path} holds a vocabulary and no weights; a .gguf of a whole model is needed.")
+    args = read_args(values_of(file, path), path)
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    check_types(path, tensors)
     tied = "output.weight" not in tensors
-    wanted, shapes = names(args, tied, GGUF), weight_shapes(args)
-    check_names(set(tensors), set(wanted.values()), path)
-    for ours, theirs in wanted.items():
-        if tensors[theirs][0] != shapes[ours]:
-            raise ValueError(f"{path}: {theirs} is {tensors[theirs][0]}, but its metadata ask for {shapes[ours]}.")
-    weights = {ours: load_tensor(path, theirs, *tensors[theirs]) for ours, theirs in wanted.items()}
-    context = args.max_seq_len if max_seq_len is None else max_seq_len
-    model = Transformer(dataclasses.replace(by_rule(args), max_seq_len=context), tied)
-    model.load_state_dict(weights, strict=not tied)
-    return model
+    theirs, shapes = names(args, tied, GGUF), weight_shapes(args)
+    found = {name: tuple(tensor.shape.tolist()[::-1]) for name, tensor in tensors.items()}
+    check_shapes(path, found, {theirs[name]: shapes[name] for name in theirs}, "its metadata ask")
+    weights = {name: load_tensor(path, tensors[theirs[name]], shapes[name]) for name in theirs}
+    return model_of(by_rule(args), tied, weights, max_seq_len)
+
+
+def check_types(path: Path, tensors: dict[str, Any]) -> None:
+    """Raise ValueError for a file whose weights are quantised so that they cannot be had back well enough."""
+    others = sorted({tensor.tensor_type.name for tensor in tensors.values()} - set(READ))
+    if others:
+        raise ValueError(
+            f"{path} is a quantised model ({', '.join(others)}), whose exact weights are lost; {', '.join(READ)} can be read. "
+            "Use the model's F32, F16 or Q8_0 file."
+        )
 
 
 def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
@@ -304,14 +259,14 @@ def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
     if values.get("general.architecture") != "llama":
         raise ValueError(f"{path} is of the architecture {values.get('general.architecture')!r}; only 'llama' can be read.")
     part = {key.removeprefix("llama."): value for key, value in values.items()}
-    heads, tokens = part.get("attention.head_count"), part.get("tokenizer.ggml.tokens")
+    heads = part.get("attention.head_count")
     try:
         args = ModelArgs(
             dim=part.get("embedding_length"),
             n_layers=part.get("block_count"),
             n_heads=heads,
             n_kv_heads=part.get("attention.head_count_kv", heads),
-            vocab_size=part.get("vocab_size", len(tokens) if isinstance(tokens, list) else None),
+            vocab_size=part.get("vocab_size"),
             hidden_dim=part.get("feed_forward_length"),
             max_seq_len=part.get("context_length"),
         )
@@ -326,29 +281,35 @@ def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
         ("expert_count", part.get("expert_count", 0), 0),
     ):
         if value != needed:
-            raise ValueError(f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model cannot be used.")
+            raise ValueError(
+                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model cannot be used."
+            )
     return args
 
 
-def load_tensor(path: Path, name: str, shape: tuple[int, ...], kind: str, first: int) -> torch.Tensor:
+def load_tensor(path: Path, tensor: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """One tensor in float32. Raises ValueError if it is not finite."""
-    raw = np.fromfile(path, np.uint8, stored_bytes(shape, kind), offset=first)
-    with np.errstate(invalid="ignore"):
-        if kind == "Q8_0":  # blocks of a float16 scale and 32 int8
-            blocks = raw.reshape(-1, BLOCKS[kind][1])
-            array = blocks[:, 2:].view(np.int8) * blocks[:, :2].copy().view("<f2").astype(np.float32)
-        else:
-            array = raw.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = package().quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used.")
+        raise ValueError(f"{path}: {tensor.name} holds NaN or infinity, so the model cannot be used.")
     return torch.from_numpy(array.reshape(shape))
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Raise ValueError unless the file carries this tokenizer."""
-    values = contents(path).values
+    fields = reader(path).fields
     for key, expected in vocabulary(listed(tokenizer)).items():
-        found = values[key] if isinstance(values.get(key), list) else []
-        other = sum(a != b for a, b in zip(found, expected, strict=False)) + abs(len(found) - len(expected))
+        there = list_of(fields.get(key))
+        other = sum(a != b for a, b in zip(there, expected, strict=False)) + abs(len(there) - len(expected))
         if other:
             raise ValueError(f"{tokenizer.path} does not belong to {path}: {other} of its {len(expected)} entries in {key} are others.")
+
+
+def list_of(field: Any) -> list[Any]:
+    """The list of a metadata field; an empty one where there is no list that can be read."""
+    try:
+        values = field.contents() if field is not None else []
+    except (ValueError, IndexError, TypeError):
+        return []
+    return values if isinstance(values, list) else []

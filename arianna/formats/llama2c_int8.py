@@ -110,7 +110,7 @@ def compute_in_int8(model: Transformer, group: int, half_scales: bool = False) -
         return (whole * (scales.half().float() if half_scales else scales)).flatten(-2)
 
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.in_features % group == 0:  # others are not in int8
             module.register_forward_pre_hook(round_input)
     return model
 
