@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from arianna.formats import diagnosis
 from arianna.formats.options import Options, beside, computed
 from arianna.formats.shapes import check_shapes, model_of, plausible, weight_shapes
 from arianna.ops import all_finite
@@ -46,16 +47,18 @@ def load(path: str | Path) -> dict[str, Any]:
         check_zip(f, path)
         f.seek(0)
         try:
-            found = torch.load(f, map_location="cpu", weights_only=True)
+            contents = torch.load(f, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # there is no list of what a crafted pickle makes the unpickler raise
             asked = re.search(r"GLOBAL (\S+)", str(error))  # the rest of torch's message advises to open it unchecked
-            detail = f": it asks for {asked[1]}" if asked else ""
-            raise ValueError(f"{path} is not a checkpoint of tensors and plain values{detail}. Use another copy of it.") from None
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict) or not isinstance(found.get("model_args"), dict):
-        raise ValueError(f"{path} is not a llama2.c checkpoint: it needs the entries 'model' and 'model_args'.")
-    return found
+            if asked:
+                raise ValueError(f"{path} {diagnosis.of_refused(asked[1])}.") from None
+            raise ValueError(f"{path} is not a checkpoint of tensors and plain values. Use another copy of it.") from None
+    entries = contents if isinstance(contents, dict) else {}
+    if not all(isinstance(entries.get(name), dict) for name in ("model", "model_args")):
+        raise ValueError(f"{path} {diagnosis.of_contents(contents)}.")
+    return contents
 
 
 def check_zip(file: BinaryIO, path: Path) -> None:
@@ -63,6 +66,8 @@ def check_zip(file: BinaryIO, path: Path) -> None:
     damaged = f"{path} is damaged or not a checkpoint"
     size = path.stat().st_size
     if not zipfile.is_zipfile(file):
+        if known := diagnosis.what_it_is(path):
+            raise ValueError(f"{path} {known}.")
         raise ValueError(f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. Use another copy of it.")
     check_file(path, size)
     try:

@@ -1,16 +1,20 @@
 """Checkpoints in and out: nothing in a file is trusted before it has been looked at."""
 
+import argparse
 import ast
 import dataclasses
 import io
 import os
 import random
+import re
 import struct
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, build
+from safetensors.torch import save
 
 from arianna.formats import checkpoint
 from model import ModelArgs, Transformer
@@ -189,10 +193,47 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, model, share):
     assert "is damaged or not a checkpoint" in refused(path)
 
 
-@pytest.mark.parametrize("data", [b"text", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize("data", [b"text", b"", b"PK\x03\x04" + bytes(100)])
 def test_what_is_no_zip_archive_is_refused(tmp_path, data):
     (tmp_path / "a.pt").write_bytes(data)
     assert "is no zip archive" in refused(tmp_path / "a.pt")
+
+
+def legacy(path, model):
+    torch.save(checkpoint.pack(model), path, _use_new_zipfile_serialization=False)
+
+
+def with_numpy(path, model):
+    torch.save({**checkpoint.pack(model), "best_val_loss": np.float64(1.5)}, path)
+
+
+def with_object(path, model):
+    torch.save({**checkpoint.pack(model), "config": argparse.Namespace(a=1)}, path)
+
+
+def like_hf(path, model):
+    torch.save({"model.embed_tokens.weight": model.output.weight.detach()}, path)
+
+
+OTHERS = {
+    "a legacy file": (legacy, "is in torch's old format, .* save it again"),
+    "a state_dict": (lambda path, model: torch.save(model.state_dict(), path), "is a state_dict: weights without their model's shape"),
+    "a state_dict of transformers": (like_hf, "is the state_dict of a Hugging Face model; give its folder"),
+    "numbers of numpy": (with_numpy, r"holds numbers of numpy \(numpy.*float\(best_val_loss\)"),
+    "an object": (with_object, "it asks for argparse.Namespace. Nothing in it was run"),
+    "safetensors": (lambda path, model: path.write_bytes(save({"a": torch.ones(3)})), "is a safetensors file, .* give its folder"),
+    "a pickle": (lambda path, model: path.write_bytes(b"\x80\x02}q\x00."), "is a pickle and no archive of torch.save"),
+    "a pointer of Git LFS": (lambda path, model: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+    "a web page": (lambda path, model: path.write_bytes(b"<!DOCTYPE html><html>"), "is a web page; download the file itself"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_of_another_kind_is_said_to_be_that(tmp_path, model, name):
+    make, message = OTHERS[name]
+    make(tmp_path / "a.pt", model)
+    sentence = refused(tmp_path / "a.pt")
+    assert re.search(message, sentence) and "damaged or not" not in sentence and "another copy" not in sentence
 
 
 def test_a_zip_archive_of_something_else_is_refused(tmp_path):
@@ -285,7 +326,7 @@ NORM = "layers.0.ffn_norm.weight"
     ("change", "message"),
     [
         (lambda w: w.pop(NORM), rf"lacks {NORM} \(1 missing, 0 too many\)"),
-        (lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}), r"has layers\.1\.ffn_norm\.weight, which a Llama model of its shape does not have"),
+        (lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}), r"has layers\.1\.ffn_norm\.weight, which a Llama model"),
         (lambda w: w.update({NORM: torch.ones(33)}), rf"{NORM} is \(33,\), but its model_args ask for \(32,\)"),
         (lambda w: w.update({NORM: torch.ones(32, 1)}), rf"{NORM} is \(32, 1\)"),
         (lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)}), f"{NORM} is torch.int64, not a plain tensor of floats"),
