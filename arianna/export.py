@@ -154,6 +154,11 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(summary(out, model, computed))
+    if cfg.format in ("hf", "gguf"):
+        from arianna.formats.vocabulary import differences
+
+        if sentence := differences(options["tokenizer"], spaces_kept=cfg.format == "gguf"):
+            print(sentence)
     if rows is not None and (cfg.data_dir or computed is not model):
         print(losses(model, computed, rows))
     return 0

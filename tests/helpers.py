@@ -302,12 +302,11 @@ class Stub(Transformer):
 def train_tokenizer(path: Path, vocab_size: int = 340, text: str = "", **options) -> Tokenizer:
     """A small tokenizer as llama2.c's programs need it, trained on a text; `options` are SentencePiece's."""
     lines = f"{text}\n{(ROOT / 'arianna/__init__.py').read_text(encoding='utf-8')}" * 3
-    plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    plain = {"model_type": "bpe", "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines.splitlines()),
         model_writer=model,
-        model_type="bpe",
         vocab_size=vocab_size,
         byte_fallback=True,
         unk_id=0,

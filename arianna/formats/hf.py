@@ -23,7 +23,7 @@ from arianna.formats.card import card
 from arianna.formats.names import HF, names
 from arianna.formats.options import Options, beside, computed, stored
 from arianna.formats.shapes import by_rule, check_shapes, model_of, plausible, weight_shapes
-from arianna.formats.vocabulary import CHAT_TEMPLATE, Piece, pieces, tokenizer_json
+from arianna.formats.vocabulary import CHAT_TEMPLATE, Piece, collapses, pieces, tokenizer_json
 from arianna.ops import all_finite
 from arianna.system.files import rename_aside, sync_folder, write_atomic
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
@@ -67,7 +67,7 @@ def to_bytes(model: Transformer, options: Options) -> dict[str, bytes]:
     documents = {
         CONFIG: model_config(model),
         "generation_config.json": generation_config(model.args),
-        "tokenizer.json": tokenizer_json(tokens),
+        "tokenizer.json": tokenizer_json(tokens, collapses(tokenizer)),
         "tokenizer_config.json": tokenizer_config(tokens, model.args),
     }
     return {name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()} | {

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple
 
 from arianna.corpus.template import ASSISTANT, USER
 from tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, SPACE, UNK, Tokenizer
 
-MADE_BY = "InnerArianna"  # the mark in a file or a folder by which a later export knows that it may replace it
+MADE_BY = "InnerArianna"  # as files say it
 
 # template.render in Jinja: each turn ends with BOS, system text stands on its own line ahead of a question
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% set content = message['content'] | trim %}"
+    "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
+    "{% if content is not string %}"  # a list of parts, all of them text
+    "{% for part in content %}{% if part['type'] != 'text' %}{{ raise_exception('only text parts can be read') }}{% endif %}"
+    "{% endfor %}{% set content = content | map(attribute='text') | join('\\n') %}{% endif %}"
+    "{% set content = content | trim %}"
     "{% if message['role'] == 'system' %}{% if content %}{{ content + '\\n' }}{% endif %}"
     f"{{% elif message['role'] == 'user' %}}{{{{ '{USER} ' + content + '\\n' }}}}"
     f"{{% elif message['role'] == 'assistant' %}}{{{{ '{ASSISTANT} ' + content + '\\n' + bos_token }}}}"
@@ -19,14 +24,16 @@ CHAT_TEMPLATE = (
     f"{{% if add_generation_prompt %}}{{{{ '{ASSISTANT}' }}}}{{% endif %}}"
 )
 
-TRIED = [  # texts on which a tokenizer must be what other programs take it for
+# signs that Unicode's NFKC replaces, and others
+RARE = "\u2581 \ufb01 \u212b e\u0301 \u00a0 \u200b \ufeff \u65e5\u672c\u8a9e \u0434\u0430 \U0001f44b\U0001f3fd"
+ORDINARY = [  # texts on which a tokenizer must be what other programs take it for
     "".join(map(chr, range(128))),
     " leading,  double   and trailing spaces  ",
     "lines\nand\r\n\n\nmore\tlines\n",
     "1234567890 ------ ====== ...... aaaaaaa lllllll",
     "na\u00efve caf\u00e9, \u2018single\u2019 \u201cdouble\u201d \u2014 dashes \u2013 and\u2026",
-    "\u2581 \ufb01 \u212b e\u0301 \u00a0 \u200b \ufeff \u65e5\u672c\u8a9e \u0434\u0430 \U0001f44b\U0001f3fd",
 ]
+TRIED = [*ORDINARY, RARE]
 
 
 class Piece(NamedTuple):
@@ -39,9 +46,9 @@ class Piece(NamedTuple):
 
 def pieces(tokenizer: Tokenizer) -> list[Piece]:
     """All tokens by id. Raises ValueError for a tokenizer that other programs would read differently (see `check_merges`)."""
-    found = listed(tokenizer)
-    check_merges(tokenizer, found)
-    return found
+    tokens = listed(tokenizer)
+    check_merges(tokenizer, tokens)
+    return tokens
 
 
 def listed(tokenizer: Tokenizer) -> list[Piece]:
@@ -54,41 +61,72 @@ def listed(tokenizer: Tokenizer) -> list[Piece]:
     ]
 
 
-def check_merges(tokenizer: Tokenizer, found: list[Piece]) -> None:
-    """Raise ValueError unless merging pieces by score gives the tokenizer's own ids, for sample texts and each piece by itself.
+def check_merges(tokenizer: Tokenizer, tokens: list[Piece]) -> None:
+    """Raise ValueError unless merging pieces by score gives the tokenizer's own ids, for ordinary texts and each piece by itself.
 
-    It does for SentencePiece's BPE with identity normalization, a space put in front and no spaces taken away; not for unigram models.
+    It does for SentencePiece's BPE with a space put in front; not for unigram models. One that takes spaces away, as those of
+    llama2.c's own train_vocab do, is compared on texts without such spaces (`differences` says what is not).
     """
-    ids = {piece.text: i for i, piece in enumerate(found) if piece.kind == "normal"}
-    for text in [*TRIED, *(name.replace(SPACE, " ") for name in ids)]:
-        if merged(text, ids, found) != tokenizer.encode(text):
+    ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
+    for text in [*ORDINARY, *(name.replace(SPACE, " ") for name in ids)]:
+        if collapses(tokenizer):
+            text = collapsed(text)
+        if merged(text, ids, tokens) != tokenizer.encode(text):
             raise ValueError(
                 f"{tokenizer.path} splits {text[:40]!r} differently from the plain BPE that transformers and llama.cpp would make of it. "
                 "Such a tokenizer cannot be exported; `python arianna_data.py train_vocab` trains one that can."
             )
 
 
-def merged(text: str, ids: dict[str, int], found: list[Piece]) -> list[int]:
+def collapses(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer takes spaces at the ends of a text away and makes one of several."""
+    return tokenizer.encode("a  b") == tokenizer.encode("a b")
+
+
+def collapsed(text: str) -> str:
+    """The text as such a tokenizer sees it."""
+    return re.sub(" {2,}", " ", text.strip(" "))
+
+
+def differences(tokenizer: Tokenizer, spaces_kept: bool) -> str | None:
+    """What a program that has the tokens of `pieces` splits otherwise than the tokenizer, in a sentence; None for nothing.
+
+    `spaces_kept`: the program sees every space of a text.
+    """
+    tokens = listed(tokenizer)
+    ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
+    texts = {"signs that Unicode's NFKC replaces, such as \ufb01": merged(RARE, ids, tokens) != tokenizer.encode(RARE)}
+    texts["texts with spaces at their ends or several in a row"] = spaces_kept and collapses(tokenizer)
+    if not any(texts.values()):
+        return None
+    what = " and ".join(text for text, differ in texts.items() if differ)
+    return f"{tokenizer.path} changes text before it splits it, which the program that opens this does not: {what} get other tokens there."
+
+
+def merged(text: str, ids: dict[str, int], tokens: list[Piece]) -> list[int]:
     """Token ids as transformers and llama.cpp compute them: the pair of highest score first, the leftmost of equals, bytes at last."""
     symbols = list(f"{SPACE}{text.replace(' ', SPACE)}") if text else []
-    while pairs := [(-found[ids[a + b]].score, i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in ids]:
+    while pairs := [(-tokens[ids[a + b]].score, i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in ids]:
         _, i = min(pairs)
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
     return [i for s in symbols for i in ([ids[s]] if s in ids else [FIRST_BYTE + byte for byte in s.encode()])]
 
 
-def tokenizer_json(found: list[Piece]) -> dict[str, Any]:
-    """SentencePiece's BPE for the tokenizers library. BOS and EOS are also found by name within a text: chat templates need that."""
-    bos = found[BOS].text
+def tokenizer_json(tokens: list[Piece], collapses: bool = False) -> dict[str, Any]:
+    """SentencePiece's BPE for the tokenizers library. `collapses`: it takes spaces away (see `collapses`).
+
+    BOS and EOS are also found by name within a text: chat templates need that."""
+    bos = tokens[BOS].text
+    ends = [replace({"Regex": r"\A +| +\z"}, ""), replace({"Regex": " {2,}"}, " ")] if collapses else []
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, "content": p.text, **flags} for i, p in enumerate(found) if p.kind == "control"],
+        "added_tokens": [{"id": i, "content": p.text, **flags} for i, p in enumerate(tokens) if p.kind == "control"],
         "normalizer": {  # a text, and each part of it behind a special token, gets SentencePiece's space in front
             "type": "Sequence",
-            "normalizers": [{"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}],
+            "normalizers": [*ends, {"type": "Prepend", "prepend": SPACE}, replace({"String": " "}, SPACE)],
         },
         "pre_tokenizer": None,
         "post_processor": {
@@ -100,7 +138,7 @@ def tokenizer_json(found: list[Piece]) -> dict[str, Any]:
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                replace({"String": SPACE}, " "),
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
                 {"type": "Strip", "content": " ", "start": 1, "stop": 0},
@@ -111,10 +149,15 @@ def tokenizer_json(found: list[Piece]) -> dict[str, Any]:
             "unk_token": None,
             "fuse_unk": False,
             "byte_fallback": True,
-            "vocab": {piece.text: i for i, piece in enumerate(found)},
-            "merges": merges(found),
+            "vocab": {piece.text: i for i, piece in enumerate(tokens)},
+            "merges": merges(tokens),
         },
     }
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    """A rule of the tokenizers library that puts a content in the place of a pattern."""
+    return {"type": "Replace", "pattern": pattern, "content": content}
 
 
 def template_parts(bos: str, text: str, number: int) -> list[dict[str, Any]]:
@@ -122,8 +165,8 @@ def template_parts(bos: str, text: str, number: int) -> list[dict[str, Any]]:
     return [{"SpecialToken": {"id": bos, "type_id": number}}, {"Sequence": {"id": text, "type_id": number}}]
 
 
-def merges(found: list[Piece]) -> list[tuple[str, str]]:
+def merges(tokens: list[Piece]) -> list[tuple[str, str]]:
     """Every way to put a piece together from two, the pieces of highest score first: SentencePiece merges whichever pair it meets."""
-    normal = {piece.text: -piece.score for piece in found if piece.kind == "normal"}
+    normal = {piece.text: -piece.score for piece in tokens if piece.kind == "normal"}
     pairs = ((rank, cut, text[:cut], text[cut:]) for text, rank in normal.items() for cut in range(1, len(text)))
     return [(a, b) for _, _, a, b in sorted(pair for pair in pairs if pair[2] in normal and pair[3] in normal)]

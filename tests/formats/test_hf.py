@@ -10,9 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import sentencepiece
 import torch
-from helpers import REPORT, ROOT, TINY, build, lively, logits, tokens_of
+from helpers import REPORT, ROOT, TINY, build, lively, logits, tokens_of, train_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
@@ -158,17 +157,40 @@ RULES = json.loads(json.dumps(vocabulary.tokenizer_json(vocabulary.pieces(SHIPPE
 
 
 def test_a_tokenizer_that_is_no_plain_bpe_is_refused(tmp_path):
-    common = {"input": str(ROOT / "data/words.txt"), "input_sentence_size": 2000, "byte_fallback": True, "vocab_size": 400}
-    common |= {"minloglevel": 2, "num_threads": 1, "hard_vocab_limit": False}
-    for name, options in {
-        "unigram": {"model_type": "unigram", "normalization_rule_name": "identity", "remove_extra_whitespaces": False},
-        "nfkc": {"model_type": "bpe", "normalization_rule_name": "nfkc", "remove_extra_whitespaces": False},
-        "no double spaces": {"model_type": "bpe", "normalization_rule_name": "identity"},
-    }.items():
-        sentencepiece.SentencePieceTrainer.train(model_prefix=str(tmp_path / name), **common, **options)
-        other = Tokenizer(tmp_path / f"{name}.model")
-        with pytest.raises(ValueError, match="splits .* differently from the plain BPE"):
-            hf.to_bytes(build(dataclasses.replace(TINY, vocab_size=other.vocab_size)), Options(tokenizer=other))
+    other = train_tokenizer(tmp_path / "unigram.model", model_type="unigram", split_digits=True)
+    with pytest.raises(ValueError, match="splits .* differently from the plain BPE"):
+        hf.to_bytes(build(dataclasses.replace(TINY, vocab_size=other.vocab_size)), Options(tokenizer=other))
+
+
+@pytest.mark.parametrize("options", [{"remove_extra_whitespaces": True}, {"normalization_rule_name": "nfkc"}], ids=str)
+def test_a_tokenizer_that_changes_rare_text_is_exported_and_what_differs_is_told(tmp_path, options, capsys):
+    tokenizer = train_tokenizer(tmp_path / "a.model", **options)
+    rules = vocabulary.tokenizer_json(vocabulary.pieces(tokenizer), vocabulary.collapses(tokenizer))
+    library = pytest.importorskip("tokenizers").Tokenizer.from_str(json.dumps(rules))
+    texts = ["Who are you?", "Q: What is silence?\nA: A rest.\n", *vocabulary.ORDINARY, " a  b ", "  ", "a\n b "]
+    for text in texts:
+        assert library.encode(text, add_special_tokens=False).ids == tokenizer.encode(text), text
+    source = saved(tmp_path, lively(dataclasses.replace(GROUPED, vocab_size=tokenizer.vocab_size)))
+    flags = [f"--checkpoint={source}", f"--tokenizer={tokenizer.path}"]
+    assert main([str(tmp_path / "a"), "--format=hf", *flags]) == 0
+    nfkc = "normalization_rule_name" in options
+    assert ("signs that Unicode's NFKC replaces" in capsys.readouterr().out) == nfkc
+    pytest.importorskip("gguf")
+    assert main([str(tmp_path / "a.gguf"), "--format=gguf", *flags]) == 0
+    sentence = "signs that Unicode's NFKC replaces" if nfkc else "texts with spaces at their ends or several in a row get other"
+    assert sentence in capsys.readouterr().out
+
+
+def test_the_chat_template_joins_parts_of_text_and_refuses_others():
+    jinja2 = pytest.importorskip("jinja2")
+    environment = jinja2.Environment()
+    environment.globals["raise_exception"] = lambda sentence: (_ for _ in ()).throw(ValueError(sentence))
+    template = environment.from_string(vocabulary.CHAT_TEMPLATE)
+    parts = [{"type": "text", "text": " Who are"}, {"type": "text", "text": "you? "}]
+    asked = template.render(messages=[{"role": "user", "content": parts}], bos_token="<s>", add_generation_prompt=True)
+    assert asked == "<s>Q: Who are\nyou?\nA:"
+    with pytest.raises(ValueError, match="only text parts can be read"):
+        template.render(messages=[{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], bos_token="<s>")
 
 
 def test_a_tokenizer_of_another_size_is_refused():
