@@ -34,6 +34,7 @@ TOKEN_TYPES = {"normal": 1, "unknown": 2, "control": 3, "byte": 6}
 Q8_GROUP = 32  # numbers of a row that share a scale in Q8_0
 
 READ = ("F32", "F16", "BF16", "Q8_0")  # types of weights that are read
+ARRAY = 9  # GGUF's number for a list of values
 MOST_PIECES = 1 << 20  # that a reader looks at ahead of the weights: four for each token, say
 
 
@@ -200,6 +201,11 @@ def reader(path: Path) -> Any:
                 raise ValueError(f"it has more than {MOST_PIECES:,} values")
             return super()._get(offset, dtype, count, override_order)
 
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type == ARRAY and int(self._get(orig_offs + 4, np.uint64)[0]) > len(self.data):
+                raise ValueError("it ends too early")  # each item takes a byte or more
+            return super()._get_field_parts(orig_offs, raw_type)
+
     try:
         file = BoundedReader(path)
         check_end(file)
@@ -233,9 +239,9 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     file = reader(path)
     if not file.tensors:
         raise ValueError(f"{path} holds a vocabulary and no weights; a .gguf of a whole model is needed.")
-    args = read_args(values_of(file, path), path)
     tensors = {tensor.name: tensor for tensor in file.tensors}
     check_types(path, tensors)
+    args = read_args(values_of(file, path), path)
     tied = "output.weight" not in tensors
     theirs, shapes = names(args, tied, GGUF), weight_shapes(args)
     found = {name: tuple(tensor.shape.tolist()[::-1]) for name, tensor in tensors.items()}

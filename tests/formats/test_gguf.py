@@ -202,7 +202,7 @@ def number(key: bytes, value: int):
         (lambda d: d[:8] + struct.pack("<Q", 1 << 60) + d[16:], "is no GGUF file or damaged"),
         (lambda d: d[:16] + struct.pack("<Q", 1 << 60) + d[24:], "is no GGUF file or damaged"),
         (lambda d: after(d, b"general.name", 4, struct.pack("<Q", 1 << 62)), "it ends too early"),
-        (lambda d: after(d, b"general.name", 0, struct.pack("<I", 77)), "or damaged .*: 77 is not a valid"),
+        (lambda d: after(d, b"general.name", 0, struct.pack("<I", 77)), r"or damaged .*77\)? is not a valid"),
         (lambda d: after(d, b"tokenizer.ggml.scores", 8, struct.pack("<Q", 1 << 60)), "it ends too early|more than 1,048,576 values"),
         (lambda d: after(d, b"tokenizer.ggml.scores", 4, struct.pack("<I", 9)), "or damaged "),
         (lambda d: after(d, b"blk.0.attn_q.weight", 0, struct.pack("<I", 1 << 30)), "it ends too early"),
@@ -282,7 +282,7 @@ def test_a_missing_file_is_told(tmp_path):
 def test_any_damaged_byte_ahead_of_the_tensors_is_one_sentence_or_harmless(tmp_path, exported):
     data, rng, path = exported.read_bytes(), np.random.default_rng(0), tmp_path / "a.gguf"
     tokens, tensors = data.index(b"tokenizer.ggml.tokens"), data.index(b"token_embd.weight")
-    places = [*rng.integers(0, tokens + 60, 40), *rng.integers(tensors - 300, tensors + 1100, 40)]
+    places = [*rng.integers(0, tokens + 60, 12), *rng.integers(tensors - 300, tensors + 1100, 12)]
     for place in places:
         changed = bytearray(data)
         changed[place] ^= 1 << rng.integers(8)
