@@ -12,6 +12,7 @@ from torch import Tensor
 from arianna.formats import hf
 from arianna.formats.options import Options
 from arianna.formats.table import module
+from arianna.ops import one_thread
 from arianna.system.files import write_atomic
 from model import Transformer
 
@@ -90,10 +91,5 @@ def logits_over_context(model: Transformer) -> Tensor:
     """Logits (1, T, V) of always the same tokens, by one thread: two may round the same sum differently."""
     a = model.args
     tokens = torch.arange(a.max_seq_len, device=model.tok_embeddings.weight.device)[None] * 997 % a.vocab_size
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            return model(tokens)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode():
+        return model(tokens)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 
 from arianna.corpus.conversations import Conversation
 from arianna.formats import open_model
+from arianna.ops import one_thread
 from arianna.searching import beginning, crew, results
 from arianna.searching import job as jobs
 from arianna.searching import study as studies
@@ -149,13 +149,12 @@ class Night:
 
     def time_steps(self, usual: dict[str, Any]) -> None:
         """Time a few steps on one thread, and settle which number format the search computes in."""
-        bench, threads = bench_of(self.job({}), self.folder), torch.get_num_threads()
+        bench = bench_of(self.job({}), self.folder)
         cfg = bench.config(Unit(ALL, usual, self.trainer.seed))
         task = make_task(cfg, bench.base.args, bench.base if cfg.replay else None)
-        torch.set_num_threads(1)
         many = dataclasses.replace(cfg, max_iters=MANY)  # so that both formats are timed
-        seconds = time_formats(train_step, many, bench.base, task, bench.base)
-        torch.set_num_threads(threads)
+        with one_thread():
+            seconds = time_formats(train_step, many, bench.base, task, bench.base)
         wins = seconds.get("bfloat16", math.inf) < CLEARLY * seconds.get("float32", math.inf)
         dtype = "bfloat16" if wins else next(iter(seconds))
         self.fixed = {**self.fixed, "dtype": dtype}
