@@ -154,9 +154,9 @@ def from_to(before: float, after: float) -> str:
 
 
 def signed(x: float) -> str:
-    """A difference with its sign; 0.00 has none."""
-    text = f"{x:+.2f}"
-    return text[1:] if float(text) == 0 else text
+    """A difference with its sign, with a third decimal where two would hide it; zero has no sign."""
+    text = f"{x:+.3f}" if abs(x) < 0.01 else f"{x:+.2f}"
+    return text if float(text) else "0.00"
 
 
 # ---- what the base is like, before anything runs ----
