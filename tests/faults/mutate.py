@@ -123,6 +123,27 @@ MUTATIONS = [
         f"{HOSTILE}::test_a_damaged_checkpoint_is_refused_or_what_was_saved",
     ),
     Mutation(
+        "another tokenizer of the same size is refused",
+        "arianna/formats/checkpoint.py",
+        '    if noted and noted["sha256"] != sha256(tokenizer.path):\n',
+        "    if False:\n",
+        "tests/formats/test_table.py::test_another_tokenizer_of_the_same_size_is_refused",
+    ),
+    Mutation(
+        "a GGUF's metadata are not read without end",
+        "arianna/formats/gguf.py",
+        "            if self.pieces_read > MOST_PIECES:\n",
+        "            if False:\n",
+        "tests/formats/test_gguf.py::test_a_list_that_is_long_beyond_measure_is_not_read_to_its_end",
+    ),
+    Mutation(
+        "an export does not write over what is there",
+        "arianna/export.py",
+        "        check_outputs([out], inputs, cfg.force)\n",
+        "",
+        "tests/formats/test_llama2c_int8.py::test_a_file_that_is_there_is_not_written_over_unasked",
+    ),
+    Mutation(
         "compressed entries are refused",
         "arianna/formats/checkpoint.py",
         " or any(e.compress_type != zipfile.ZIP_STORED for e in entries)",
