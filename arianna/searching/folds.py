@@ -6,12 +6,13 @@ The conversations that the split holds out come nowhere near: all that is writte
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import prepare_conversations, write_prepared
-from arianna.corpus.split import digest, key
+from arianna.corpus.split import LEVELS, digests
 from arianna.system.config import UsageError
 from tokenizer import Tokenizer
 
@@ -21,27 +22,40 @@ MOST = 20_000  # conversations that a search looks at: those with the lowest has
 ALL = "all"  # folder of all conversations to train on, beside the folds 0, 1, ...
 
 
+def groups(conversations: Sequence[Conversation]) -> list[bytes]:
+    """The digest by which each conversation is parted: of its first question, or, where very many share that one,
+    of more of their words, as the split does."""
+    levels = [digests(c) for c in conversations]
+    effective = [level[0] for level in levels]
+    for deeper in range(1, LEVELS):
+        large = {d for d, count in Counter(effective).items() if count > len(effective) / FOLDS / 2}
+        effective = [level[deeper] if d in large else d for d, level in zip(effective, levels, strict=True)]
+    return effective
+
+
 def fold_of(
-    conversations: Sequence[Conversation], fold: int, keys_a_fold: float
+    conversations: Sequence[Conversation], fold: int, groups_a_fold: float
 ) -> tuple[list[Conversation], list[Conversation]]:
     """Those to train on and those held out by a fold, each in the order given.
 
-    The keys are ranked by their SHA-256, and a fold holds out as many as `keys_a_fold` says, from rank
-    fold * keys_a_fold on. Conversations of one key stay together.
+    The groups are ranked by their digests, and a fold holds out as many as `groups_a_fold` says, from rank
+    fold * groups_a_fold on. Conversations of one group stay together.
     """
-    ranks = {name: rank for rank, name in enumerate(sorted({key(c) for c in conversations}, key=digest))}
-    held = [int(ranks[key(c)] / keys_a_fold) == fold for c in conversations]
-    train = [c for c, is_held in zip(conversations, held, strict=True) if not is_held]
-    return train, [c for c, is_held in zip(conversations, held, strict=True) if is_held]
+    of_each = groups(conversations)
+    ranks = {group: rank for rank, group in enumerate(sorted(set(of_each)))}
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for conversation, group in zip(conversations, of_each, strict=True):
+        sides[int(ranks[group] / groups_a_fold) == fold].append(conversation)
+    return sides
 
 
 def gathered(conversations: Iterable[Conversation], most: int = MOST) -> list[Conversation]:
     """The conversations that a search looks at, by line. Raises UsageError if there are too few to part."""
-    lowest = heapq.nsmallest(most, conversations, key=lambda c: (digest(key(c)), c.line))
-    keys, needed = len({key(c) for c in lowest}), FOLDS * FEWEST
-    if keys < needed:
+    lowest = heapq.nsmallest(most, conversations, key=lambda c: (digests(c), c.line))
+    different, needed = len(set(groups(lowest))), FOLDS * FEWEST
+    if different < needed:
         raise UsageError(
-            f"the conversations to train on begin with {keys} different questions; a search needs {needed}, "
+            f"the conversations to train on begin with {different} different questions; a search needs {needed}, "
             f"to part them into {FOLDS} folds. Give more conversations, or leave out --hours."
         )
     return sorted(lowest, key=lambda c: c.line)
@@ -51,9 +65,9 @@ def write_folds(
     conversations: Sequence[Conversation], tokenizer: Tokenizer, contexts: tuple[int, int], folder: Path
 ) -> None:
     """Write the shards of each fold (train.bin, val.bin, masks), and of all conversations (train.bin)."""
-    keys = len({key(c) for c in conversations})
+    number = len(set(groups(conversations)))
     for fold in range(FOLDS):
-        halves = fold_of(conversations, fold, keys / FOLDS)
+        halves = fold_of(conversations, fold, number / FOLDS)
         write_prepared(prepare_conversations(*halves, tokenizer, *contexts)[0], folder / str(fold))
     files, _ = prepare_conversations(conversations, [], tokenizer, *contexts)
     write_prepared(

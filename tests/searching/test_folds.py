@@ -85,3 +85,10 @@ def test_the_rows_of_the_folds_are_those_of_the_training_side(tmp_path):
 def rows_in(folder: Path, split: str) -> list[bytes]:
     rows = Rows(folder, split, 64, 4096)
     return [rows.tokens[s][first:last].tobytes() for s, first, last in rows.index]
+
+
+def test_conversations_that_all_begin_alike_are_parted_by_more_of_their_words():
+    alike = [talk("Hello.", f"Hello, number {i}.", f"What is at {i}?", "A house.") for i in range(60)]
+    some = gathered(alike)
+    sides = [fold_of(some, fold, len(some) / FOLDS) for fold in range(FOLDS)]
+    assert all(len(held) == 12 for _, held in sides)
