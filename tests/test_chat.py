@@ -164,9 +164,9 @@ def test_ctrl_c_leaves_only_at_an_empty_prompt(monkeypatch, on_the_line, asks):
 
 
 def test_a_question_too_long_for_the_context_is_told_and_forgotten(monkeypatch, capsys):
-    model = Scripted(text("One."), text("Two."), context=24)
-    talk(monkeypatch, model, "First?", "word " * 30, "Second?", max_new_tokens=3)
-    assert "too many for a context of 24; ask a shorter one" in capsys.readouterr().err
+    model = Scripted(text("One."), text("Two."), context=32)
+    talk(monkeypatch, model, "First?", "word " * 40, "Second?", max_new_tokens=3)
+    assert "too many for a context of 32; ask a shorter one" in capsys.readouterr().err
     assert model.prompts == [rendered(then="First?"), rendered(("First?", "One."), then="Second?")]
 
 

@@ -584,6 +584,48 @@ MUTATIONS = [
         "",
         f"{HOSTILE}::test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence",
     ),
+    Mutation(
+        "samples written over nothing",
+        "sample.py",
+        "        check_outputs([cfg.out] if cfg.out is not None else [], inputs, cfg.force)\n",
+        "",
+        "tests/test_sample.py::test_a_file_that_is_there_is_replaced_with_force_alone",
+    ),
+    Mutation(
+        "a second model's own tokenizer",
+        "sample.py",
+        "        formats.check_tokenizer(name, tokenizer)\n",
+        "        pass\n",
+        "tests/test_sample.py::test_a_second_model_with_another_tokenizer_is_refused",
+    ),
+    Mutation(
+        "typography as in training",
+        "arianna/chat.py",
+        "        plain, changed, _ = ascii_typography(text, self.tokenizer)\n",
+        "        plain, changed = text, 0\n",
+        "tests/test_chat.py::test_typography_becomes_ascii_as_in_training_and_is_told_once",
+    ),
+    Mutation(
+        "control characters from a model",
+        "arianna/system/terminal.py",
+        '    print(visible(text), end="", flush=True)\n',
+        '    print(text, end="", flush=True)\n',
+        "tests/system/test_terminal.py::test_control_characters_are_spelled_out",
+    ),
+    Mutation(
+        "choices in random order",
+        "arianna/scoring/blind.py",
+        "        coin.shuffle(sides)\n",
+        "",
+        "tests/scoring/test_blind.py::test_each_choice_is_kept_by_the_side_that_was_meant_whatever_the_order",
+    ),
+    Mutation(
+        "shapes of absurd size",
+        "arianna/formats/shapes.py",
+        "        if value is not None and value > most:\n",
+        "        if False:\n",
+        "tests/formats/test_shapes.py::test_a_shape_of_absurd_size_is_refused",
+    ),
 ]
 
 
