@@ -47,15 +47,25 @@ class ExportConfig:
     """What is written, where, and from which model."""
 
     out: str  # the file or folder to write: .bin (llama2c, llama2c-int8), .gguf, .html, .pt (checkpoint), a folder (hf)
-    checkpoint: str | None = None  # the model: a checkpoint (.pt), a llama2.c .bin, a .gguf, a .html or a Hugging Face folder
-    format: Literal["llama2c", "llama2c-int8", "hf", "gguf", "html", "checkpoint"] = "llama2c"  # see above for what opens each
+    checkpoint: str | None = (
+        None  # the model: a checkpoint (.pt), a llama2.c .bin, a .gguf, a .html or a Hugging Face folder
+    )
+    format: Literal["llama2c", "llama2c-int8", "hf", "gguf", "html", "checkpoint"] = (
+        "llama2c"  # see above for what opens each
+    )
     half: bool = False  # --format=checkpoint: store the weights in float16, half the size
     gguf_type: Literal["F32", "F16", "Q8_0"] = "F32"  # --format=gguf: how the weights are stored
     html_type: Literal["int8", "F16", "F32"] = "int8"  # --format=html: how the weights are stored
     compare: str | None = None  # --format=html: a second model, whose answers stand beside the first one's
-    tokenizer: str | None = None  # its SentencePiece .model; by default the one the model names, else data/tok4096.model
-    report: str | None = None  # --format=hf or html: a run's report.json, for what the folder or page says of the run
-    data_dir: str | None = None  # a run's data, to say the loss on held-out answers; by default that of the run beside the model
+    tokenizer: str | None = (
+        None  # its SentencePiece .model; by default the one the model names, else data/tok4096.model
+    )
+    report: str | None = (
+        None  # --format=hf or html: a run's report.json, for what the folder or page says of the run
+    )
+    data_dir: str | None = (
+        None  # a run's data, to say the loss on held-out answers; by default that of the run beside the model
+    )
     force: bool = False  # replace what is there (a folder is kept under another name); a page of any size
 
     def __post_init__(self) -> None:
@@ -74,7 +84,9 @@ class ExportConfig:
             "report": ("hf", "html"),
         }.items():
             if getattr(self, name) != getattr(type(self), name) and self.format not in formats:
-                raise ValueError(f"--{name} goes with --format={' or '.join(formats)}; this is --format={self.format}")
+                raise ValueError(
+                    f"--{name} goes with --format={' or '.join(formats)}; this is --format={self.format}"
+                )
 
 
 def check_paths(source: Path, out: Path, folder: bool) -> None:
@@ -111,7 +123,11 @@ def page_options(cfg: ExportConfig) -> dict[str, Any]:
     if cfg.compare:
         open_tokenizer(cfg.compare, cfg.tokenizer)
     compare = open_model(cfg.compare) if cfg.compare else None
-    return {"compare": compare, "names": (Path(cfg.out).stem, Path(cfg.compare or "base").stem), "any_size": cfg.force}
+    return {
+        "compare": compare,
+        "names": (Path(cfg.out).stem, Path(cfg.compare or "base").stem),
+        "any_size": cfg.force,
+    }
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -203,7 +219,9 @@ def losses(model: Transformer, computed: Transformer, rows: Rows) -> str:
     if computed is model:
         return f"{place} {loss:.4f} nats a token"
     written = answer_loss(computed, rows).loss
-    return f"{place} {written:.4f} nats a token as written, {loss:.4f} the model itself ({written - loss:+.4f})"
+    return (
+        f"{place} {written:.4f} nats a token as written, {loss:.4f} the model itself ({written - loss:+.4f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The model card of a Hugging Face folder: what the model is, how it is asked, and what its run's report says of it."""
+"""The model card of a Hugging Face folder: what the model is, how it is asked, and what its run's report
+says of it."""
 
 from __future__ import annotations
 
@@ -17,22 +18,35 @@ def card(model: Transformer, report: dict[str, Any] | None) -> str:
     return CARD.format(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         shape=f"dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, {a.vocab_size} tokens, a context of {a.max_seq_len}",
-        more="\n".join(["## How it was made", "", found["verdict"], "", "| what | value |", "|---|---|", *rows, ""] if found else []),
+        more="\n".join(
+            ["## How it was made", "", found["verdict"], "", "| what | value |", "|---|---|", *rows, ""]
+            if found
+            else []
+        ),
     )
 
 
 def figures(report: dict[str, Any]) -> dict[str, str]:
-    """What a run's report says of the model, in words by name. Raises KeyError, TypeError or ValueError for what is no report."""
+    """What a run's report says of the model, in words by name. Raises KeyError, TypeError or ValueError
+    for what is no report."""
     run, counts, choice = report["run"], report["conversations"], report["choice"]
     before, after = (report["scores"][name]["answers"]["loss"] for name in ("base", "tuned"))
-    texts = {name: (loss, choice["used"]["base_text"][name]) for name, loss in choice["base"]["base_text"].items()}
+    texts = {
+        name: (loss, choice["used"]["base_text"][name]) for name, loss in choice["base"]["base_text"].items()
+    }
     return {
-        "verdict": re.split(r"(?<=\.) (?:Use|Keep) ", report["verdict"]["sentence"])[0],  # which file to use is told to who trained it
+        # which file to use is told to who trained it
+        "verdict": re.split(r"(?<=\.) (?:Use|Keep) ", report["verdict"]["sentence"])[0],
         "held-out answers, nats a token": f"{before:.3f} before, {after:.3f} after",
-        **{f"base text ({n.removeprefix('val_')}), nats a token": f"{b:.3f} before, {t:.3f} after" for n, (b, t) in texts.items()},
+        **{
+            f"base text ({n.removeprefix('val_')}), nats a token": f"{b:.3f} before, {t:.3f} after"
+            for n, (b, t) in texts.items()
+        },
         "conversations": f"{counts['train']} trained on, {counts['held_out']} held out",
         "training": f"{choice['used']['step']} iterations, peak rate {run['peak']:g}",
-        "blended with the base": "no" if choice["used"]["blend"] == 1 else f"{choice['used']['blend']:.0%} of the way",
+        "blended with the base": "no"
+        if choice["used"]["blend"] == 1
+        else f"{choice['used']['blend']:.0%} of the way",
     }
 
 

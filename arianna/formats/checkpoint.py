@@ -1,6 +1,7 @@
 """llama2.c checkpoints in and out, checked: nothing in a file is trusted before it has been looked at.
 
-A checkpoint is llama2.c's dict: `model` (its state dict), `optimizer`, `model_args`, `iter_num`, `best_val_loss`, `config`;
+A checkpoint is llama2.c's dict: `model` (its state dict), `optimizer`, `model_args`, `iter_num`,
+`best_val_loss`, `config`;
 ours may add `run`, what an exact resume needs. Errors are ValueError (or OSError) with one sentence.
 """
 
@@ -30,7 +31,16 @@ from tokenizer import Tokenizer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
-MODEL_ARGS = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "max_seq_len", "dropout")
+MODEL_ARGS = (
+    "dim",
+    "n_layers",
+    "n_heads",
+    "n_kv_heads",
+    "vocab_size",
+    "multiple_of",
+    "max_seq_len",
+    "dropout",
+)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 COMPILED = "_orig_mod."  # torch.compile's prefix, which llama2.c's older files carry
 MAX_ENTRIES = 100_000
@@ -39,7 +49,8 @@ MAX_TABLE = 1 << 22  # numbers in each of a model's two tables of angles
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file. Checks every byte's CRC first (torch does not), then unpickles tensors and plain values only."""
+    """Read a checkpoint file. Checks every byte's CRC first (torch does not), then unpickles tensors and
+    plain values only."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a checkpoint file is needed there.")
@@ -51,10 +62,14 @@ def load(path: str | Path) -> dict[str, Any]:
         except OSError:
             raise
         except Exception as error:  # there is no list of what a crafted pickle makes the unpickler raise
-            asked = re.search(r"GLOBAL (\S+)", str(error))  # the rest of torch's message advises to open it unchecked
+            asked = re.search(
+                r"GLOBAL (\S+)", str(error)
+            )  # the rest of torch's message advises to open it unchecked
             if asked:
                 raise ValueError(f"{path} {diagnosis.of_refused(asked[1])}.") from None
-            raise ValueError(f"{path} is not a checkpoint of tensors and plain values. Use another copy of it.") from None
+            raise ValueError(
+                f"{path} is not a checkpoint of tensors and plain values. Use another copy of it."
+            ) from None
     entries = contents if isinstance(contents, dict) else {}
     if not all(isinstance(entries.get(name), dict) for name in ("model", "model_args")):
         raise ValueError(f"{path} {diagnosis.of_contents(contents)}.")
@@ -68,15 +83,23 @@ def check_zip(file: BinaryIO, path: Path) -> None:
     if not zipfile.is_zipfile(file):
         if known := diagnosis.what_it_is(path):
             raise ValueError(f"{path} {known}.")
-        raise ValueError(f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. Use another copy of it.")
+        raise ValueError(
+            f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. Use another "
+            f"copy of it."
+        )
     check_file(path, size)
     try:
-        if zipfile._EndRecData(file)[zipfile._ECD_SIZE] > MAX_LIST_BYTES:  # there is no public way to ask before ZipFile reads it
+        if (
+            zipfile._EndRecData(file)[zipfile._ECD_SIZE] > MAX_LIST_BYTES
+        ):  # there is no public way to ask before ZipFile reads it
             raise ValueError(f"{path} has too many entries; torch.save writes fewer, so it is not opened.")
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_ENTRIES or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
-                raise ValueError(f"{path} has compressed or too many entries; torch.save writes neither, so it is not opened.")
+                raise ValueError(
+                    f"{path} has compressed or too many entries; torch.save writes neither, so it is not "
+                    f"opened."
+                )
             if sum(e.file_size for e in entries) > size:
                 raise ValueError(f"{damaged}: its entries claim more bytes than its {size:,}.")
             broken = archive.testzip()
@@ -87,7 +110,8 @@ def check_zip(file: BinaryIO, path: Path) -> None:
 
 
 def build_model(found: dict[str, Any], path: str | Path, max_seq_len: int | None = None) -> Transformer:
-    """The model of a loaded checkpoint in float32, on the CPU. `max_seq_len` gives it another context than it had."""
+    """The model of a loaded checkpoint in float32, on the CPU. `max_seq_len` gives it another context
+    than it had."""
     args = read_args(found["model_args"], path)
     weights = {k.removeprefix(COMPILED): v for k, v in found["model"].items() if isinstance(k, str)}
     weights = {k: v for k, v in weights.items() if not k.endswith(("freqs_cos", "freqs_sin"))}
@@ -114,7 +138,10 @@ def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     if args.max_seq_len * args.head_dim // 2 > MAX_TABLE:
-        raise ValueError(f"{path}: a context of {args.max_seq_len} with heads of {args.head_dim} is beyond what can be computed here.")
+        raise ValueError(
+            f"{path}: a context of {args.max_seq_len} with heads of {args.head_dim} is beyond what can be "
+            f"computed here."
+        )
     if args.norm_eps != NORM_EPS:
         raise ValueError(f"{path} has norm_eps {args.norm_eps}; llama2.c's programs compute with {NORM_EPS}.")
     return args
@@ -126,12 +153,17 @@ def check_weights(path: str | Path, weights: dict[str, Any], wanted: dict[str, t
         if not is_plain(tensor):
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise ValueError(f"{path}: {name} is {kind}, not a plain tensor of floats.")
-    check_shapes(path, {name: tuple(tensor.shape) for name, tensor in weights.items()}, wanted, "its model_args ask")
+    check_shapes(
+        path, {name: tuple(tensor.shape) for name, tensor in weights.items()}, wanted, "its model_args ask"
+    )
     for name, tensor in weights.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path}: {name} claims {tensor.numel():,} numbers, more than the file holds.")
         if not all_finite(tensor):
-            raise ValueError(f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier checkpoint.")
+            raise ValueError(
+                f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier "
+                f"checkpoint."
+            )
 
 
 def is_plain(tensor: Any) -> bool:
@@ -145,7 +177,8 @@ def is_plain(tensor: Any) -> bool:
 
 
 def tokenizer_of(checkpoint: dict[str, Any]) -> dict[str, str] | None:
-    """Which tokenizer a checkpoint says that it was trained with, {"sha256", "path"}; None for one that does not say.
+    """Which tokenizer a checkpoint says that it was trained with, {"sha256", "path"}; None for one that
+    does not say.
 
     The state of a run says it in `run`, weights alone say it in `config`.
     """
@@ -179,7 +212,8 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
 
 
 def stored(model: Transformer, options: Options) -> Transformer:
-    """The model that a file gives back: with `half` a copy whose weights are float16's nearest, in float32."""
+    """The model that a file gives back: with `half` a copy whose weights are float16's nearest, in
+    float32."""
     if not options.half:
         return model
     model = copy.deepcopy(model)
@@ -194,7 +228,10 @@ def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, An
     if half:
         state = {k: v.half() for k, v in state.items()}
         if not all(map(all_finite, state.values())):
-            raise ValueError("the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in half.")
+            raise ValueError(
+                "the model has weights beyond 65,504, the largest number of float16, so it cannot be "
+                "stored in half."
+            )
     if model.tied:
         state["output.weight"] = state["tok_embeddings.weight"]
     model_args = {name: getattr(model.args, name) for name in MODEL_ARGS}
@@ -213,7 +250,10 @@ def to_bytes(model: Transformer, options: Options) -> bytes:
     packed = pack(model, options.half)
     if options.tokenizer is not None:
         options.tokenizer.check_fits(model.args.vocab_size, "the model")
-        packed["config"]["tokenizer"] = {"sha256": sha256(options.tokenizer.path), "path": str(options.tokenizer.path)}
+        packed["config"]["tokenizer"] = {
+            "sha256": sha256(options.tokenizer.path),
+            "path": str(options.tokenizer.path),
+        }
     return serialized(packed)
 
 

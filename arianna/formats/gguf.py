@@ -1,7 +1,9 @@
 """GGUF, for llama.cpp and what is built on it (Ollama, LM Studio): out in F32, F16 or Q8_0, and back in.
 
-The tensors are llama2.c's as they are: llama.cpp's llama turns neighbours (2i, 2i+1) of a head, as llama2.c does. What llama.cpp
-reorders when it converts a Hugging Face model is that model's own order. The package gguf, which writes and reads, is imported when it
+The tensors are llama2.c's as they are: llama.cpp's llama turns neighbours (2i, 2i+1) of a head, as
+llama2.c does. What llama.cpp
+reorders when it converts a Hugging Face model is that model's own order. The package gguf, which writes
+and reads, is imported when it
 is used.
 """
 
@@ -51,7 +53,8 @@ def package() -> ModuleType:
 
 
 def to_bytes(model: Transformer, options: Options) -> bytes:
-    """A file of the model. Raises ValueError for what it cannot hold, or a tokenizer that llama.cpp would read differently."""
+    """A file of the model. Raises ValueError for what it cannot hold, or a tokenizer that llama.cpp would
+    read differently."""
     gguf, tokenizer, kind = package(), options.tokenizer, options.gguf_type
     tokenizer.check_fits(model.args.vocab_size, "the model")
     with tempfile.TemporaryDirectory() as folder:  # the package writes files only
@@ -63,7 +66,9 @@ def to_bytes(model: Transformer, options: Options) -> bytes:
         for ours, theirs in names(model.args, model.tied, GGUF).items():
             array = state[ours].cpu().numpy().astype("<f4")
             of_tensor = kind_of(array, kind)
-            writer.add_tensor(theirs, packed(array, of_tensor), raw_dtype=gguf.GGMLQuantizationType[of_tensor])
+            writer.add_tensor(
+                theirs, packed(array, of_tensor), raw_dtype=gguf.GGMLQuantizationType[of_tensor]
+            )
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -94,7 +99,8 @@ def metadata(a: ModelArgs, found: list[Piece], kind: Kind) -> dict[str, Any]:
         "tokenizer.ggml.unknown_token_id": UNK,
         "tokenizer.ggml.bos_token_id": BOS,
         "tokenizer.ggml.eos_token_id": EOS,
-        "tokenizer.ggml.eot_token_id": BOS,  # a generation ends at the end of a text and at the end of a turn: here at EOS and at BOS
+        # a generation ends at the end of a text and at the end of a turn: here at EOS and at BOS
+        "tokenizer.ggml.eot_token_id": BOS,
         "tokenizer.ggml.add_bos_token": True,
         "tokenizer.ggml.add_eos_token": False,
         "tokenizer.ggml.add_space_prefix": True,
@@ -117,7 +123,8 @@ def add(writer: Any, key: str, value: Any) -> None:
 
 
 def kind_of(array: np.ndarray, kind: Kind) -> Kind:
-    """The type a tensor is stored in, as llama.cpp chooses it: norms stay F32, rows that Q8_0 does not divide are F16."""
+    """The type a tensor is stored in, as llama.cpp chooses it: norms stay F32, rows that Q8_0 does not
+    divide are F16."""
     if array.ndim == 1:
         return "F32"
     return "F16" if kind == "Q8_0" and array.shape[-1] % Q8_GROUP else kind
@@ -127,7 +134,10 @@ def packed(array: np.ndarray, kind: Kind) -> np.ndarray:
     """A float32 array as it is stored. Raises ValueError where it cannot be."""
     gguf = package()
     if kind == "F16" and np.abs(array).max() > np.finfo(np.float16).max:
-        raise ValueError("the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in F16.")
+        raise ValueError(
+            "the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in "
+            "F16."
+        )
     return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
 
 
@@ -156,7 +166,8 @@ def beside(name: str, model: Transformer, options: Options) -> dict[str, bytes]:
 
 
 def modelfile(name: str, a: ModelArgs, tokenizer: Tokenizer) -> bytes:
-    """What `ollama create` needs beside the file `name`: the template of a conversation, where an answer stops, the context."""
+    """What `ollama create` needs beside the file `name`: the template of a conversation, where an answer
+    stops, the context."""
     bos, eos = tokenizer.sp.id_to_piece(BOS), tokenizer.sp.id_to_piece(EOS)
     values = {"made_by": MADE_BY, "name": name, "file": Path(name).with_suffix(".Modelfile").name}
     values |= {"user": USER, "assistant": ASSISTANT, "bos": bos, "eos": eos, "context": str(a.max_seq_len)}
@@ -182,7 +193,8 @@ PARAMETER repeat_penalty 1
 
 
 def reader(path: Path) -> Any:
-    """The package's reader of a file, which stops at the file's end. Raises ValueError for a file that is damaged or cut off.
+    """The package's reader of a file, which stops at the file's end. Raises ValueError for a file that is
+    damaged or cut off.
 
     By itself the package trusts the lengths that it finds: a damaged one keeps it busy for years.
     """
@@ -211,7 +223,9 @@ def reader(path: Path) -> Any:
         check_end(file)
     except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
         size, reason = f"{path.stat().st_size:,} bytes", " ".join(str(error).split())[:100]
-        raise ValueError(f"{path} is no GGUF file or damaged ({size}): {reason}. Use another copy of it.") from None
+        raise ValueError(
+            f"{path} is no GGUF file or damaged ({size}): {reason}. Use another copy of it."
+        ) from None
     return file
 
 
@@ -227,13 +241,16 @@ def values_of(file: Any, path: Path) -> dict[str, Any]:
     try:
         return {key: field.contents() for key, field in file.fields.items() if field.types[0].name != "ARRAY"}
     except (ValueError, IndexError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())[:100]}. Use another copy of it.") from None
+        raise ValueError(
+            f"{path} is damaged: {' '.join(str(error).split())[:100]}. Use another copy of it."
+        ) from None
 
 
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a file in float32 on the CPU, with another context where `max_seq_len` gives one.
 
-    Raises ValueError for another architecture than llama2.c computes, a damaged file, and weights in other types than READ.
+    Raises ValueError for another architecture than llama2.c computes, a damaged file, and weights in
+    other types than READ.
     """
     path = Path(path)
     file = reader(path)
@@ -255,15 +272,19 @@ def check_types(path: Path, tensors: dict[str, Any]) -> None:
     others = sorted({tensor.tensor_type.name for tensor in tensors.values()} - set(READ))
     if others:
         raise ValueError(
-            f"{path} is a quantised model ({', '.join(others)}), whose exact weights are lost; {', '.join(READ)} can be read. "
+            f"{path} is a quantised model ({', '.join(others)}), whose exact weights are lost; "
+            f"{', '.join(READ)} can be read. "
             "Use the model's F32, F16 or Q8_0 file."
         )
 
 
 def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
-    """The shape that a file's metadata ask for. Raises ValueError for what llama2.c's programs would compute differently."""
+    """The shape that a file's metadata ask for. Raises ValueError for what llama2.c's programs would
+    compute differently."""
     if values.get("general.architecture") != "llama":
-        raise ValueError(f"{path} is of the architecture {values.get('general.architecture')!r}; only 'llama' can be read.")
+        raise ValueError(
+            f"{path} is of the architecture {values.get('general.architecture')!r}; only 'llama' can be read."
+        )
     part = {key.removeprefix("llama."): value for key, value in values.items()}
     heads = part.get("attention.head_count")
     try:
@@ -280,7 +301,11 @@ def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
     for name, value, needed in (
-        ("attention.layer_norm_rms_epsilon", part.get("attention.layer_norm_rms_epsilon"), float(np.float32(NORM_EPS))),
+        (
+            "attention.layer_norm_rms_epsilon",
+            part.get("attention.layer_norm_rms_epsilon"),
+            float(np.float32(NORM_EPS)),
+        ),
         ("rope.freq_base", part.get("rope.freq_base", ROPE_THETA), ROPE_THETA),
         ("rope.dimension_count", part.get("rope.dimension_count", args.head_dim), args.head_dim),
         ("rope.scaling.type", part.get("rope.scaling.type", "none"), "none"),
@@ -288,7 +313,8 @@ def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
     ):
         if value != needed:
             raise ValueError(
-                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model cannot be used."
+                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model "
+                f"cannot be used."
             )
     return args
 
@@ -309,7 +335,10 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
         there = list_of(fields.get(key))
         other = sum(a != b for a, b in zip(there, expected, strict=False)) + abs(len(there) - len(expected))
         if other:
-            raise ValueError(f"{tokenizer.path} does not belong to {path}: {other} of its {len(expected)} entries in {key} are others.")
+            raise ValueError(
+                f"{tokenizer.path} does not belong to {path}: {other} of its {len(expected)} entries in "
+                f"{key} are others."
+            )
 
 
 def list_of(field: Any) -> list[Any]:

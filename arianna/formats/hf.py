@@ -3,7 +3,8 @@
     config.json  generation_config.json  model.safetensors  README.md
     tokenizer.json  tokenizer_config.json  tokenizer.model
 
-The rows of wq and wk are reordered: transformers turn the two halves of a head where llama2.c turns neighbours.
+The rows of wq and wk are reordered: transformers turn the two halves of a head where llama2.c turns
+neighbours.
 """
 
 from __future__ import annotations
@@ -32,14 +33,23 @@ from tokenizer import BOS, EOS, Tokenizer
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 CONFIG, WEIGHTS, SENTENCEPIECE, CARD = "config.json", "model.safetensors", "tokenizer.model", "README.md"
-FILES = {CONFIG, WEIGHTS, SENTENCEPIECE, CARD, "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+FILES = {
+    CONFIG,
+    WEIGHTS,
+    SENTENCEPIECE,
+    CARD,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 DTYPES = ("F32", "F16", "BF16")  # of weights that are read
 MAX_JSON = 16 << 20  # bytes
 INDEX = "model.safetensors.index.json"  # beside weights in several files
 
 
 def to_halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head from pairs of neighbours (2i, 2i+1) to two halves (i, i+D/2). weight: (heads D, C)."""
+    """Rows of each head from pairs of neighbours (2i, 2i+1) to two halves (i, i+D/2). weight: (heads D,
+    C)."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -59,7 +69,8 @@ def heads_of(name: str, a: ModelArgs) -> int | None:
 def to_bytes(model: Transformer, options: Options) -> dict[str, bytes]:
     """The folder's files by name.
 
-    Raises ValueError for a tokenizer that transformers would read differently, or of another vocabulary than the model's.
+    Raises ValueError for a tokenizer that transformers would read differently, or of another vocabulary
+    than the model's.
     """
     tokenizer = options.tokenizer
     tokenizer.check_fits(model.args.vocab_size, "the model")
@@ -70,7 +81,9 @@ def to_bytes(model: Transformer, options: Options) -> dict[str, bytes]:
         "tokenizer.json": tokenizer_json(tokens, collapses(tokenizer)),
         "tokenizer_config.json": tokenizer_config(tokens, model.args),
     }
-    return {name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()} | {
+    return {
+        name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()
+    } | {
         WEIGHTS: safetensors.torch.save(weights(model), {"format": "pt"}),
         SENTENCEPIECE: tokenizer.path.read_bytes(),
         CARD: card(model, options.report).encode(),
@@ -136,7 +149,8 @@ def weights(model: Transformer) -> dict[str, Tensor]:
 def write(folder: Path, files: dict[str, bytes], check: Callable[[Path], None]) -> None:
     """Put a folder of these files at `folder`; one that is there already is kept under another name.
 
-    `check` is shown the written folder before it takes its place; what it raises keeps the old one. A crash leaves the old
+    `check` is shown the written folder before it takes its place; what it raises keeps the old one. A
+    crash leaves the old
     folder, the new one, or for the moment between two renames none, never a mixture.
     """
     fresh, aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), None
@@ -166,7 +180,8 @@ def write(folder: Path, files: dict[str, bytes], check: Callable[[Path], None]) 
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a folder, in float32 on the CPU, with another context where `max_seq_len` gives one.
 
-    Raises ValueError for another architecture than llama2.c computes, and for weights that are sharded, missing, cut off, of
+    Raises ValueError for another architecture than llama2.c computes, and for weights that are sharded,
+    missing, cut off, of
     other shapes than config.json asks for or not finite.
     """
     folder = Path(path)
@@ -183,7 +198,9 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a Hugging Face model's folder has one.")
     if path.stat().st_size > MAX_JSON:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; a model's config has at most {MAX_JSON:,}.")
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes; a model's config has at most {MAX_JSON:,}."
+        )
     config = parse_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} is not a JSON object, as a model's config is.")
@@ -201,12 +218,21 @@ def parse_json(path: Path) -> Any:
 
 
 def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
-    """The shape that a config.json asks for. Raises ValueError for what llama2.c's programs would compute differently."""
+    """The shape that a config.json asks for. Raises ValueError for what llama2.c's programs would compute
+    differently."""
     architecture = config.get("architectures") or ["LlamaForCausalLM"]
     if config.get("model_type") != "llama" or architecture != ["LlamaForCausalLM"]:
-        raise ValueError(f"{path} is of a model of type {config.get('model_type')!r} ({architecture}); only LlamaForCausalLM can be read.")
+        raise ValueError(
+            f"{path} is of a model of type {config.get('model_type')!r} ({architecture}); only "
+            f"LlamaForCausalLM can be read."
+        )
     heads = config.get("num_attention_heads")
-    shape = (config.get("hidden_size"), config.get("num_hidden_layers"), heads, config.get("num_key_value_heads", heads))
+    shape = (
+        config.get("hidden_size"),
+        config.get("num_hidden_layers"),
+        heads,
+        config.get("num_key_value_heads", heads),
+    )
     sizes = (config.get("vocab_size"), config.get("intermediate_size"), config.get("max_position_embeddings"))
     try:
         args = plausible(ModelArgs(*shape, sizes[0], sizes[1], max_seq_len=sizes[2]))
@@ -220,10 +246,18 @@ def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
         elif config.get(inner) is not None:
             raise ValueError(f"{path} has {inner} {config[inner]!r}, which is no object.")
     for name, value, needed in (
-        ("rms_norm_eps", config.get("rms_norm_eps", 1e-6), NORM_EPS),  # what is not there is transformers' default
+        (
+            "rms_norm_eps",
+            config.get("rms_norm_eps", 1e-6),
+            NORM_EPS,
+        ),  # what is not there is transformers' default
         ("rope_theta", rope.get("rope_theta", ROPE_THETA), ROPE_THETA),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
-        ("partial_rotary_factor", rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)), 1),
+        (
+            "partial_rotary_factor",
+            rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)),
+            1,
+        ),
         ("head_dim", config.get("head_dim") or args.head_dim, args.head_dim),
         ("hidden_act", config.get("hidden_act", "silu"), "silu"),
         ("attention_bias", config.get("attention_bias", False), False),
@@ -231,7 +265,10 @@ def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
         ("quantization_config", config.get("quantization_config"), None),
     ):
         if value != needed:
-            raise ValueError(f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model cannot be used.")
+            raise ValueError(
+                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model "
+                f"cannot be used."
+            )
     return args
 
 
@@ -241,14 +278,21 @@ def weights_file(folder: Path) -> Path:
     if path.is_file():
         return path
     if (folder / INDEX).exists():
-        raise ValueError(f"{folder} has its weights in several files; save it with `save_pretrained(..., max_shard_size='100GB')` in one.")
+        raise ValueError(
+            f"{folder} has its weights in several files; save it with `save_pretrained(..., "
+            f"max_shard_size='100GB')` in one."
+        )
     if (folder / "pytorch_model.bin").exists():
-        raise ValueError(f"{folder} has pytorch_model.bin, which is not opened; {WEIGHTS} is needed, as `save_pretrained` writes it.")
+        raise ValueError(
+            f"{folder} has pytorch_model.bin, which is not opened; {WEIGHTS} is needed, as "
+            f"`save_pretrained` writes it."
+        )
     raise FileNotFoundError(f"{path} is missing; the weights are needed there.")
 
 
 def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
-    """All weights by their names here, float32. Names, shapes and types are checked before memory is taken."""
+    """All weights by their names here, float32. Names, shapes and types are checked before memory is
+    taken."""
     shapes, theirs = weight_shapes(a), names(a, tied, HF)
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -257,12 +301,15 @@ def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
     except safetensors.SafetensorError as error:
         size = f"{path.stat().st_size:,} bytes"
         raise ValueError(
-            f"{path} is cut off, damaged or no safetensors file ({size}): {' '.join(str(error).split())[:120]}. Use another copy of it."
+            f"{path} is cut off, damaged or no safetensors file ({size}): "
+            f"{' '.join(str(error).split())[:120]}. Use another copy of it."
         ) from None
     for name, weight in weights.items():
         if not all_finite(weight):
             raise ValueError(f"{path}: {theirs[name]} holds NaN or infinity, so the model cannot be used.")
-    return {name: to_neighbours(w, heads) if (heads := heads_of(name, a)) else w for name, w in weights.items()}
+    return {
+        name: to_neighbours(w, heads) if (heads := heads_of(name, a)) else w for name, w in weights.items()
+    }
 
 
 def check_header(path: Path, file: Any, wanted: dict[str, tuple[int, ...]], tied: bool) -> None:
@@ -272,7 +319,12 @@ def check_header(path: Path, file: Any, wanted: dict[str, tuple[int, ...]], tied
     unused = [name for name in tensors if name.endswith("rotary_emb.inv_freq")]  # they follow from the shape
     unused += ["lm_head.weight"] if tied else []
     used = {name: tensor for name, tensor in tensors.items() if name not in unused}
-    check_shapes(path, {name: tuple(tensor.get_shape()) for name, tensor in used.items()}, wanted, "its config.json asks")
+    check_shapes(
+        path,
+        {name: tuple(tensor.get_shape()) for name, tensor in used.items()},
+        wanted,
+        "its config.json asks",
+    )
     for name, tensor in used.items():
         if tensor.get_dtype() not in DTYPES:
             raise ValueError(f"{path}: {name} holds {tensor.get_dtype()}; {', '.join(DTYPES)} can be read.")
@@ -291,6 +343,8 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     other = sum(vocab.get(tokenizer.sp.id_to_piece(i)) != i for i in range(tokenizer.vocab_size))
     if other:
         raise ValueError(
-            f"{tokenizer.path} does not belong to {folder}: {other} of its {tokenizer.vocab_size} tokens are others in {file.name}. "
-            f"Use the tokenizer it was trained with{f' ({folder / SENTENCEPIECE})' if (folder / SENTENCEPIECE).is_file() else ''}."
+            f"{tokenizer.path} does not belong to {folder}: {other} of its {tokenizer.vocab_size} tokens "
+            f"are others in {file.name}. "
+            f"Use the tokenizer it was trained "
+            f"with{f' ({folder / SENTENCEPIECE})' if (folder / SENTENCEPIECE).is_file() else ''}."
         )

@@ -1,7 +1,9 @@
 """llama2.c's version 0 .bin, out and back in.
 
-Seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len; vocab_size negative if the
-output is not tied), then float32: token embeddings; per kind over all layers attention_norm, wq, wk, wv, wo, ffn_norm, w1,
+Seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len; vocab_size
+negative if the
+output is not tied), then float32: token embeddings; per kind over all layers attention_norm, wq, wk, wv,
+wo, ffn_norm, w1,
 w2, w3; the final norm; RoPE cosines and sines; the output only if not tied.
 """
 
@@ -30,7 +32,10 @@ def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     """The file's bytes. Raises ValueError for a model that the C program computes differently."""
     a = model.args
     if a.norm_eps != NORM_EPS:
-        raise ValueError(f"the model has norm_eps {a.norm_eps}; llama2.c's run computes with {NORM_EPS}, so it cannot be exported.")
+        raise ValueError(
+            f"the model has norm_eps {a.norm_eps}; llama2.c's run computes with {NORM_EPS}, so it cannot "
+            f"be exported."
+        )
     vocab_size = a.vocab_size if model.tied else -a.vocab_size
     header = HEADER.pack(a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, vocab_size, a.max_seq_len)
     tensors = model.state_dict() | dict(model.named_buffers())
@@ -52,7 +57,8 @@ def layout(a: ModelArgs, tied: bool) -> dict[str, tuple[int, ...]]:
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """Build the model of a .bin, with another context where `max_seq_len` gives one.
 
-    Raises ValueError unless the header is sane, the file's size is what it asks for and every number is finite. The RoPE
+    Raises ValueError unless the header is sane, the file's size is what it asks for and every number is
+    finite. The RoPE
     tables are made anew: they follow from the shape.
     """
     path = Path(path)
@@ -63,24 +69,36 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
         shapes, size = layout(args, tied), path.stat().st_size
         expected = HEADER.size + 4 * sum(math.prod(shape) for shape in shapes.values())
         if size != expected:  # before memory is taken for what a header claims
-            raise ValueError(f"{path} has {size:,} bytes; its header asks for {expected:,}. It is cut off or not a llama2.c .bin.")
+            raise ValueError(
+                f"{path} has {size:,} bytes; its header asks for {expected:,}. It is cut off or not a "
+                f"llama2.c .bin."
+            )
         check_file(path, size)
         numbers = np.fromfile(f, dtype="<f4")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{path} holds NaN or infinity, so the model cannot be used.")
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
     arrays = zip(shapes.items(), np.split(numbers, ends), strict=True)
-    weights = {name: torch.from_numpy(array.reshape(shape)) for (name, shape), array in arrays if not name.startswith("freqs_")}
+    weights = {
+        name: torch.from_numpy(array.reshape(shape))
+        for (name, shape), array in arrays
+        if not name.startswith("freqs_")
+    }
     return model_of(by_rule(args), tied, weights, max_seq_len)
 
 
 def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool]:
-    """The model's shape and whether it is tied. Raises ValueError for a header that no model of this format has."""
+    """The model's shape and whether it is tied. Raises ValueError for a header that no model of this
+    format has."""
     if len(header) < HEADER.size:
-        raise ValueError(f"{path} has {len(header)} bytes; a llama2.c .bin begins with a header of {HEADER.size}.")
+        raise ValueError(
+            f"{path} has {len(header)} bytes; a llama2.c .bin begins with a header of {HEADER.size}."
+        )
     dim, hidden, n_layers, n_heads, n_kv_heads, vocab_size, seq_len = numbers = HEADER.unpack(header)
     try:
         args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, abs(vocab_size), hidden, max_seq_len=seq_len)
         return plausible(args), vocab_size > 0
     except ValueError as error:
-        raise ValueError(f"{path} is not a llama2.c .bin (version 0): its header reads {numbers}, and {error}.") from None
+        raise ValueError(
+            f"{path} is not a llama2.c .bin (version 0): its header reads {numbers}, and {error}."
+        ) from None

@@ -1,4 +1,5 @@
-"""The shape that a file claims for its model, the shapes of the weights that go with it, and the model made of both."""
+"""The shape that a file claims for its model, the shapes of the weights that go with it, and the model
+made of both."""
 
 from __future__ import annotations
 
@@ -29,19 +30,26 @@ def weight_shapes(args: ModelArgs) -> dict[str, Shape]:
     with torch.device("meta"):
         shapes = {name: tuple(weight.shape) for name, weight in Transformer(short).state_dict().items()}
     layer = {name: shape for name, shape in shapes.items() if name.startswith("layers.0.")}
-    layers = {name.replace(".0.", f".{i}.", 1): shape for i in range(args.n_layers) for name, shape in layer.items()}
+    layers = {
+        name.replace(".0.", f".{i}.", 1): shape for i in range(args.n_layers) for name, shape in layer.items()
+    }
     first = {"tok_embeddings.weight": shapes["tok_embeddings.weight"]}
     return first | layers | {name: shape for name, shape in shapes.items() if name not in layer}
 
 
 def check_shapes(path: object, found: Mapping[str, Shape], wanted: Mapping[str, Shape], asking: str) -> None:
-    """Raise ValueError unless a file has the weights that a model of its shape needs, in their shapes, and no others.
+    """Raise ValueError unless a file has the weights that a model of its shape needs, in their shapes,
+    and no others.
 
     `asking`: the part of the file that claims the shape, "its config.json asks", say.
     """
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing or extra:
-        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which a Llama model of its shape does not have"
+        lack = (
+            f"lacks {missing[0]}"
+            if missing
+            else f"has {extra[0]}, which a Llama model of its shape does not have"
+        )
         raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")
     for name, shape in wanted.items():
         if tuple(found[name]) != shape:
@@ -49,7 +57,8 @@ def check_shapes(path: object, found: Mapping[str, Shape], wanted: Mapping[str, 
 
 
 def by_rule(args: ModelArgs) -> ModelArgs:
-    """The same shape with `multiple_of` for `hidden_dim` where llama2.c's rule gives that width, as its checkpoints say it."""
+    """The same shape with `multiple_of` for `hidden_dim` where llama2.c's rule gives that width, as its
+    checkpoints say it."""
     for multiple_of in (32, 64, 128, 256):
         ruled = dataclasses.replace(args, hidden_dim=None, multiple_of=multiple_of)
         if ruled.hidden == args.hidden:

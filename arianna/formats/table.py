@@ -3,9 +3,9 @@
     to_bytes(model, options) -> bytes | dict[str, bytes]    the file, or the files of a folder by name
     read(path, max_seq_len=None) -> Transformer             with another context where one is given
     stored(model, options) -> Transformer                   the model that the file gives back, bit for bit
-    computed(stored, options) -> Transformer                the model as the programs that read the file compute it
+    computed(stored, options) -> Transformer                the model as the programs that read it compute it
     check_tokenizer(path, tokenizer) -> None                raises where the file carries another tokenizer
-    beside(name, model, options) -> dict[str, bytes]        files that go with a file of this name, in its folder
+    beside(name, model, options) -> dict[str, bytes]        files that go with a file of this name beside it
 
 What cannot be written or read is a ValueError (or OSError) with one sentence.
 """
@@ -33,7 +33,11 @@ SUFFIXES = {  # of a file in each format; a folder has none
     "checkpoint": ".pt",
 }
 SHIPPED_TOKENIZER = ROOT / "data/tok4096.model"
-SIGNS = {b"ak42"[::-1]: "llama2c-int8", b"GGUF": "gguf", b"PK\3\4": "checkpoint"}  # first bytes of a file, whatever its name
+SIGNS = {  # first bytes of a file, whatever its name
+    b"ak42"[::-1]: "llama2c-int8",
+    b"GGUF": "gguf",
+    b"PK\3\4": "checkpoint",
+}
 
 
 def module(name: str) -> ModuleType:
@@ -42,7 +46,8 @@ def module(name: str) -> ModuleType:
 
 
 def format_at(path: Path) -> str:
-    """The name of the format that a file or folder is in, by its first bytes, else by its suffix; by default checkpoint."""
+    """The name of the format that a file or folder is in, by its first bytes, else by its suffix; by
+    default checkpoint."""
     if path.is_dir():
         return "hf"
     if path.is_file():
@@ -54,9 +59,11 @@ def format_at(path: Path) -> str:
 
 
 def open_model(path: str | Path, max_seq_len: int | None = None) -> Transformer:
-    """The model of a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder, in float32 on the CPU.
+    """The model of a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder, in float32 on
+    the CPU.
 
-    It has another context where one is given. Raises ValueError or OSError with one sentence for what cannot be read.
+    It has another context where one is given. Raises ValueError or OSError with one sentence for what
+    cannot be read.
     """
     path = Path(path)
     return module(format_at(path)).read(path, max_seq_len)
@@ -69,7 +76,8 @@ def check_tokenizer(path: str | Path, tokenizer: Tokenizer) -> None:
 
 
 def open_tokenizer(path: str | Path, given: str | Path | None = None) -> Tokenizer:
-    """The tokenizer to use with the model at a path: the one given, else the model's own, else the shipped one.
+    """The tokenizer to use with the model at a path: the one given, else the model's own, else the
+    shipped one.
 
     Raises ValueError if the model carries or names another one, or an OSError if there is none.
     """
@@ -81,9 +89,11 @@ def open_tokenizer(path: str | Path, given: str | Path | None = None) -> Tokeniz
 
 
 def find_tokenizer(path: str | Path) -> Path | None:
-    """The tokenizer (a .model file) of the model at a path: the one in its folder, or that which a checkpoint names.
+    """The tokenizer (a .model file) of the model at a path: the one in its folder, or that which a
+    checkpoint names.
 
-    That is looked for where it was, from here and from the project's folder, and beside the checkpoint; None where it is not found.
+    That is looked for where it was, from here and from the project's folder, and beside the checkpoint;
+    None where it is not found.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,5 @@
-"""How other programs turn text into tokens: the tokenizer's pieces and the chat template. For the formats that carry both."""
+"""How other programs turn text into tokens: the tokenizer's pieces and the chat template. For the formats
+that carry both."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ MADE_BY = "InnerArianna"  # as files say it
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
     "{% if content is not string %}"  # a list of parts, all of them text
-    "{% for part in content %}{% if part['type'] != 'text' %}{{ raise_exception('only text parts can be read') }}{% endif %}"
+    "{% for part in content %}{% if part['type'] != 'text' %}{{ raise_exception('only text parts can be "
+    "read') }}{% endif %}"
     "{% endfor %}{% set content = content | map(attribute='text') | join('\\n') %}{% endif %}"
     "{% set content = content | trim %}"
     "{% if message['role'] == 'system' %}{% if content %}{{ content + '\\n' }}{% endif %}"
@@ -45,7 +47,8 @@ class Piece(NamedTuple):
 
 
 def pieces(tokenizer: Tokenizer) -> list[Piece]:
-    """All tokens by id. Raises ValueError for a tokenizer that other programs would read differently (see `check_merges`)."""
+    """All tokens by id. Raises ValueError for a tokenizer that other programs would read differently (see
+    `check_merges`)."""
     tokens = listed(tokenizer)
     check_merges(tokenizer, tokens)
     return tokens
@@ -62,9 +65,11 @@ def listed(tokenizer: Tokenizer) -> list[Piece]:
 
 
 def check_merges(tokenizer: Tokenizer, tokens: list[Piece]) -> None:
-    """Raise ValueError unless merging pieces by score gives the tokenizer's own ids, for ordinary texts and each piece by itself.
+    """Raise ValueError unless merging pieces by score gives the tokenizer's own ids, for ordinary texts
+    and each piece by itself.
 
-    It does for SentencePiece's BPE with a space put in front; not for unigram models. One that takes spaces away, as those of
+    It does for SentencePiece's BPE with a space put in front; not for unigram models. One that takes
+    spaces away, as those of
     llama2.c's own train_vocab do, is compared on texts without such spaces (`differences` says what is not).
     """
     ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
@@ -73,8 +78,10 @@ def check_merges(tokenizer: Tokenizer, tokens: list[Piece]) -> None:
             text = collapsed(text)
         if merged(text, ids, tokens) != tokenizer.encode(text):
             raise ValueError(
-                f"{tokenizer.path} splits {text[:40]!r} differently from the plain BPE that transformers and llama.cpp would make of it. "
-                "Such a tokenizer cannot be exported; `python arianna_data.py train_vocab` trains one that can."
+                f"{tokenizer.path} splits {text[:40]!r} differently from the plain BPE that transformers "
+                f"and llama.cpp would make of it. "
+                "Such a tokenizer cannot be exported; `python arianna_data.py train_vocab` trains one that "
+                "can."
             )
 
 
@@ -89,13 +96,17 @@ def collapsed(text: str) -> str:
 
 
 def differences(tokenizer: Tokenizer, spaces_kept: bool) -> str | None:
-    """What a program that has the tokens of `pieces` splits otherwise than the tokenizer, in a sentence; None for nothing.
+    """What a program that has the tokens of `pieces` splits otherwise than the tokenizer, in a sentence;
+    None for nothing.
 
     `spaces_kept`: the program sees every space of a text.
     """
     tokens = listed(tokenizer)
     ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
-    texts = {"signs that Unicode's NFKC replaces, such as \u2026 and \ufb01": merged(RARE, ids, tokens) != tokenizer.encode(RARE)}
+    texts = {
+        "signs that Unicode's NFKC replaces, such as \u2026 and \ufb01": merged(RARE, ids, tokens)
+        != tokenizer.encode(RARE)
+    }
     texts["texts with spaces at their ends or several in a row"] = spaces_kept and collapses(tokenizer)
     if not any(texts.values()):
         return None
@@ -104,12 +115,19 @@ def differences(tokenizer: Tokenizer, spaces_kept: bool) -> str | None:
 
 
 def merged(text: str, ids: dict[str, int], tokens: list[Piece]) -> list[int]:
-    """Token ids as transformers and llama.cpp compute them: the pair of highest score first, the leftmost of equals, bytes at last."""
+    """Token ids as transformers and llama.cpp compute them: the pair of highest score first, the leftmost
+    of equals, bytes at last."""
     symbols = list(f"{SPACE}{text.replace(' ', SPACE)}") if text else []
-    while pairs := [(-tokens[ids[a + b]].score, i) for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)) if a + b in ids]:
+    while pairs := [
+        (-tokens[ids[a + b]].score, i)
+        for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))
+        if a + b in ids
+    ]:
         _, i = min(pairs)
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-    return [i for s in symbols for i in ([ids[s]] if s in ids else [FIRST_BYTE + byte for byte in s.encode()])]
+    return [
+        i for s in symbols for i in ([ids[s]] if s in ids else [FIRST_BYTE + byte for byte in s.encode()])
+    ]
 
 
 def tokenizer_json(tokens: list[Piece], collapses: bool = False) -> dict[str, Any]:
@@ -123,8 +141,11 @@ def tokenizer_json(tokens: list[Piece], collapses: bool = False) -> dict[str, An
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, "content": p.text, **flags} for i, p in enumerate(tokens) if p.kind == "control"],
-        "normalizer": {  # a text, and each part of it behind a special token, gets SentencePiece's space in front
+        "added_tokens": [
+            {"id": i, "content": p.text, **flags} for i, p in enumerate(tokens) if p.kind == "control"
+        ],
+        # a text, and each part of it behind a special token, gets SentencePiece's space in front
+        "normalizer": {
             "type": "Sequence",
             "normalizers": [*ends, {"type": "Prepend", "prepend": SPACE}, replace({"String": " "}, SPACE)],
         },
@@ -166,7 +187,12 @@ def template_parts(bos: str, text: str, number: int) -> list[dict[str, Any]]:
 
 
 def merges(tokens: list[Piece]) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two, the pieces of highest score first: SentencePiece merges whichever pair it meets."""
+    """Every way to put a piece together from two, the pieces of highest score first: SentencePiece merges
+    whichever pair it meets."""
     normal = {piece.text: -piece.score for piece in tokens if piece.kind == "normal"}
-    pairs = ((rank, cut, text[:cut], text[cut:]) for text, rank in normal.items() for cut in range(1, len(text)))
-    return [(a, b) for _, _, a, b in sorted(pair for pair in pairs if pair[2] in normal and pair[3] in normal)]
+    pairs = (
+        (rank, cut, text[:cut], text[cut:]) for text, rank in normal.items() for cut in range(1, len(text))
+    )
+    return [
+        (a, b) for _, _, a, b in sorted(pair for pair in pairs if pair[2] in normal and pair[3] in normal)
+    ]

@@ -24,9 +24,12 @@ class UnfaithfulError(OSError):
 def write_model(model: Transformer, out: str | Path, format: str = "llama2c", **options: Any) -> Transformer:
     """Write a float32 model in a format of formats.table; `options` are those of formats.options.Options.
 
-    What is written is read back before it takes its place: its weights and logits are the model's, rounded where the format
-    rounds, bit for bit. Returns the model as the programs that read the format compute it: the given one, or a rounded copy.
-    Raises ValueError for what the format cannot hold, OSError for a failed write, and of these UnfaithfulError if what is
+    What is written is read back before it takes its place: its weights and logits are the model's,
+    rounded where the format
+    rounds, bit for bit. Returns the model as the programs that read the format compute it: the given one,
+    or a rounded copy.
+    Raises ValueError for what the format cannot hold, OSError for a failed write, and of these
+    UnfaithfulError if what is
     read back is not the model; what was there before stays then.
     """
     made_by, settings, out = module(format), Options(**options), Path(out)
@@ -49,7 +52,9 @@ def update_model(model: Transformer, out: str | Path, format: str = "llama2c", *
     """Call write_model unless all files are there already, byte for byte. Returns whether it wrote."""
     made_by, settings, out = module(format), Options(**options), Path(out)
     content = made_by.to_bytes(model, settings)
-    files = {out: content} if isinstance(content, bytes) else {out / name: data for name, data in content.items()}
+    files = (
+        {out: content} if isinstance(content, bytes) else {out / name: data for name, data in content.items()}
+    )
     files |= {out.with_name(name): data for name, data in made_by.beside(out.name, model, settings).items()}
     if all(path.is_file() and path.read_bytes() == data for path, data in files.items()):
         return False
@@ -58,7 +63,8 @@ def update_model(model: Transformer, out: str | Path, format: str = "llama2c", *
 
 
 def verify(model: Transformer, format: str, options: Options, fresh: Path, out: Path) -> None:
-    """Read back what was written and compare it. Raises UnfaithfulError, whose sentence calls it by its final name `out`."""
+    """Read back what was written and compare it. Raises UnfaithfulError, whose sentence calls it by its
+    final name `out`."""
     try:
         again = module(format).read(fresh)
         if options.tokenizer is not None:
@@ -67,11 +73,14 @@ def verify(model: Transformer, format: str, options: Options, fresh: Path, out: 
         raise UnfaithfulError(f"{out} is not written: read back, it is no such file ({error})") from None
     reason = how_they_differ(model, again.to(model.tok_embeddings.weight.device))
     if reason is not None:
-        raise UnfaithfulError(f"{out} is not written: read back, {reason}. What was there before is untouched.")
+        raise UnfaithfulError(
+            f"{out} is not written: read back, {reason}. What was there before is untouched."
+        )
 
 
 def how_they_differ(model: Transformer, again: Transformer) -> str | None:
-    """None if two models hold the same weights and give the same logits over the whole context, bit for bit; else what differs."""
+    """None if two models hold the same weights and give the same logits over the whole context, bit for
+    bit; else what differs."""
     if again.args.max_seq_len != model.args.max_seq_len:
         return f"its context is {again.args.max_seq_len}, the model's is {model.args.max_seq_len}"
     theirs = again.state_dict()
@@ -83,7 +92,8 @@ def how_they_differ(model: Transformer, again: Transformer) -> str | None:
 
 
 def largest_difference(model: Transformer, other: Transformer) -> float:
-    """The largest difference between two models' logits over the whole context; NaN where they are not all numbers."""
+    """The largest difference between two models' logits over the whole context; NaN where they are not
+    all numbers."""
     return float((logits_over_context(model) - logits_over_context(other)).abs().max())
 
 
