@@ -45,15 +45,17 @@ def generate_answers(
     seed: int = 1337,
     rows_at_a_time: int = 64,
     context: int | None = None,
+    greetings: Sequence[str] | None = None,
 ) -> list[Answer]:
     """`samples_each` answers to each question, those to one behind each other. Equal arguments give equal
     answers.
 
-    `systems`: the system text ahead of each question. `context`: the base's, where the model's is longer.
+    `systems`, `greetings`: what stands ahead of each question. `context`: the base's, where the model's is longer.
     Of a question longer than 3/4 of it the end is kept.
     """
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
-    rendered = map(prompt, questions, systems or [""] * len(questions))
+    none = [""] * len(questions)
+    rendered = map(prompt, questions, systems or none, greetings or none)
     prompts = [tail(tokenizer.encode(p, bos=True), limit * 3 // 4) for p in rendered]
     rows = np.repeat(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), samples_each).astype(int)
     answers: dict[int, list[Answer]] = {i: [] for i in range(len(questions))}

@@ -154,7 +154,9 @@ def score_answers(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[s
     questions = [c.turns[0][0] for c in inputs.held_out] + inputs.everyday
     systems = [c.system for c in inputs.held_out] + [""] * len(inputs.everyday)
     context = inputs.rows.max_seq_len
-    answers = generate_answers(model, inputs.tokenizer, questions, systems, context=context, **sampling)
+    greetings = [c.greeting for c in inputs.held_out] + [""] * len(inputs.everyday)
+    ahead = {"systems": systems, "greetings": greetings}
+    answers = generate_answers(model, inputs.tokenizer, questions, context=context, **ahead, **sampling)
     looks = [text_statistics.look_at(a.text, inputs.known, inputs.source, a.whole) for a in answers]
     places = [
         {"non_words": [*map(list, look.non_words)], "copies": [*map(list, look.copies)]} for look in looks
