@@ -10,10 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from arianna.corpus.split import FEWEST_HELD_OUT
+
 T = TypeVar("T")
 
 RESAMPLES = 2000
-FEWEST = 8  # conversations, rows or answers that an interval needs
+FEWEST = FEWEST_HELD_OUT  # conversations, rows or answers that an interval needs
 Pairs = tuple[Sequence[float], Sequence[int]]  # summed nats and number of tokens of each conversation
 
 
