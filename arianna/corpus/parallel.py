@@ -22,7 +22,8 @@ from typing import Any
 from arianna.system.files import write_atomic
 
 NOTE = "shards.json"  # in the folder: what its shards are made of, and whether all are there
-OURS = re.compile(r"(train|val)(_\d{5})?\.(bin|mask)|part_\d{5}\.json|shards\.json")
+SHARD = re.compile(r"(train|val)(_\d{5})?\.(bin|mask)")
+OURS = re.compile(rf"{SHARD.pattern}|part_\d{{5}}\.json|shards\.json")
 SAY_SECONDS = 5.0
 
 Say = Callable[[str], None]
@@ -36,12 +37,12 @@ def fill(
     `of` says what the shards are made of. Shards that were made of anything else are deleted first.
     """
     note = read_note(folder)
-    if note.get("of") != of or note.get("parts") != len(jobs):
+    if is_filled(folder, of):
+        return note["made"]
+    if "made" in note or note.get("of") != of or note.get("parts") != len(jobs):
         clear(folder)
         note = {"of": of, "parts": len(jobs)}
         write_atomic(folder / NOTE, json.dumps(note).encode())
-    if "made" in note:
-        return note["made"]
     missing = [n for n in range(len(jobs)) if not part_note(folder, n).exists()]
     progress = Progress(f"preparing {folder}", sum(sizes), say, sum(sizes) - sum(sizes[n] for n in missing))
     for n, _ in zip(
@@ -51,7 +52,8 @@ def fill(
     ):
         progress.add(sizes[n])
     made = [json.loads(part_note(folder, n).read_bytes()) for n in range(len(jobs))]
-    write_atomic(folder / NOTE, json.dumps({**note, "made": made}).encode())
+    files = sorted(path.name for path in folder.iterdir() if SHARD.fullmatch(path.name))
+    write_atomic(folder / NOTE, json.dumps({**note, "made": made, "files": files}).encode())
     for n in range(len(jobs)):
         part_note(folder, n).unlink()
     return made
@@ -80,6 +82,13 @@ def read_note(folder: Path) -> dict[str, Any]:
         return json.loads((folder / NOTE).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def is_filled(folder: Path, of: dict[str, Any]) -> bool:
+    """Whether the shards of just this are in the folder, none of them deleted since."""
+    note = read_note(folder)
+    whole = "made" in note and all((folder / name).is_file() for name in note.get("files", ()))
+    return whole and note["of"] == of
 
 
 def clear(folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from arianna.corpus import cleaning, sources, split
 from arianna.corpus.conversations import LEFT_OUT, Conversation, Line, parse
-from arianna.corpus.parallel import Progress, Say, each, fill, read_note
+from arianna.corpus.parallel import Progress, Say, each, fill, is_filled, read_note
 from arianna.corpus.sources import FaultyError, Source, read_part, records
 from arianna.corpus.split import Split
 from arianna.corpus.template import rendered
@@ -263,8 +263,7 @@ def shards_of(survey: Survey, tokenizer: str | Path, contexts: tuple[int, int]) 
 
 def are_written(survey: Survey, tokenizer: str | Path, contexts: tuple[int, int], folder: Path) -> bool:
     """Whether `write_shards` has nothing left to do in a folder."""
-    note = read_note(folder)
-    return "made" in note and note["of"] == shards_of(survey, tokenizer, contexts)
+    return is_filled(folder, shards_of(survey, tokenizer, contexts))
 
 
 def write_shards(

@@ -244,6 +244,17 @@ def test_a_file_whose_shards_are_there_is_not_checked_again(talk, tmp_path, monk
     assert recall(talk, tmp_path / "data") is None
 
 
+def test_a_shard_that_was_deleted_is_made_again(talk, tmp_path):
+    found = survey(talk, quiet)
+    write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1)
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()}
+    (tmp_path / "data/train_00001.bin").unlink()
+    assert not are_written(found, MODEL, CONTEXTS, tmp_path / "data")
+    write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1)
+    assert are_written(found, MODEL, CONTEXTS, tmp_path / "data")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "data").iterdir()} == whole
+
+
 def test_shards_of_something_else_are_made_anew(talk, tmp_path):
     found = survey(talk, quiet)
     write_shards(found, MODEL, CONTEXTS, tmp_path / "data", quiet, 1)
