@@ -255,16 +255,14 @@ class Task:
 class TextConfig:
     """What `train_vocab` and `pretokenize` take."""
 
-    data: str = (
-        "data/texts"  # a folder of texts (.txt, .md) or one; for pretokenize also conversations (.jsonl)
-    )
+    # a folder of texts (.txt, .md) or one; for pretokenize also conversations (.jsonl)
+    data: str = "data/texts"
     model: str = "data/tok4096.model"  # the tokenizer: written by train_vocab, read by pretokenize
     out: str = "data/tok4096"  # folder for the shards (pretokenize)
     vocab_size: int = 4096  # tokens of the tokenizer (train_vocab)
     val_tail: float = 0.01  # share of each file's end that is held out (pretokenize)
-    val_paragraphs: float = (
-        0.0  # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
-    )
+    # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
+    val_paragraphs: float = 0.0
     max_seq_len: int = 256  # context of the model, in tokens: the longest row of conversations (pretokenize)
     threads: int = 2  # processor threads (train_vocab)
     force: bool = False  # replace what is there

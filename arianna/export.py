@@ -47,25 +47,20 @@ class ExportConfig:
     """What is written, where, and from which model."""
 
     out: str  # the file or folder to write: .bin (llama2c, llama2c-int8), .gguf, .html, .pt (checkpoint), a folder (hf)
-    checkpoint: str | None = (
-        None  # the model: a checkpoint (.pt), a llama2.c .bin, a .gguf, a .html or a Hugging Face folder
-    )
-    format: Literal["llama2c", "llama2c-int8", "hf", "gguf", "html", "checkpoint"] = (
-        "llama2c"  # see above for what opens each
-    )
+    # the model: a checkpoint (.pt), a llama2.c .bin, a .gguf, a .html or a Hugging Face folder
+    checkpoint: str | None = None
+    # see above for what opens each
+    format: Literal["llama2c", "llama2c-int8", "hf", "gguf", "html", "checkpoint"] = "llama2c"
     half: bool = False  # --format=checkpoint: store the weights in float16, half the size
     gguf_type: Literal["F32", "F16", "Q8_0"] = "F32"  # --format=gguf: how the weights are stored
     html_type: Literal["int8", "F16", "F32"] = "int8"  # --format=html: how the weights are stored
     compare: str | None = None  # --format=html: a second model, whose answers stand beside the first one's
-    tokenizer: str | None = (
-        None  # its SentencePiece .model; by default the one the model names, else data/tok4096.model
-    )
-    report: str | None = (
-        None  # --format=hf or html: a run's report.json, for what the folder or page says of the run
-    )
-    data_dir: str | None = (
-        None  # a run's data, to say the loss on held-out answers; by default that of the run beside the model
-    )
+    # its SentencePiece .model; by default the one the model names, else data/tok4096.model
+    tokenizer: str | None = None
+    # --format=hf or html: a run's report.json, for what the folder or page says of the run
+    report: str | None = None
+    # a run's data, to say the loss on held-out answers; by default that of the run beside the model
+    data_dir: str | None = None
     force: bool = False  # replace what is there (a folder is kept under another name); a page of any size
 
     def __post_init__(self) -> None:

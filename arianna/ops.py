@@ -49,7 +49,9 @@ class Product(torch.autograd.Function):
 
 
 def onednn(x: Tensor, weight: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # torch's compiler knows the function below, but only for weights that never change
+    if (
+        torch.compiler.is_compiling()
+    ):  # torch's compiler knows the function below, but only for weights that never change
         return onednn_as_it_is(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
@@ -71,7 +73,12 @@ def shape_of_onednn(x: Tensor, weight: Tensor) -> Tensor:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight.T for x (..., C) and a weight (D, C), by what is fastest."""
-    if X86 and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+    if (
+        X86
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    ):
         return Product.apply(x, weight) if torch.is_grad_enabled() else onednn(x, weight)
     return F.linear(x, weight)
 
@@ -106,10 +113,14 @@ def all_finite(x: Tensor) -> bool:
     return bool(torch.stack(x.detach().aminmax()).isfinite().all()) if x.numel() else True
 
 
-Teacher = tuple[Tensor, Tensor]  # another model's hidden states of the same tokens, (N, C), and its output matrix, (V, C)
+Teacher = tuple[
+    Tensor, Tensor
+]  # another model's hidden states of the same tokens, (N, C), and its output matrix, (V, C)
 
 
-def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None) -> Tensor:
+def plain_head_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None
+) -> Tensor:
     """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets: (N,).
 
     With a teacher it is against what that one predicts, wherever there is a target (Hinton et al. 2015, arXiv 1503.02531).
@@ -122,7 +133,9 @@ def plain_head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int, teac
     return (F.cross_entropy(logits, wanted, reduction="none") * (targets != IGNORE)).sum() / count
 
 
-def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None) -> Tensor:
+def head_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None
+) -> Tensor:
     """`plain_head_loss`, in parts where the logits would be too many to hold; a compiler fuses what it takes of them."""
     rows = max(1, HEAD_LOGITS // len(weight))
     if len(x) <= rows or torch.compiler.is_compiling():
@@ -134,7 +147,9 @@ def head_loss(x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: T
     return loss_in_parts(x, weight, parts, count)
 
 
-def loss_in_parts(x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor, Teacher | None]], count: int) -> Tensor:
+def loss_in_parts(
+    x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor, Teacher | None]], count: int
+) -> Tensor:
     """The loss of parts (hidden states, targets, teacher) of x. Each part's gradients are made at once, after which its logits are
     let go; the gradients wait in a sum whose own value is taken off again."""
     w, loss, grads = weight.detach().requires_grad_(), 0.0, []

@@ -48,7 +48,11 @@ def main() -> int:
             with other_process(nice):
                 return found[name].ask()
 
-        asked = {(name, nice): lambda name=name, nice=nice: beside(name, nice) for name in found for nice in (None, *NICE)}
+        asked = {
+            (name, nice): lambda name=name, nice=nice: beside(name, nice)
+            for name in found
+            for nice in (None, *NICE)
+        }
         seconds = pairs.in_turn(asked)
     speeds = {key: round(STEPS * 8 * args.max_seq_len / statistics.median(s)) for key, s in seconds.items()}
     for nice in NICE:

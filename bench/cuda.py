@@ -44,7 +44,11 @@ STEPS, LARGE = 10, 8192  # of a measurement; rows and columns of the product tha
 
 def flop(args: ModelArgs) -> int:
     """Of a token, forward and backward, with all positions of the context in use."""
-    matrices = [shape for name, shape in weight_shapes(args).items() if len(shape) == 2 and name != "tok_embeddings.weight"]
+    matrices = [
+        shape
+        for name, shape in weight_shapes(args).items()
+        if len(shape) == 2 and name != "tok_embeddings.weight"
+    ]
     return 6 * sum(a * b for a, b in matrices) + 6 * args.n_layers * args.dim * args.max_seq_len
 
 
@@ -65,13 +69,19 @@ def timed(function: Callable[[], Any]) -> float:
 
 def stepper(args: ModelArgs, rows: int, mode: str | None) -> Callable[[], None]:
     """STEPS training steps as train_arianna.py takes them, with its forward pass compiled in a mode of torch.compile or not."""
-    cfg, precision, alone = TrainConfig(), Precision(torch.device("cuda"), torch.bfloat16), ProcessGroup.alone()
+    cfg, precision, alone = (
+        TrainConfig(),
+        Precision(torch.device("cuda"), torch.bfloat16),
+        ProcessGroup.alone(),
+    )
     model = Transformer(args)
     model.init_weights(1)
     state = State(model.cuda(), None)
     state.optimizer = make_optimizer(model, cfg)
     forward = torch.compile(model, mode=mode) if mode else model
-    x = torch.randint(3, args.vocab_size, (rows, args.max_seq_len), generator=torch.Generator().manual_seed(1))
+    x = torch.randint(
+        3, args.vocab_size, (rows, args.max_seq_len), generator=torch.Generator().manual_seed(1)
+    )
     batch = Batch([(x, x.roll(-1, 1))], x.numel(), x[:, 0].numpy())
 
     def steps() -> None:
@@ -90,7 +100,11 @@ def profile(steps: Callable[[], None]) -> dict[str, Any]:
     busy = sum(e.self_device_time_total for e in kernels)
     kernels.sort(key=lambda e: -e.self_device_time_total)
     most = {re.sub(r"\s+", " ", e.key)[:60]: round(e.self_device_time_total / busy, 3) for e in kernels[:6]}
-    return {"gpu_at_work": round(busy / 1e6 / seconds, 3), "kernels_a_step": sum(e.count for e in kernels) // STEPS, "most": most}
+    return {
+        "gpu_at_work": round(busy / 1e6 / seconds, 3),
+        "kernels_a_step": sum(e.count for e in kernels) // STEPS,
+        "most": most,
+    }
 
 
 def measure_steps() -> None:
@@ -132,7 +146,9 @@ def measure_whole(flags: list[str]) -> None:
         shutil.copy(HERE / "out/ckpt_v1_base.pt", place / "out")
         started, at, speeds, last = time.monotonic(), {}, [], ""
         command = [sys.executable, str(HERE / "arianna_ft.py"), *flags]
-        child = subprocess.Popen(command, cwd=place, env=pairs.environment(False), stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            command, cwd=place, env=pairs.environment(False), stdout=subprocess.PIPE, text=True
+        )
         for line in child.stdout:
             now = time.monotonic() - started
             if step := re.match(r"(\d+) \| loss .* ([\d,]+) tok/s", line):
@@ -144,7 +160,14 @@ def measure_whole(flags: list[str]) -> None:
         at["all"] = time.monotonic() - started
     seconds = {name: round(s, 1) for name, s in at.items()}
     speed = round(statistics.median(speeds))
-    pairs.tell("cuda, whole", flags=flags, seconds=seconds, tokens_per_second=speed, verdict=last, card=torch.cuda.get_device_name())
+    pairs.tell(
+        "cuda, whole",
+        flags=flags,
+        seconds=seconds,
+        tokens_per_second=speed,
+        verdict=last,
+        card=torch.cuda.get_device_name(),
+    )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,12 @@ from arianna_data import Rows
 from model import ModelArgs
 from tokenizer import Tokenizer
 
-BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
+BASE, TALK, TOKENIZER, PROSE = (
+    "out/ckpt_v1_base.pt",
+    "data/arianna_conversations.jsonl",
+    "data/tok4096.model",
+    "data/arianna_corpus.txt",
+)
 RESULTS, PAGE = Path("bench/defaults.jsonl"), Path("docs/defaults.md")
 FOLDS, SEEDS, BUDGET = 5, (1337, 1338, 1339), 0.10
 LIBRARY_WINDOWS = 48  # of the held-out library, evenly spread
@@ -97,7 +102,9 @@ FINALS: dict[str, dict[str, Any]] = {
     BEST: presets.PRESETS["best"],
 }
 FINALS |= {f"{name}, Q: and A: trained": settings | BEFORE for name, settings in FINALS.items()}
-SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the peak after a share of the steps behind the warm-up
+SCHEDULES: dict[
+    str, Callable[[float], float]
+] = {  # share of the peak after a share of the steps behind the warm-up
     "line": lambda done: 1 - done,
     "peak": lambda done: 1.0,
 }
@@ -122,23 +129,32 @@ class Trial:
 
 def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
     """Prepared conversations, of which those for training end with their first row."""
-    tokens, mask = (np.frombuffer(files[f"train.{kind}"], dtype) for kind, dtype in (("bin", "<u2"), ("mask", np.uint8)))
+    tokens, mask = (
+        np.frombuffer(files[f"train.{kind}"], dtype) for kind, dtype in (("bin", "<u2"), ("mask", np.uint8))
+    )
     starts = mask[(mask & encoding.ROW) > 0]
-    first = np.repeat((starts & encoding.CONTINUED) == 0, np.diff(np.append(np.flatnonzero(mask & encoding.ROW), len(mask))))
+    first = np.repeat(
+        (starts & encoding.CONTINUED) == 0, np.diff(np.append(np.flatnonzero(mask & encoding.ROW), len(mask)))
+    )
     return files | {"train.bin": tokens[first].tobytes(), "train.mask": mask[first].tobytes()}
 
 
 def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path]:
     """The shards of a trial's fold, and of the base text: samples, prose and, where given, windows of the library. Made once."""
     cut, whole = trial.settings.get("windows") == "cut", "template" in trial.settings
-    data, text = folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}", folder / f"base_text{', library' * bool(library)}"
+    data, text = (
+        folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}",
+        folder / f"base_text{', library' * bool(library)}",
+    )
     with filelock.FileLock(folder / ".lock"):
         tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
             talk = read_conversations(TALK)
             halves = fold_of(talk, trial.fold, len(split_sides(talk)[1]))  # fold 0 is the project's own split
             with template_trained() if whole else contextlib.nullcontext():
-                files = encoding.prepare_conversations(*halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len)[0]
+                files = encoding.prepare_conversations(
+                    *halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len
+                )[0]
             encoding.write_prepared(first_rows(files) if cut else files, data)
         if not text.exists():
             texts = base_text.files(base, tokenizer, text, PROSE, replayed=True)
@@ -151,7 +167,13 @@ def template_trained() -> Iterator[None]:
     """Within, "Q:" is flagged as the question behind it, and "A:" as an answer that is not scored."""
     usual = encoding.KINDS
     system, _, question, _, *answer = usual
-    encoding.KINDS = (system, question, question, bytes([encoding.TRAIN_ALL | encoding.TRAIN_ANSWERS]), *answer)
+    encoding.KINDS = (
+        system,
+        question,
+        question,
+        bytes([encoding.TRAIN_ALL | encoding.TRAIN_ANSWERS]),
+        *answer,
+    )
     try:
         yield
     finally:
@@ -169,8 +191,19 @@ def library_windows(folder: str, args: ModelArgs) -> dict[str, bytes]:
 def run(trial: Trial, prepared: tuple[Path, Path], run: Path) -> dict[str, Any]:
     """Train, and say what every evaluation said and what the guard made of the best one."""
     shutil.rmtree(run, ignore_errors=True)
-    own = {name: value for name, value in trial.settings.items() if name not in ("schedule", "windows", "template")}
-    settings = {"learning_rate": 1e-5, "max_iters": 300, "eval_interval": 50, **FAST, **own, "seed": trial.seed}
+    own = {
+        name: value
+        for name, value in trial.settings.items()
+        if name not in ("schedule", "windows", "template")
+    }
+    settings = {
+        "learning_rate": 1e-5,
+        "max_iters": 300,
+        "eval_interval": 50,
+        **FAST,
+        **own,
+        "seed": trial.seed,
+    }
     folders = dict(zip(("data_dir", "base_text_dir", "out_dir"), map(str, (*prepared, run)), strict=True))
     cfg = TrainConfig(base=BASE, **folders, **settings)
     started = time.process_time()
@@ -182,7 +215,11 @@ def run(trial: Trial, prepared: tuple[Path, Path], run: Path) -> dict[str, Any]:
     used = choose.choose(points, BUDGET, None, lambda best, share: score_blend(cfg, best, share)).used
     evaluated = [[p.step, p.answer_loss, p.base_text] for p in points]
     chosen = [used.step, used.blend, used.answer_loss, used.base_text]
-    took = {"processor_seconds": seconds} if pick_device(cfg.device).type == "cpu" else {"device": torch.cuda.get_device_name()}
+    took = (
+        {"processor_seconds": seconds}
+        if pick_device(cfg.device).type == "cpu"
+        else {"device": torch.cuda.get_device_name()}
+    )
     return {**vars(trial), "base": sha256(BASE), **took, "points": evaluated, "used": chosen}
 
 
@@ -213,7 +250,11 @@ def before(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def trials(what: str) -> Iterator[Trial]:
-    recipes, folds, seeds = {"screen": (before(SCREEN), 1, 1), "short": (before(SHORT), 3, 1), "finals": (FINALS, FOLDS, len(SEEDS))}[what]
+    recipes, folds, seeds = {
+        "screen": (before(SCREEN), 1, 1),
+        "short": (before(SHORT), 3, 1),
+        "finals": (FINALS, FOLDS, len(SEEDS)),
+    }[what]
     for seed in SEEDS[:seeds]:
         for fold in range(folds):
             yield from (Trial(recipe, settings, fold, seed) for recipe, settings in recipes.items())
@@ -288,14 +329,31 @@ def table(lines: list[dict[str, Any]]) -> str:
         recipes.setdefault(line["recipe"], []).append(line)
     texts = sorted(rises(lines[0], lines[0]["points"][0][2]))
     forgot = [f"forgot: {t}" for t in texts]
-    heads = ["recipe", "runs", "best at", "answers", *forgot, "answers within 0.10", "forgot", "blend", "core minutes"]
-    order = sorted(recipes.values(), key=lambda runs: statistics.fmean(x["used"][2] - x["points"][0][1] for x in runs))
+    heads = [
+        "recipe",
+        "runs",
+        "best at",
+        "answers",
+        *forgot,
+        "answers within 0.10",
+        "forgot",
+        "blend",
+        "core minutes",
+    ]
+    order = sorted(
+        recipes.values(), key=lambda runs: statistics.fmean(x["used"][2] - x["points"][0][1] for x in runs)
+    )
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
 
 
 def relation(lines: list[dict[str, Any]]) -> str:
     """How forgetting on the base's samples goes with forgetting on the library, over all evaluations."""
-    pairs = [(r["samples"], r["library"]) for line in lines for p in line["points"][1:] if "library" in (r := rises(line, p[2]))]
+    pairs = [
+        (r["samples"], r["library"])
+        for line in lines
+        for p in line["points"][1:]
+        if "library" in (r := rises(line, p[2]))
+    ]
     if len(pairs) < 3:
         return "Forgetting on the library was not measured (`--library`)."
     samples, library = zip(*pairs, strict=True)
@@ -309,7 +367,10 @@ def relation(lines: list[dict[str, Any]]) -> str:
 def write_page() -> None:
     """Put the tables between the markers of the page; the words around them are written by hand."""
     lines, page = results(), PAGE.read_text()
-    texts = {what: table([line for line in lines if any(t.is_(line) for t in trials(what))]) for what in ("screen", "short", "finals")}
+    texts = {
+        what: table([line for line in lines if any(t.is_(line) for t in trials(what))])
+        for what in ("screen", "short", "finals")
+    }
     for name, text in (texts | {"relation": relation(lines)}).items():
         before, rest = page.split(f"<!-- {name} -->\n")
         page = f"{before}<!-- {name} -->\n{text}\n<!-- end -->" + rest.split("<!-- end -->", 1)[1]
@@ -317,9 +378,13 @@ def write_page() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("screen", "short", "finals", "table"))
-    parser.add_argument("--library", help="a folder of token shards that the base was trained on; val*.bin is scored")
+    parser.add_argument(
+        "--library", help="a folder of token shards that the base was trained on; val*.bin is scored"
+    )
     parser.add_argument("--folder", default="out/defaults", help="where the runs are made")
     asked = parser.parse_args(argv)
     if asked.what != "table":

@@ -105,7 +105,10 @@ def against_llama2c(checkout: Path) -> None:
             os.environ["OMP_NUM_THREADS"] = threads  # of both: read when a process starts
             with pairs.workers("bench.generate", {"base": True}) as found:
                 by_worker = found["base"].ask
-                asked = {"ours": lambda ask=by_worker: ask("1") / NEW, "run": lambda: seconds_of_run(binary, model)}
+                asked = {
+                    "ours": lambda ask=by_worker: ask("1") / NEW,
+                    "run": lambda: seconds_of_run(binary, model),
+                }
                 seconds = pairs.in_turn(asked)
             pairs.tell(
                 f"generate, 1 row, {threads} thread{'s' * (threads != '1')}",

@@ -23,7 +23,9 @@ class Worker:
 
     def __init__(self, module: str, which: str, tuned: bool):
         command = [sys.executable, "-m", module, which]
-        self.process = subprocess.Popen(command, env=environment(tuned), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env=environment(tuned), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, what: str = "") -> float:
         print(what, file=self.process.stdin, flush=True)
@@ -57,7 +59,9 @@ def serve(measure: Callable[[str], float]) -> int:
     return 0
 
 
-def in_turn(asked: dict[str, Callable[[], float]], pairs: int = PAIRS, warm: int = 2) -> dict[str, list[float]]:
+def in_turn(
+    asked: dict[str, Callable[[], float]], pairs: int = PAIRS, warm: int = 2
+) -> dict[str, list[float]]:
     """What each answers, asked in turn so many times, every other time backwards; the first `warm` answers are left out."""
     found: dict[str, list[float]] = {name: [] for name in asked}
     for number in range(-warm, pairs):
@@ -79,5 +83,13 @@ def tell(bench: str, **figures: Any) -> None:
 
     machine = f"{this_machine()['processor']}, {torch.get_num_threads()} threads"
     print(
-        json.dumps({"bench": bench, **figures, "date": datetime.date.today().isoformat(), "machine": machine, "torch": torch.__version__})
+        json.dumps(
+            {
+                "bench": bench,
+                **figures,
+                "date": datetime.date.today().isoformat(),
+                "machine": machine,
+                "torch": torch.__version__,
+            }
+        )
     )

@@ -12,7 +12,11 @@ def main(model: str, data: str, out: str, rate: str, epochs: str) -> int:
     from datasets import load_dataset
     from trl import SFTConfig, SFTTrainer
 
-    rows = load_dataset("json", data_files={split: f"{data}/{split}.jsonl" for split in ("train", "val")}, cache_dir=f"{out}/cache")
+    rows = load_dataset(
+        "json",
+        data_files={split: f"{data}/{split}.jsonl" for split in ("train", "val")},
+        cache_dir=f"{out}/cache",
+    )
     settings = SFTConfig(
         output_dir=out,
         learning_rate=float(rate),

@@ -25,7 +25,9 @@ def seconds_to_first_step(place: Path, lines: dict[str, float]) -> float:
     """Start the whole job in a folder and kill it when its first step is told. `lines` gets when each line came."""
     started = time.monotonic()
     command = [sys.executable, str(HERE / "arianna_ft.py"), "--fresh", "--log_interval=1"]
-    child = subprocess.Popen(command, cwd=place, env=pairs.environment(False), stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, cwd=place, env=pairs.environment(False), stdout=subprocess.PIPE, text=True
+    )
     for line in child.stdout:
         lines[line.strip()[:60]] = round(time.monotonic() - started, 2)
         if FIRST_STEP.match(line):
@@ -49,7 +51,9 @@ def main() -> int:
         seconds = [seconds_to_first_step(place, lines) for _ in range(RUNS + 1)][1:]
     for line, at in lines.items():
         print(f"{at:6.2f} {line}", file=sys.stderr)
-    pairs.tell("startup", seconds=round(statistics.median(seconds), 2), runs=RUNS, all=[round(s, 2) for s in seconds])
+    pairs.tell(
+        "startup", seconds=round(statistics.median(seconds), 2), runs=RUNS, all=[round(s, 2) for s in seconds]
+    )
     return 0
 
 

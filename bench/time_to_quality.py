@@ -36,7 +36,12 @@ from bench import pairs
 from tokenizer import Tokenizer
 
 HERE = Path(__file__).resolve().parent.parent
-BASE, TALK, TOKENIZER, PROSE = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl", "data/tok4096.model", "data/arianna_corpus.txt"
+BASE, TALK, TOKENIZER, PROSE = (
+    "out/ckpt_v1_base.pt",
+    "data/arianna_conversations.jsonl",
+    "data/tok4096.model",
+    "data/arianna_corpus.txt",
+)
 EPOCHS = 8
 RATES = ("3e-5", "1e-4", "3e-4")  # TRL's grid
 FORMATS = {"": [], ", bfloat16": ["--dtype=bfloat16"]}
@@ -66,17 +71,27 @@ class Point:
 
 def prepare(folder: Path) -> None:
     """What both train on, and what all are scored on."""
-    place, tokenizer, base = folder / "place", Tokenizer(str(HERE / TOKENIZER)), formats.open_model(HERE / BASE)
+    place, tokenizer, base = (
+        folder / "place",
+        Tokenizer(str(HERE / TOKENIZER)),
+        formats.open_model(HERE / BASE),
+    )
     shutil.copytree(HERE / "data", place / "data", dirs_exist_ok=True)
     (place / "out").mkdir(exist_ok=True)
     shutil.copy(HERE / BASE, place / BASE)
     halves = split_sides(read_conversations(HERE / TALK))
     context = base.args.max_seq_len
-    encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows")
-    encoding.write_prepared(base_text.files(base, tokenizer, folder / "base_text", str(HERE / PROSE), False), folder / "base_text")
+    encoding.write_prepared(
+        encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows"
+    )
+    encoding.write_prepared(
+        base_text.files(base, tokenizer, folder / "base_text", str(HERE / PROSE), False), folder / "base_text"
+    )
     update_model(base, folder / "base_hf", "hf", tokenizer=tokenizer)
     for split, half in zip(("train", "val"), halves, strict=True):
-        rows = [json.dumps(row) for c in half for row in prompts(encoding.plain_conversation(c, tokenizer)[0])]
+        rows = [
+            json.dumps(row) for c in half for row in prompts(encoding.plain_conversation(c, tokenizer)[0])
+        ]
         (folder / f"{split}.jsonl").write_text("\n".join(rows))
 
 
@@ -95,24 +110,46 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
     found = {}
     for rate in RATES:
         out = folder / f"trl{rate}"
-        words = [str(HERE / "bench/sft.py"), str(folder / "base_hf"), str(folder), str(out), rate, str(EPOCHS)]
+        words = [
+            str(HERE / "bench/sft.py"),
+            str(folder / "base_hf"),
+            str(folder),
+            str(out),
+            rate,
+            str(EPOCHS),
+        ]
         found[f"SFTTrainer, {rate}"] = words, f"{out}/checkpoint-*/model.safetensors"
     for number, (name, flags) in enumerate(OURS.items()):
         out = folder / f"ours{number}"
-        found[f"ours, {name}"] = [str(HERE / "arianna_ft.py"), *UNBLENDED, f"--out_dir={out}", *flags], f"{out}/ft/ckpt_0*.pt"
+        found[f"ours, {name}"] = (
+            [str(HERE / "arianna_ft.py"), *UNBLENDED, f"--out_dir={out}", *flags],
+            f"{out}/ft/ckpt_0*.pt",
+        )
     return found
 
 
 def run(words: list[str], models: str, folder: Path) -> dict[str, Any]:
     """Do a run; when it was over, in seconds from its start, and what each model that it saved is worth."""
     started = time.time()
-    subprocess.run([sys.executable, *words], cwd=folder / "place", env=pairs.environment(False), stdout=sys.stderr, check=True)
+    subprocess.run(
+        [sys.executable, *words],
+        cwd=folder / "place",
+        env=pairs.environment(False),
+        stdout=sys.stderr,
+        check=True,
+    )
     seconds = time.time() - started
     pattern = Path(models)
-    saved = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))), key=lambda path: path.stat().st_mtime)
+    saved = sorted(
+        Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))),
+        key=lambda path: path.stat().st_mtime,
+    )
     ours = pattern.suffix == ".pt"
     after = seconds + started - saved[-1].stat().st_mtime if ours else 0.0
-    points = [vars(score(path if ours else path.parent, folder, path.stat().st_mtime - started + after)) for path in saved]
+    points = [
+        vars(score(path if ours else path.parent, folder, path.stat().st_mtime - started + after))
+        for path in saved
+    ]
     return {"seconds": seconds, "points": points[1:] if ours else points}
 
 
@@ -136,7 +173,10 @@ def all_runs(folder: Path) -> dict[str, list[Point]]:
 
 
 def described(point: Point, base: Point) -> dict[str, Any]:
-    rises = {name.removeprefix("val_"): round(loss - base.base_text[name], 3) for name, loss in point.base_text.items()}
+    rises = {
+        name.removeprefix("val_"): round(loss - base.base_text[name], 3)
+        for name, loss in point.base_text.items()
+    }
     return {"seconds": round(point.seconds, 1), "answer_loss": round(point.answers, 4), "forgetting": rises}
 
 

@@ -55,7 +55,34 @@ TRIVIA = re.compile(
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 COMMON = frozenset(
-    ["the", "a", "and", "to", "i", "you", "it", "is", "of", "in", "that", "was", "he", "she", "they", "we", "my", "on", "for", "with", "so", "be", "do", "not", "but", "me"]
+    [
+        "the",
+        "a",
+        "and",
+        "to",
+        "i",
+        "you",
+        "it",
+        "is",
+        "of",
+        "in",
+        "that",
+        "was",
+        "he",
+        "she",
+        "they",
+        "we",
+        "my",
+        "on",
+        "for",
+        "with",
+        "so",
+        "be",
+        "do",
+        "not",
+        "but",
+        "me",
+    ]
 )
 ENGLISH = 0.15  # share of these in any English text of twenty words or more
 WORD_SOURCES = 2  # sources in which a word must stand to count as one; every word of the voice does

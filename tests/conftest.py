@@ -18,7 +18,9 @@ from arianna.system import environment  # noqa: E402
 from model import Transformer  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
-settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples each time, on a busy machine too
+settings.register_profile(
+    "steady", deadline=None, derandomize=True
+)  # the same examples each time, on a busy machine too
 settings.load_profile("steady")
 
 

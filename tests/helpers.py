@@ -36,7 +36,9 @@ def settings_for(tmp_path: Path, base: Path | None = None, **changes) -> TrainCo
     data = tmp_path / "data"
     if not data.exists():
         write_shards(data)
-    shape = {} if base else {"init_from": "scratch", "dim": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64}
+    shape = (
+        {} if base else {"init_from": "scratch", "dim": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64}
+    )
     common = {
         "data_dir": str(data),
         "out_dir": str(tmp_path / "run"),
@@ -45,7 +47,9 @@ def settings_for(tmp_path: Path, base: Path | None = None, **changes) -> TrainCo
         "eval_interval": 4,
         "log_interval": 2,
     }
-    return TrainConfig(**{**common, **shape, "log_interval": 2, "base": str(base) if base else None, **changes})
+    return TrainConfig(
+        **{**common, **shape, "log_interval": 2, "base": str(base) if base else None, **changes}
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,7 +81,10 @@ QUICK = ["--max_iters=6", "--eval_interval=3", "--batch_size=4", "--report=False
 def conversation(i: int) -> list[dict[str, str]]:
     return [
         {"role": "user", "content": f"What stands at number {i}?"},
-        {"role": "assistant", "content": f"At number {i} stands a house with {i + 2} windows. I counted them in a sentence once."},
+        {
+            "role": "assistant",
+            "content": f"At number {i} stands a house with {i + 2} windows. I counted them in a sentence once.",
+        },
     ]
 
 
@@ -94,8 +101,18 @@ def command(*flags: str) -> list[str]:
     aliases = {"--iterations": "--max_iters", "--lr": "--learning_rate"}
     names = [f.split("=")[0].replace("-", "_").replace("__", "--", 1) for f in flags]
     given = {aliases.get(name, name) for name in names}
-    defaults = ["--conversations=talk.jsonl", "--base=base.pt", f"--tokenizer={ROOT / 'data/tok4096.model'}", *QUICK]
-    return [sys.executable, str(ROOT / "arianna_ft.py"), *(d for d in defaults if d.split("=")[0] not in given), *flags]
+    defaults = [
+        "--conversations=talk.jsonl",
+        "--base=base.pt",
+        f"--tokenizer={ROOT / 'data/tok4096.model'}",
+        *QUICK,
+    ]
+    return [
+        sys.executable,
+        str(ROOT / "arianna_ft.py"),
+        *(d for d in defaults if d.split("=")[0] not in given),
+        *flags,
+    ]
 
 
 GOOD = b'[{"role": "user", "content": "What is a hill?"}, {"role": "assistant", "content": "A valley seen from below."}]'
@@ -113,7 +130,11 @@ def write(folder: Path, *lines: bytes | list | dict, good: int = 20) -> Path:
     """A file of `good` good lines that differ, then the given ones, as bytes or as JSON values."""
     path = folder / "some.jsonl"
     given_lines = [raw if isinstance(raw, bytes) else json.dumps(raw).encode() for raw in lines]
-    path.write_bytes(b"".join(raw + b"\n" for raw in [GOOD.replace(b"hill", b"hill %d" % n) for n in range(good)] + given_lines))
+    path.write_bytes(
+        b"".join(
+            raw + b"\n" for raw in [GOOD.replace(b"hill", b"hill %d" % n) for n in range(good)] + given_lines
+        )
+    )
     return path
 
 
@@ -128,25 +149,58 @@ FAULTS = {
     "text": (b'"hello"', "the line is text, not a list of messages"),
     "null": (b"null", "the line is null, not a list of messages"),
     "true": (b"true", "the line is true or false, not a list of messages"),
-    "an unknown object": ({"what": "x", "that": "y"}, "has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' (its"),
-    "an object of two formats": ({"messages": [QUESTION, ANSWER], "prompt": "x", "completion": "y"}, "has both 'messages' and 'prompt'"),
+    "an unknown object": (
+        {"what": "x", "that": "y"},
+        "has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' (its",
+    ),
+    "an object of two formats": (
+        {"messages": [QUESTION, ANSWER], "prompt": "x", "completion": "y"},
+        "has both 'messages' and 'prompt'",
+    ),
     "a prompt alone": ({"prompt": "x"}, "a 'prompt' but no 'completion'"),
     "messages that are no list": ({"messages": {"role": "user"}}, "the messages are an object, not a list"),
-    "a whole file in a line": ([[QUESTION, ANSWER]] * 2, "a list of conversations; each needs a line of its own"),
-    "a whole file of objects in a line": ([{"messages": [QUESTION, ANSWER]}], "a list of conversations; each needs a line of its own"),
-    "another format than before": ({"messages": [QUESTION, ANSWER]}, "but line 1 is 'list of role and content'; a file has one format"),
-    "a message that is no object": (said("why", ANSWER), "message 1 is text, not an object with 'role' and 'content'"),
+    "a whole file in a line": (
+        [[QUESTION, ANSWER]] * 2,
+        "a list of conversations; each needs a line of its own",
+    ),
+    "a whole file of objects in a line": (
+        [{"messages": [QUESTION, ANSWER]}],
+        "a list of conversations; each needs a line of its own",
+    ),
+    "another format than before": (
+        {"messages": [QUESTION, ANSWER]},
+        "but line 1 is 'list of role and content'; a file has one format",
+    ),
+    "a message that is no object": (
+        said("why", ANSWER),
+        "message 1 is text, not an object with 'role' and 'content'",
+    ),
     "a message without content": (said(QUESTION, {"role": "assistant"}), "message 2 has no 'content'"),
     "a message without a role": (said({"content": "x"}, ANSWER), "message 1 has no 'role'"),
-    "an unknown role": (said(QUESTION, {"role": "narrator", "content": "x"}), "message 2 has the unknown role 'narrator'; known are user"),
-    "a role of a million letters": (said({"role": "x" * 900_000, "content": "x"}), f"the unknown role '{'x' * 40}...'; known"),
-    "a role that is a list": (said({"role": ["user"], "content": "x"}), "message 1 has the unknown role a list"),
+    "an unknown role": (
+        said(QUESTION, {"role": "narrator", "content": "x"}),
+        "message 2 has the unknown role 'narrator'; known are user",
+    ),
+    "a role of a million letters": (
+        said({"role": "x" * 900_000, "content": "x"}),
+        f"the unknown role '{'x' * 40}...'; known",
+    ),
+    "a role that is a list": (
+        said({"role": ["user"], "content": "x"}),
+        "message 1 has the unknown role a list",
+    ),
     "a role with half a character": (b'[{"role": "\\ud800", "content": "x"}]', "unknown role '\\ud800'"),
     "an answer alone": (said(ANSWER), "an answer stands alone; every answer needs a question before it"),
-    "an answer alone behind system text": (said({"role": "system", "content": "x"}, ANSWER), "an answer stands alone"),
+    "an answer alone behind system text": (
+        said({"role": "system", "content": "x"}, ANSWER),
+        "an answer stands alone",
+    ),
     "a greeting without an answer": (said(ANSWER, QUESTION), "the last question has no answer"),
     "an empty greeting": (said(ANSWER | {"content": ""}, QUESTION, ANSWER), "the greeting is empty"),
-    "system text in the middle": (said(QUESTION, {"role": "system", "content": "x"}, ANSWER), "message 2 is system text"),
+    "system text in the middle": (
+        said(QUESTION, {"role": "system", "content": "x"}, ANSWER),
+        "message 2 is system text",
+    ),
     "a question without answer": (said(QUESTION), "the last question has no answer"),
     "an empty list": (said(), "there is no question and no answer"),
     "system text alone": (said({"role": "system", "content": "x"}), "there is no question and no answer"),
@@ -155,34 +209,103 @@ FAULTS = {
     "an empty answer later": (line("why", "because", "why", ""), "the answer of turn 2 is empty"),
     "content that is a number": (said(QUESTION, ANSWER | {"content": 3}), "the answer is a number, not text"),
     "content that is null": (said(QUESTION | {"content": None}, ANSWER), "the question is null, not text"),
-    "content in a list of numbers": (said(QUESTION | {"content": [3]}, ANSWER), "the question has a part that is a number, not text"),
-    "a picture": (said(QUESTION | {"content": [{"type": "image_url", "image_url": "x"}]}, ANSWER), "a part of type 'image_url'; only text"),
-    "a call of a tool": (said(QUESTION, {"role": "tool", "content": "x"}), "message 2 is from 'tool', tool and function calls"),
-    "a fractional weight": (said(QUESTION, ANSWER | {"weight": 0.5}), "message 2 has 'weight' 0.5; an answer is trained (1) or not (0)"),
-    "answers of one turn of which one is trained": (said(QUESTION, ANSWER, ANSWER | {"train": False}), "some to be trained and some not"),
-    "two assistants": (said(QUESTION, ANSWER, QUESTION, ANSWER | {"role": "bot"}), "answers are from 'assistant' and from 'bot'; which"),
-    "two system texts": ({"system": "x", "messages": line("why", "because", system="y")}, "another system text beside the list"),
-    "only invisible characters": (line("\u200b\u2060", "because"), "the question holds only invisible characters (U+200B)"),
-    "messages within quotes": ({"messages": "[]"}, "the messages are text, not a list; it is JSON within quotes"),
-    "two answers": ({"prompt": "x", "completion": "y", "response": "z"}, "has both 'completion' and 'response'"),
+    "content in a list of numbers": (
+        said(QUESTION | {"content": [3]}, ANSWER),
+        "the question has a part that is a number, not text",
+    ),
+    "a picture": (
+        said(QUESTION | {"content": [{"type": "image_url", "image_url": "x"}]}, ANSWER),
+        "a part of type 'image_url'; only text",
+    ),
+    "a call of a tool": (
+        said(QUESTION, {"role": "tool", "content": "x"}),
+        "message 2 is from 'tool', tool and function calls",
+    ),
+    "a fractional weight": (
+        said(QUESTION, ANSWER | {"weight": 0.5}),
+        "message 2 has 'weight' 0.5; an answer is trained (1) or not (0)",
+    ),
+    "answers of one turn of which one is trained": (
+        said(QUESTION, ANSWER, ANSWER | {"train": False}),
+        "some to be trained and some not",
+    ),
+    "two assistants": (
+        said(QUESTION, ANSWER, QUESTION, ANSWER | {"role": "bot"}),
+        "answers are from 'assistant' and from 'bot'; which",
+    ),
+    "two system texts": (
+        {"system": "x", "messages": line("why", "because", system="y")},
+        "another system text beside the list",
+    ),
+    "only invisible characters": (
+        line("\u200b\u2060", "because"),
+        "the question holds only invisible characters (U+200B)",
+    ),
+    "messages within quotes": (
+        {"messages": "[]"},
+        "the messages are text, not a list; it is JSON within quotes",
+    ),
+    "two answers": (
+        {"prompt": "x", "completion": "y", "response": "z"},
+        "has both 'completion' and 'response'",
+    ),
     "NaN": (b'[{"role": "user", "content": NaN}]', "NaN is not JSON"),
-    "infinity in a key that is not read": (b'{"prompt": "why", "completion": "x", "score": -Infinity}', "-Infinity is not JSON"),
-    "a number of 5,000 digits": (b'{"prompt": ' + b"9" * 5000 + b', "completion": "x"}', "the question is a number, not text"),
-    "a key twice": (b'[{"role": "user", "content": "a", "content": "b"}]', "the key 'content' stands twice in one object"),
-    "a key twice among many": (b"{" + b",".join(b'"%d": 1' % (n % 49_999) for n in range(50_000)) + b"}", "the key '0' stands twice"),
-    "half a surrogate pair": (line("why", "be\ud83dcause"), "the answer has U+D83D, half of a surrogate pair, as its character 3"),
+    "infinity in a key that is not read": (
+        b'{"prompt": "why", "completion": "x", "score": -Infinity}',
+        "-Infinity is not JSON",
+    ),
+    "a number of 5,000 digits": (
+        b'{"prompt": ' + b"9" * 5000 + b', "completion": "x"}',
+        "the question is a number, not text",
+    ),
+    "a key twice": (
+        b'[{"role": "user", "content": "a", "content": "b"}]',
+        "the key 'content' stands twice in one object",
+    ),
+    "a key twice among many": (
+        b"{" + b",".join(b'"%d": 1' % (n % 49_999) for n in range(50_000)) + b"}",
+        "the key '0' stands twice",
+    ),
+    "half a surrogate pair": (
+        line("why", "be\ud83dcause"),
+        "the answer has U+D83D, half of a surrogate pair, as its character 3",
+    ),
     "NUL": (line("w\0hy", "because"), "the question has U+0000, a control character, as its character 2"),
     "a bell": (line("why", "because\a"), "the answer has U+0007, a control character, as its character 8"),
-    "a form feed, which ends a line for some": (line("why", "be\fcause"), "the answer has U+000C, a control character"),
-    "a C1 control, which ends a line for some": (line("why", "be\x85cause"), "the answer has U+0085, a control character"),
-    "a control character in the system text": (line("why", "because", system="\x1b[2J"), "the system text has U+001B"),
-    "a raw control character": (b'{"prompt": "a\x01b", "completion": "x"}', "the line is not JSON (Invalid control character at"),
-    "Latin-1": ("[déjà vu]".encode("latin-1"), "the line is not UTF-8 (byte 3 is 0xE9); save the file as UTF-8"),
+    "a form feed, which ends a line for some": (
+        line("why", "be\fcause"),
+        "the answer has U+000C, a control character",
+    ),
+    "a C1 control, which ends a line for some": (
+        line("why", "be\x85cause"),
+        "the answer has U+0085, a control character",
+    ),
+    "a control character in the system text": (
+        line("why", "because", system="\x1b[2J"),
+        "the system text has U+001B",
+    ),
+    "a raw control character": (
+        b'{"prompt": "a\x01b", "completion": "x"}',
+        "the line is not JSON (Invalid control character at",
+    ),
+    "Latin-1": (
+        "[déjà vu]".encode("latin-1"),
+        "the line is not UTF-8 (byte 3 is 0xE9); save the file as UTF-8",
+    ),
     "UTF-16": (GOOD.decode().encode("utf-16"), "the line is not UTF-8 (byte 1 is 0xFF)"),
-    "a surrogate in UTF-8": (b'{"prompt": "\xed\xa0\x80", "completion": "x"}', "the line is not UTF-8 (byte 13 is 0xED)"),
-    "10 MB": (b'[{"role": "user", "content": "' + b"x" * 10_000_000 + b'"}]', "the line is longer than 1,048,576 bytes"),
+    "a surrogate in UTF-8": (
+        b'{"prompt": "\xed\xa0\x80", "completion": "x"}',
+        "the line is not UTF-8 (byte 13 is 0xED)",
+    ),
+    "10 MB": (
+        b'[{"role": "user", "content": "' + b"x" * 10_000_000 + b'"}]',
+        "the line is longer than 1,048,576 bytes",
+    ),
     "nesting of 100,000 lists": (b"[" * 100_000 + b"]" * 100_000, "the line is nested too deeply"),
-    "nesting of 100,000 objects": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "the line is nested too deeply"),
+    "nesting of 100,000 objects": (
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        "the line is nested too deeply",
+    ),
 }
 
 
@@ -210,7 +333,19 @@ def rows_of(held_out: list[Conversation], tokenizer, folder: Path, context: int 
 def version_1(model: Transformer) -> bytes:
     """llama2.c's version 1, written as its export.py does."""
     a, tied = model.args, model.tied
-    header = struct.pack("<Ii7iB", 0x616B3432, 1, a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, a.vocab_size, a.max_seq_len, tied)
+    header = struct.pack(
+        "<Ii7iB",
+        0x616B3432,
+        1,
+        a.dim,
+        a.hidden,
+        a.n_layers,
+        a.n_heads,
+        a.n_kv_heads,
+        a.vocab_size,
+        a.max_seq_len,
+        tied,
+    )
     layers = list(model.layers)
     weights = [layer.attention_norm.weight for layer in layers] + [layer.ffn_norm.weight for layer in layers]
     weights += [model.norm.weight, model.tok_embeddings.weight]
@@ -223,7 +358,15 @@ def version_1(model: Transformer) -> bytes:
 
 
 def header(version: int = 2, group: int = 64, tied: int = 1, **changes: int) -> bytes:
-    shape = {"dim": 64, "hidden": 192, "n_layers": 2, "n_heads": 4, "n_kv_heads": 4, "vocab_size": 96, "seq_len": 24} | changes
+    shape = {
+        "dim": 64,
+        "hidden": 192,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 4,
+        "vocab_size": 96,
+        "seq_len": 24,
+    } | changes
     return struct.pack("<Ii7iBi", 0x616B3432, version, *shape.values(), tied, group).ljust(256, b"\0")
 
 
@@ -235,7 +378,10 @@ def tensorboard_of(folder):
     found = EventAccumulator(str(folder / "tensorboard"))
     found.Reload()
     curves = {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
-    texts = {tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in found.Tensors(tag)] for tag in found.Tags()["tensors"]}
+    texts = {
+        tag: [(e.step, e.tensor_proto.string_val[0].decode()) for e in found.Tensors(tag)]
+        for tag in found.Tags()["tensors"]
+    }
     return curves, texts
 
 
@@ -250,9 +396,14 @@ def write_conversations(folder) -> None:
 
 
 REPORT = {  # of a run, what others read of it
-    "verdict": {"sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt (iteration 300 blended with the base, 70% of the way)."},
+    "verdict": {
+        "sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt (iteration 300 blended with the base, 70% of the way)."
+    },
     "scores": {"base": {"answers": {"loss": 4.33}}, "tuned": {"answers": {"loss": 3.0312}}},
-    "choice": {"base": {"base_text": {"val_text": 3.0}}, "used": {"step": 300, "blend": 0.7, "base_text": {"val_text": 3.05}}},
+    "choice": {
+        "base": {"base_text": {"val_text": 3.0}},
+        "used": {"step": 300, "blend": 0.7, "base_text": {"val_text": 3.05}},
+    },
     "conversations": {"train": 154, "held_out": 17},
     "run": {"peak": 1e-4},
 }
@@ -342,7 +493,12 @@ class Scripted:
     """A model that says what it is told to, a text a call, and remembers its prompts. None stands for a Ctrl-C."""
 
     def __init__(self, *texts: list[int | None], context: int = 256):
-        self.args, self.texts, self.prompts, self.seeds = SimpleNamespace(max_seq_len=context), list(texts), [], []
+        self.args, self.texts, self.prompts, self.seeds = (
+            SimpleNamespace(max_seq_len=context),
+            list(texts),
+            [],
+            [],
+        )
 
     def stream(self, prompts, max_new_tokens, seed, **sampling):
         self.prompts += prompts

@@ -30,7 +30,9 @@ def place(tmp_path: Path) -> Path:
 
 def run(place: Path, *flags: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*flags), cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(*flags), cwd=place, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -51,8 +53,16 @@ def done(tmp_path_factory) -> tuple[Path, str]:
 
 def test_the_command_leaves_all_that_it_promises(done):
     folder, said = done
-    assert {p.name for p in (folder / "out/ft").glob("ckpt*.pt")} == {"ckpt.pt", "ckpt_prev.pt", *(f"ckpt_{i:06d}.pt" for i in (0, 3, 6))}
-    assert (folder / "data/ft_corpus.txt").read_text().startswith("Q: What stands at number 0?\nA: At number 0 stands")
+    assert {p.name for p in (folder / "out/ft").glob("ckpt*.pt")} == {
+        "ckpt.pt",
+        "ckpt_prev.pt",
+        *(f"ckpt_{i:06d}.pt" for i in (0, 3, 6)),
+    }
+    assert (
+        (folder / "data/ft_corpus.txt")
+        .read_text()
+        .startswith("Q: What stands at number 0?\nA: At number 0 stands")
+    )
     assert "30 conversations" in said and "8 of them held out" in said
     assert "step 6: train loss" in said and "held-out answers went from" in said
     assert "-z" in said and "-n 0" in said and "sample.py --checkpoint=" in said
@@ -84,14 +94,22 @@ def test_again_it_says_done_and_changes_nothing(done):
 def test_its_settings_file_repeats_a_run(done, place):
     folder, _ = done
     kept = (folder / "out/ft/config.toml").read_text()
-    assert "max_iters = 6  # optimizer steps" in kept and 'conversations = "talk.jsonl"' in kept and 'out_dir = "out"' in kept
+    assert (
+        "max_iters = 6  # optimizer steps" in kept
+        and 'conversations = "talk.jsonl"' in kept
+        and 'out_dir = "out"' in kept
+    )
     assert not any(name in kept for name in ("fresh", "dry_run", "data_dir"))
     (place / "mine.toml").write_text(kept)
     again = [sys.executable, str(ROOT / "arianna_ft.py"), "--config=mine.toml"]
-    result = subprocess.run(again, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    result = subprocess.run(
+        again, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     with_times = {f"ft/{name}" for name in ("ckpt.pt", "ckpt_prev.pt", "job.json")}
-    expected, found = ({(n, h) for n, h in contents(at / "out").items() if n not in with_times} for at in (folder, place))
+    expected, found = (
+        {(n, h) for n, h in contents(at / "out").items() if n not in with_times} for at in (folder, place)
+    )
     assert found == expected
 
 
@@ -151,7 +169,9 @@ def test_the_job_asks_for_the_settings_that_were_given(place):
 def test_a_preset_takes_the_place_of_what_is_asked_and_flags_win_over_it(place):
     pipeline = job.PipelineConfig(base=str(place / "base.pt"), preset="best")
     cfg = job.trainer_settings(pipeline, {"max_iters": 9})
-    assert {name: getattr(cfg, name) for name in presets.PRESETS["best"]} == presets.PRESETS["best"] | {"max_iters": 9}
+    assert {name: getattr(cfg, name) for name in presets.PRESETS["best"]} == presets.PRESETS["best"] | {
+        "max_iters": 9
+    }
     assert run(place, "--preset=best").returncode == 0
     state = checkpoint.load(place / "out/ft/ckpt.pt")
     assert (state["run"]["config"]["replay"], state["iter_num"]) == (0.5, 6)
@@ -159,8 +179,12 @@ def test_a_preset_takes_the_place_of_what_is_asked_and_flags_win_over_it(place):
 
 def test_what_the_base_says_is_replayed_where_that_is_asked_for(done, place):
     assert run(place, "--replay=0.5").returncode == 0
-    assert (place / "out/ft/base_text/train_samples.bin").exists() and not (done[0] / "out/ft/base_text/train_samples.bin").exists()
-    weights = [checkpoint.load(folder / "out/ckpt_ft.pt")["model"]["norm.weight"] for folder in (place, done[0])]
+    assert (place / "out/ft/base_text/train_samples.bin").exists() and not (
+        done[0] / "out/ft/base_text/train_samples.bin"
+    ).exists()
+    weights = [
+        checkpoint.load(folder / "out/ckpt_ft.pt")["model"]["norm.weight"] for folder in (place, done[0])
+    ]
     assert not torch.equal(*weights)
 
 
@@ -171,7 +195,9 @@ def test_a_longer_context_is_trained_and_exported(place):
 
 def test_a_killed_command_ends_with_the_same_files(done, place):
     folder, _ = done
-    process = subprocess.Popen(command("--save_minutes=0.0001"), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command("--save_minutes=0.0001"), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     for line in process.stdout:
         if line.startswith("step 3:"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -188,7 +214,9 @@ def test_a_killed_command_ends_with_the_same_files(done, place):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(done, place, number, code):
     folder, _ = done
-    process = subprocess.Popen(command(), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command(), cwd=place, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     said = ""
     for line in process.stdout:
         said += line
@@ -212,15 +240,23 @@ def test_a_base_of_another_format_goes_through_the_whole_job(place, tokenizer, n
         format = {"version 0.bin": "llama2c", "version 2.bin": "llama2c-int8", "folder": "hf"}[name]
         write_model(model, base, format, tokenizer=tokenizer)
     before = sha256(base)
-    result = run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}")
+    result = run(
+        place, f"--base={name}", "--max_iters=2", "--eval_interval=2", f"--report={name == 'folder'}"
+    )
     assert result.returncode == 0, result.stderr
-    began, result_of = formats.open_model(place / "out/ft/ckpt_000000.pt"), formats.open_model(place / "out/ckpt_ft.pt")
+    began, result_of = (
+        formats.open_model(place / "out/ft/ckpt_000000.pt"),
+        formats.open_model(place / "out/ckpt_ft.pt"),
+    )
     expected = formats.open_model(base).state_dict()
     assert all(torch.equal(weight, expected[name]) for name, weight in began.state_dict().items())
     assert not torch.equal(result_of.layers[0].attention.wq.weight, expected["layers.0.attention.wq.weight"])
     assert (place / "out/ft/report.html").exists() == (name == "folder") and sha256(base) == before
     if name == "folder":
-        assert "is trained: 2 iterations" in run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", "--report=True").stdout
+        assert (
+            "is trained: 2 iterations"
+            in run(place, f"--base={name}", "--max_iters=2", "--eval_interval=2", "--report=True").stdout
+        )
 
 
 def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monkeypatch):
@@ -232,9 +268,14 @@ def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monk
     (place / "folder/tokenizer.json").write_text(json.dumps(rules))
     monkeypatch.chdir(place)
     flags = ["--conversations=talk.jsonl", "--base=folder", f"--tokenizer={tokenizer.path}"]
-    with pytest.raises(config.UsageError, match="tok4096.model does not belong to folder: 1 of its 4096 tokens"):
+    with pytest.raises(
+        config.UsageError, match="tok4096.model does not belong to folder: 1 of its 4096 tokens"
+    ):
         arianna_ft.main(flags)
-    with pytest.raises(config.UsageError, match="folder/ckpt_ft.pt would be written, but it is an input of this run or in one"):
+    with pytest.raises(
+        config.UsageError,
+        match="folder/ckpt_ft.pt would be written, but it is an input of this run or in one",
+    ):
         arianna_ft.main([*flags, "--out_dir=folder"])
     assert not (place / "out").exists()
 
@@ -244,7 +285,9 @@ def test_the_verdict_is_shown_in_tensorboard(place):
     pytest.importorskip("tensorboard")
     assert run(place, "--tensorboard", "--max_iters=2", "--eval_interval=2").returncode == 0
     curves, texts = tensorboard_of(place / "out/ft")
-    assert [step for step, _ in curves["val_loss"]] == [0, 2] and "held-out answers went from" in texts["verdict/text_summary"][0][1]
+    assert [step for step, _ in curves["val_loss"]] == [0, 2] and "held-out answers went from" in texts[
+        "verdict/text_summary"
+    ][0][1]
     assert "samples/Who are you?/text_summary" in texts
 
 
@@ -307,15 +350,31 @@ def test_faulty_conversations_are_told_without_torch(place):
 
 
 def test_help_does_not_import_torch():
-    result = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / "arianna_ft.py"), "--help"], capture_output=True, text=True)
-    assert result.returncode == 0 and "--conversations" in result.stdout and "--learning_rate" in result.stdout
-    assert " torch" not in result.stderr and "numpy" not in result.stderr and "sentencepiece" not in result.stderr
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "arianna_ft.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        result.returncode == 0 and "--conversations" in result.stdout and "--learning_rate" in result.stdout
+    )
+    assert (
+        " torch" not in result.stderr
+        and "numpy" not in result.stderr
+        and "sentencepiece" not in result.stderr
+    )
 
 
 def test_the_shipped_base_takes_a_few_iterations(tmp_path):
     """The real model and Arianna's own conversations."""
     flags = [f"--out_dir={tmp_path / 'out'}", "--max_iters=2", "--eval_interval=2", "--dry_run"]
-    result = subprocess.run([sys.executable, str(ROOT / "arianna_ft.py"), *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "arianna_ft.py"), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr
     assert "171 conversations" in result.stdout and "7.16 million parameters" in result.stdout
 
@@ -323,19 +382,26 @@ def test_the_shipped_base_takes_a_few_iterations(tmp_path):
 @pytest.mark.slow
 def test_the_default_job_makes_the_shipped_base_better(tmp_path):
     result = subprocess.run(
-        [sys.executable, str(ROOT / "arianna_ft.py"), f"--out_dir={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, str(ROOT / "arianna_ft.py"), f"--out_dir={tmp_path / 'out'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stderr
     assert "Better: held-out answers went from" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "data/ft_corpus.txt", "out/ft/ckpt.pt"])
+@pytest.mark.parametrize(
+    "name", ["out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "data/ft_corpus.txt", "out/ft/ckpt.pt"]
+)
 def test_what_no_run_made_is_not_written_over_without_force(place, name, monkeypatch):
     monkeypatch.chdir(place)
     (place / name).parent.mkdir(parents=True, exist_ok=True)
     (place / name).write_text("mine")
     before = contents(place)
-    with pytest.raises(config.UsageError, match="exists and was not made by this run; give another name, or --force"):
+    with pytest.raises(
+        config.UsageError, match="exists and was not made by this run; give another name, or --force"
+    ):
         arianna_ft.main(command()[2:])
     assert contents(place) == before
     job.check_files(job.PipelineConfig(conversations="talk.jsonl", base="base.pt", force=True))
@@ -354,7 +420,10 @@ def test_with_another_folder_everything_lies_under_it(place):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--data_dir=x"], "--data_dir is not a flag of this command: it makes token shards of --conversations"),
+        (
+            ["--data_dir=x"],
+            "--data_dir is not a flag of this command: it makes token shards of --conversations",
+        ),
         (["--init_from=scratch"], "it always starts from --base"),
         (["--base_text_dir=x"], "--base_text=FILE_OR_FOLDER"),
         (["--dim=64"], "a fine-tune keeps the shape"),
@@ -382,7 +451,9 @@ def test_the_trainer_gets_each_setting_once(place):
     assert given == {"preset", "learning_rate", "max_iters"}
 
 
-@pytest.mark.parametrize("flags", [["--device=cuda:9"], ["--seed=-1"], ["--max_seq_len=8"], ["--base_text=talk.jsonl"]])
+@pytest.mark.parametrize(
+    "flags", [["--device=cuda:9"], ["--seed=-1"], ["--max_seq_len=8"], ["--base_text=talk.jsonl"]]
+)
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_refusal_changes_nothing(done, place, flags, fresh):
     folder = done[0] if fresh else place
@@ -403,7 +474,13 @@ def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(place, m
 def test_every_command_that_is_told_runs_as_it_is_pasted(place, tokenizer):
     write_model(build(TINY), place / "my base", "hf", tokenizer=tokenizer)
     (place / "my tok.model").write_bytes(Path(tokenizer.path).read_bytes())
-    flags = ["--base=my base", "--tokenizer=my tok.model", "--out_dir=my runs", "--max_iters=2", "--eval_interval=2"]
+    flags = [
+        "--base=my base",
+        "--tokenizer=my tok.model",
+        "--out_dir=my runs",
+        "--max_iters=2",
+        "--eval_interval=2",
+    ]
     result = run(place, *flags)
     assert result.returncode == 0, result.stderr
     commands = [line.strip() for line in result.stdout.split("Next:")[1].splitlines() if line.strip()]
@@ -412,5 +489,7 @@ def test_every_command_that_is_told_runs_as_it_is_pasted(place, tokenizer):
     (place / "run").chmod(0o755)
     for line in commands:
         shell = ["bash", "-c", line]
-        told = subprocess.run(shell, cwd=place, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
+        told = subprocess.run(
+            shell, cwd=place, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200
+        )
         assert told.returncode == 0, f"{line}\n{told.stderr}"

@@ -118,7 +118,9 @@ def test_a_loss_that_is_not_finite_changes_nothing():
         train_step(state, batch(1), cfg, broken, CPU, ALONE)
     assert state.step == 1
     assert equal(before, dict(model.state_dict()))
-    assert all(torch.equal(a, s["exp_avg"]) for a, s in zip(moments, state.optimizer.state.values(), strict=True))
+    assert all(
+        torch.equal(a, s["exp_avg"]) for a, s in zip(moments, state.optimizer.state.values(), strict=True)
+    )
 
 
 def test_adamw_decays_matrices_and_leaves_norms():
@@ -143,11 +145,18 @@ RECIPES = {
     "muon": {"optimizer": "muon", "learning_rate": 1e-3},
     "a rate that stays, then falls": {"schedule": "wsd", "learning_rate": 1e-3},
     "bfloat16": {"dtype": "bfloat16", "learning_rate": 1e-3},
-    "bfloat16 with muon": {"dtype": "bfloat16", "optimizer": "muon", "schedule": "wsd", "learning_rate": 1e-3},
+    "bfloat16 with muon": {
+        "dtype": "bfloat16",
+        "optimizer": "muon",
+        "schedule": "wsd",
+        "learning_rate": 1e-3,
+    },
 }
 
 
-@pytest.mark.parametrize(("recipe", "stop_at"), [("adamw", 1), ("adamw", 7), *((name, 4) for name in RECIPES)])
+@pytest.mark.parametrize(
+    ("recipe", "stop_at"), [("adamw", 1), ("adamw", 7), *((name, 4) for name in RECIPES)]
+)
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, base, recipe, stop_at, monkeypatch):
     cfg = settings_for(tmp_path, base, save_minutes=1e-9, **RECIPES[recipe])  # saves after every step
     train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
@@ -225,7 +234,9 @@ def test_other_settings_are_refused_by_name(tmp_path, base):
     train(settings_for(tmp_path, base, max_iters=2, log_interval=1, save_minutes=9.0))  # these may change
 
 
-@pytest.mark.parametrize("other", [{"optimizer": "muon"}, {"schedule": "wsd"}, {"decay_ratio": 0.1}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "other", [{"optimizer": "muon"}, {"schedule": "wsd"}, {"decay_ratio": 0.1}, {"dtype": "bfloat16"}]
+)
 def test_a_run_does_not_go_on_with_another_optimizer_schedule_or_format(tmp_path, base, other):
     cfg = settings_for(tmp_path, base, max_iters=2)
     train(cfg)
@@ -266,7 +277,9 @@ def tokenizers(folder: Path) -> tuple[Path, Path]:
     own, other = folder / "own.model", folder / "other.model"
     shipped = (ROOT / "data/tok4096.model").read_bytes()
     own.write_bytes(shipped)
-    other.write_bytes(shipped + b"\x12\x00")  # an empty message of the trainer's notes, which is merged into them
+    other.write_bytes(
+        shipped + b"\x12\x00"
+    )  # an empty message of the trainer's notes, which is merged into them
     return own, other
 
 
@@ -319,7 +332,10 @@ def test_a_llama2c_checkpoint_goes_on_from_its_iteration(tmp_path):
     model(torch.randint(3, 99, (1, 8)), torch.randint(3, 99, (1, 8))).backward()
     optimizer.step()
     (tmp_path / "run").mkdir()
-    checkpoint.save(tmp_path / "run/ckpt.pt", checkpoint.pack(model, optimizer=optimizer.state_dict(), iter_num=5, best_val_loss=1e9))
+    checkpoint.save(
+        tmp_path / "run/ckpt.pt",
+        checkpoint.pack(model, optimizer=optimizer.state_dict(), iter_num=5, best_val_loss=1e9),
+    )
     original = (tmp_path / "run/ckpt.pt").read_bytes()
     cfg = settings_for(tmp_path, init_from="resume", max_iters=7)
     assert train(cfg).step == 7
@@ -422,7 +438,9 @@ def test_three_questions_are_answered_at_each_evaluation_and_change_nothing(tmp_
     silent = settings_for(tmp_path, base, out_dir=str(tmp_path / "silent"))
     train(silent)
     assert "?" not in capsys.readouterr().out
-    train(dataclasses.replace(silent, out_dir=str(tmp_path / "run"), tokenizer=str(ROOT / "data/tok4096.model")))
+    train(
+        dataclasses.replace(silent, out_dir=str(tmp_path / "run"), tokenizer=str(ROOT / "data/tok4096.model"))
+    )
     assert equal(weights(tmp_path / "silent"), weights(tmp_path / "run"))
     log, said = read_log(tmp_path / "run"), capsys.readouterr().out
     assert [step for step, entry in log.items() if "samples" in entry] == [0, 4, 8]
@@ -434,7 +452,9 @@ def test_three_questions_are_answered_at_each_evaluation_and_change_nothing(tmp_
 
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 512"):
+    with pytest.raises(
+        ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 512"
+    ):
         train(settings_for(tmp_path, vocab_size=512, tokenizer=str(ROOT / "data/tok4096.model")))
 
 
@@ -470,8 +490,17 @@ def test_wrong_settings_get_one_sentence(tmp_path, base, flag, sentence, monkeyp
 def test_two_runs_cannot_share_a_folder(tmp_path, base):
     from arianna.system import processes
 
-    with processes.lock(tmp_path / "run"), pytest.raises(config.UsageError, match=r"in use by process \d+ \(since"):
-        train_arianna.main([f"--base={base}", f"--data_dir={write_shards(tmp_path / 'data')}", f"--out_dir={tmp_path / 'run'}"])
+    with (
+        processes.lock(tmp_path / "run"),
+        pytest.raises(config.UsageError, match=r"in use by process \d+ \(since"),
+    ):
+        train_arianna.main(
+            [
+                f"--base={base}",
+                f"--data_dir={write_shards(tmp_path / 'data')}",
+                f"--out_dir={tmp_path / 'run'}",
+            ]
+        )
 
 
 def test_the_shape_from_scratch_is_arianna():

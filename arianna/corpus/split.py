@@ -28,9 +28,8 @@ class Split:
     parted: tuple[
         str, ...
     ] = ()  # digests that too many conversations have: the next level of their key counts
-    before: int = (
-        0  # how many would have been held out by their first question alone, where that was too many
-    )
+    # how many would have been held out by their first question alone, where that was too many
+    before: int = 0
 
     def holds_out(self, conversation: Conversation) -> bool:
         """Whether a conversation is on the held-out side."""

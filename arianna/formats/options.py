@@ -18,9 +18,8 @@ class Options:
 
     half: bool = False  # checkpoint: weights in float16
     gguf_type: str = "F32"  # gguf: F32, F16 or Q8_0
-    tokenizer: Tokenizer | None = (
-        None  # needed by hf, gguf and html, which carry it; a checkpoint notes which one it was
-    )
+    # needed by hf, gguf and html, which carry it; a checkpoint notes which one it was
+    tokenizer: Tokenizer | None = None
     report: dict[str, Any] | None = None  # hf and html: a run's report.json, for what they say of the run
     html_type: str = "int8"  # html: int8, F16 or F32
     compare: Transformer | None = None  # html: a second model, which answers beside the first

@@ -260,7 +260,9 @@ def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
 
     scores = dict(
         zip(
-            ("base", "tuned"), score_models([base, tuned(scored.choice.used)], inputs, **sampling), strict=True
+            ("base", "tuned"),
+            score_models([base, tuned(scored.choice.used)], inputs, **sampling),
+            strict=True,
         )
     )
     pairs = score_candidates(scored, scores["tuned"]["answers"], tuned, inputs)

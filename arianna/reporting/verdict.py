@@ -13,7 +13,9 @@ from arianna.scoring.bootstrap import FEWEST
 from arianna.scoring.choose import Choice, Point, Word, judge
 
 CLEAR = 0.02  # nats a token: noise of the held-out loss from one evaluation to the next is less
-GUESSING = 1.0  # nats a token under ln V, what guessing costs: a base that is nearer has learned nothing that helps
+GUESSING = (
+    1.0  # nats a token under ln V, what guessing costs: a base that is nearer has learned nothing that helps
+)
 FOREIGN = 0.25  # nats a token above ln V: new weights are nearer; only a model of other text errs by more
 CHANCE = 0.5  # share of pairs in which an answer of a model that ignores questions fits its own one
 BY_HEART = 0.5  # nats a token: the losses on two halves of unseen conversations differ by less
@@ -218,7 +220,9 @@ def too_few(evidence: Evidence) -> str:
     if evidence.interval is not None:
         return ""
     held_out = evidence.conversations[1]
-    return f"{FEWEST} held-out conversations or more are needed to tell; here are {held_out}. Add conversations."
+    return (
+        f"{FEWEST} held-out conversations or more are needed to tell; here are {held_out}. Add conversations."
+    )
 
 
 def forgot(evidence: Evidence) -> str:

@@ -51,7 +51,9 @@ def wilson(hits: int, n: int) -> dict[str, float | None]:
 
 def sentence(choices: dict[str, Any]) -> str:
     """A summary in words."""
-    counts = f"tuned preferred in {choices['tuned']}, base in {choices['base']}, neither in {choices['equal']}"
+    counts = (
+        f"tuned preferred in {choices['tuned']}, base in {choices['base']}, neither in {choices['equal']}"
+    )
     if choices["value"] is None:
         return f"{choices['choices']} answers compared without names: {counts}."
     share = f"{choices['value']:.0%} for tuned, 95%: {choices['low']:.0%} to {choices['high']:.0%}"

@@ -57,9 +57,7 @@ def read_inputs(
     """
     known = text_statistics.load_words(words)
     if base_text is not None:
-        known = known.union(
-            *(text_statistics.words_of(read_text(f)) for f in text_files(base_text))
-        )
+        known = known.union(*(text_statistics.words_of(read_text(f)) for f in text_files(base_text)))
     files = sorted((folder / "base_text").glob("val*.bin"))
     texts = {f.stem.removeprefix("val_"): Rows(f.parent, f.stem, *shape) for f in files}
     return make_inputs(

@@ -30,7 +30,10 @@ def next_commands(paths: Paths, better: bool) -> list[Command]:
     not.
     """
     there = {name: path for name, path in paths.items() if path is not None and Path(path).exists()}
-    offered = [compare(there), *([chat(there), in_c(there), as_page(there)] if better else [train_anew(there)])]
+    offered = [
+        compare(there),
+        *([chat(there), in_c(there), as_page(there)] if better else [train_anew(there)]),
+    ]
     return [command for command in offered if command is not None]
 
 

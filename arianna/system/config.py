@@ -325,8 +325,10 @@ def spelled(value: str | bool | int | float) -> str:
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """What stands behind the `#` on each field's line, so that a setting and its help are written once."""
-    return dict(re.findall(r"^    (\w+):[^#\n]*#\s*(.+)$", inspect.getsource(cls), re.MULTILINE))
+    """The comment of each field, above it or behind it, so that a setting and its help are written once."""
+    field = r"^    (?:# (?P<above>.+)\n    )?(?P<name>\w+): [^#\n]*(?:# *(?P<behind>.+))?$"
+    found = re.finditer(field, inspect.getsource(cls), re.MULTILINE)
+    return {m["name"]: m["above"] or m["behind"] for m in found if m["above"] or m["behind"]}
 
 
 # ---- a command ----

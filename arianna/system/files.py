@@ -13,7 +13,9 @@ from typing import BinaryIO
 from arianna.system.config import UsageError
 
 
-def write_atomic(path: str | Path, data: bytes | Iterable[bytes], check: Callable[[Path], None] | None = None) -> None:
+def write_atomic(
+    path: str | Path, data: bytes | Iterable[bytes], check: Callable[[Path], None] | None = None
+) -> None:
     """Put `data`, whole or piece by piece, at `path` so that a crash at any moment leaves the old file or the new one, never a mixture.
 
     A failed write or fsync raises OSError naming the file; the old file stays. An fsync is never retried:

@@ -89,7 +89,9 @@ def nats(model: Transformer, x: Tensor, y: Tensor) -> Tensor:
     )
 
 
-def backward(model: Transformer, batch: Batch, weight: float, precision: Precision, group: ProcessGroup) -> None:
+def backward(
+    model: Transformer, batch: Batch, weight: float, precision: Precision, group: ProcessGroup
+) -> None:
     """Add the gradient of the weighted term to the model's: of this process's share of a batch's pairs."""
     for sides in batch.pairs:
         own, other = (tuple(group.shard(t).to(precision.device) for t in side) for side in sides)

@@ -74,33 +74,26 @@ class PipelineConfig:
     """The pipeline's own settings; the trainer's are declared in arianna/training/settings.py alone."""
 
     conversations: str = "data/arianna_conversations.jsonl"  # the file of conversations, one a line
-    base: str = (
-        SHIPPED_BASE  # the model to start from: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
-    )
+    # the model to start from: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
+    base: str = SHIPPED_BASE
     tokenizer: str = "data/tok4096.model"  # the tokenizer that the base was trained with
     base_text: str | None = None  # text (file or folder) that the base knows, to measure what is forgotten
     out_dir: str = "out"  # folder for all that is written
-    max_forgetting: float = (
-        0.10  # rise of the loss on base text that is allowed, nats a token; beyond it weights are blended
-    )
-    blend: float | None = (
-        None  # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
-    )
-    preset: Literal["gentle", "best"] = (
-        "gentle"  # best: what docs/defaults.md found best; flags beside it win over it
-    )
-    hours: float | None = (
-        None  # search settings for so many hours, then train with what was found (needs optuna, scipy)
-    )
+    # rise of the loss on base text that is allowed, nats a token; beyond it weights are blended
+    max_forgetting: float = 0.10
+    # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
+    blend: float | None = None
+    # best: what docs/defaults.md found best; flags beside it win over it
+    preset: Literal["gentle", "best"] = "gentle"
+    # search settings for so many hours, then train with what was found (needs optuna, scipy)
+    hours: float | None = None
     workers: int | None = None  # processes that search, one thread each; by default one a core, one for a GPU
-    storage: str | None = (
-        None  # of the search, for more machines: an Optuna URL or a journal on a shared disk
-    )
+    # of the search, for more machines: an Optuna URL or a journal on a shared disk
+    storage: str | None = None
     fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
     force: bool = False  # replace files in out_dir that no run of this command made
-    report: bool = (
-        True  # score base and result by what they write, and make the morning report (a minute or two)
-    )
+    # score base and result by what they write, and make the morning report (a minute or two)
+    report: bool = True
     dry_run: bool = False  # check everything, time a step, write nothing
 
     def __post_init__(self) -> None:

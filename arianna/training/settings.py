@@ -15,8 +15,10 @@ class TrainConfig:
     when it goes on.
     """
 
-    init_from: Literal["scratch", "resume"] = "resume"  # scratch: new weights; resume: from --base, or a run that goes on
-    base: str | None = None  # the model that a fine-tune starts from: a .pt, .bin, .gguf or Hugging Face folder; only read
+    # scratch: new weights; resume: from --base, or a run that goes on
+    init_from: Literal["scratch", "resume"] = "resume"
+    # the model that a fine-tune starts from: a .pt, .bin, .gguf or Hugging Face folder; only read
+    base: str | None = None
     data_dir: str = "data/tok4096"  # folder with train*.bin and val*.bin
     out_dir: str = "out/base"  # folder of this run
     fresh: bool = False  # begin anew; the old folder is kept as out_dir-1
@@ -25,15 +27,19 @@ class TrainConfig:
     batch_size: int = 8  # rows computed at a time
     gradient_accumulation_steps: int = 1  # so many times batch_size rows make one step
     loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
-    base_text_dir: str | None = None  # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
+    # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
+    base_text_dir: str | None = None
     replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
-    question_contrast: float = 0.0  # weight of a term that prefers answers under their own question to those under another
+    # weight of a term that prefers answers under their own question to those under another
+    question_contrast: float = 0.0
     learning_rate: float | None = None  # peak; by default 2e-3 from scratch, 1e-5 from a base
-    schedule: Literal["auto", "cosine", "wsd"] = "auto"  # of the rate; wsd: stays, then falls; auto: wsd from scratch, else cosine
+    # of the rate; wsd: stays, then falls; auto: wsd from scratch, else cosine
+    schedule: Literal["auto", "cosine", "wsd"] = "auto"
     decay_ratio: float = 0.5  # wsd: share of max_iters in which the rate falls in a straight line
     warmup_ratio: float = 0.05  # share of max_iters
     warmup_iters: int | None = None  # the same in steps, instead of the share
-    optimizer: Literal["auto", "adamw", "muon"] = "auto"  # muon: for the layers' matrices; auto: muon from scratch, else adamw
+    # muon: for the layers' matrices; auto: muon from scratch, else adamw
+    optimizer: Literal["auto", "adamw", "muon"] = "auto"
     weight_decay: float = 0.1  # on matrices only, as llama2.c does
     beta1: float = 0.9  # AdamW
     beta2: float = 0.95  # AdamW
@@ -45,11 +51,14 @@ class TrainConfig:
     save_minutes: float = 2.0  # save at least this often
     seed: int = 1337  # of new weights and of the order of the rows
     device: str = "auto"  # auto: cuda if there is one, else cpu
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of matrix products; auto: on a CPU the faster one, on cuda bfloat16
+    # of matrix products; auto: on a CPU the faster one, on cuda bfloat16
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
-    tensorboard: bool = False  # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
+    # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
+    tensorboard: bool = False
     wandb: bool = False  # send them to Weights & Biases (needs the package wandb)
-    compile: bool | None = None  # torch.compile: takes a minute, then steps are faster; auto or left out: where that pays
+    # torch.compile: takes a minute, then steps are faster; auto or left out: where that pays
+    compile: bool | None = None
     dim: int = 288  # width of a model from scratch
     n_layers: int = 6  # layers of a model from scratch
     n_heads: int = 6  # attention heads of a model from scratch
@@ -61,7 +70,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}; it must be at least 1, or left out")
-        at_least_1 = ("max_iters", "batch_size", "gradient_accumulation_steps", "nproc", "eval_interval", "eval_rows", "log_interval")
+        at_least_1 = (
+            "max_iters",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "nproc",
+            "eval_interval",
+            "eval_rows",
+            "log_interval",
+        )
         for name in at_least_1:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -69,8 +86,14 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be a number above 0")
-        for name, top in (("warmup_ratio", 1.0), ("beta1", 1.0), ("beta2", 1.0), ("replay", 0.9), ("weight_decay", 10.0),
-            ("question_contrast", 100.0)):
+        for name, top in (
+            ("warmup_ratio", 1.0),
+            ("beta1", 1.0),
+            ("beta2", 1.0),
+            ("replay", 0.9),
+            ("weight_decay", 10.0),
+            ("question_contrast", 100.0),
+        ):
             if not 0 <= getattr(self, name) < top:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
         if not 0 <= self.decay_ratio <= 1:
@@ -83,7 +106,9 @@ class TrainConfig:
                 "the rate would never reach its peak. Give fewer, or leave it out"
             )
         if self.replay and self.base_text_dir is None:
-            raise ValueError(f"replay is {self.replay}, but base_text_dir is not given; name a folder of token shards")
+            raise ValueError(
+                f"replay is {self.replay}, but base_text_dir is not given; name a folder of token shards"
+            )
 
     @property
     def warmup(self) -> int:
@@ -96,14 +121,31 @@ class TrainConfig:
 
     @property
     def optimizer_name(self) -> str:
-        return ("muon" if self.init_from == "scratch" else "adamw") if self.optimizer == "auto" else self.optimizer
+        return (
+            ("muon" if self.init_from == "scratch" else "adamw")
+            if self.optimizer == "auto"
+            else self.optimizer
+        )
 
     @property
     def schedule_name(self) -> str:
-        return ("wsd" if self.init_from == "scratch" else "cosine") if self.schedule == "auto" else self.schedule
+        return (
+            ("wsd" if self.init_from == "scratch" else "cosine") if self.schedule == "auto" else self.schedule
+        )
 
 
-FREE = {"fresh", "out_dir", "base", "data_dir", "base_text_dir", "tokenizer", "log_interval", "save_minutes", "device", "compile"}
+FREE = {
+    "fresh",
+    "out_dir",
+    "base",
+    "data_dir",
+    "base_text_dir",
+    "tokenizer",
+    "log_interval",
+    "save_minutes",
+    "device",
+    "compile",
+}
 FREE |= {"nproc", "tensorboard", "wandb"}
 """Fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile: the run stays as it began."""
 

@@ -1,10 +1,10 @@
 """A run at a step: begun anew, or taken from its folder to go on exactly; and packed as a checkpoint.
 
-    --init_from=  in the folder                what it begins with
-    scratch       no run                       new weights
-    resume        no run, but --base is given  the base's weights, fresh moments, step 0: a fine-tune
-    resume        a run of this program        all that the run had: it goes on exactly
-    resume        llama2.c's ckpt.pt, no --base  its weights, AdamW and iteration, as llama2.c does
+--init_from=  in the folder                what it begins with
+scratch       no run                       new weights
+resume        no run, but --base is given  the base's weights, fresh moments, step 0: a fine-tune
+resume        a run of this program        all that the run had: it goes on exactly
+resume        llama2.c's ckpt.pt, no --base  its weights, AdamW and iteration, as llama2.c does
 """
 
 from __future__ import annotations

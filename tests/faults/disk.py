@@ -100,7 +100,9 @@ class Disk:
             if op[:2] == ("write", number):
                 pages = [op[2][j : j + PAGE] for j in range(0, len(op[2]), PAGE)]
                 kept = [page if i < synced or keep() else bytes(len(page)) for page in pages]
-                while kept and i > synced and not any(kept[-1]):  # nor is the file longer for what was never written
+                while (
+                    kept and i > synced and not any(kept[-1])
+                ):  # nor is the file longer for what was never written
                     kept.pop()
                 data += b"".join(kept)
         return bytes(data)

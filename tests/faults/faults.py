@@ -46,7 +46,13 @@ def table() -> str:
 
 # ---- a whole job on a tiny base ----
 
-NAMES = ("out/ckpt_ft.pt", "out/arianna_v1_ft.bin", "out/ft/ckpt_000000.pt", "out/ft/ckpt_000003.pt", "out/ft/ckpt_000006.pt")
+NAMES = (
+    "out/ckpt_ft.pt",
+    "out/arianna_v1_ft.bin",
+    "out/ft/ckpt_000000.pt",
+    "out/ft/ckpt_000003.pt",
+    "out/ft/ckpt_000006.pt",
+)
 
 
 def start(place: Path, *flags: str, **options) -> subprocess.Popen:
@@ -57,7 +63,13 @@ def start(place: Path, *flags: str, **options) -> subprocess.Popen:
 
 def shipped(place: Path) -> subprocess.Popen:
     """The same on what is shipped: six iterations by two threads, saved after each."""
-    flags = [f"--out_dir={place / 'out'}", "--max_iters=6", "--eval_interval=3", "--report=false", *EVERY_STEP]
+    flags = [
+        f"--out_dir={place / 'out'}",
+        "--max_iters=6",
+        "--eval_interval=3",
+        "--report=false",
+        *EVERY_STEP,
+    ]
     group = {"start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     words = [sys.executable, str(ROOT / "arianna_ft.py"), *flags]
     return subprocess.Popen(words, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "2"}, **group)
@@ -87,7 +99,9 @@ def kill_after(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    asked = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    asked = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
     return [int(line.split()[0]) for line in asked.splitlines() if int(line.split()[1]) == pid]
 
 
@@ -103,7 +117,11 @@ def leftovers(place: Path) -> list[Path]:
 
 def inputs(place: Path) -> dict[Path, tuple[str, int]]:
     """Hash and time of all that is input: what is shipped, and what was put into a folder for a run there."""
-    shipped = [ROOT / "out/ckpt_v1_base.pt", *(ROOT / "data").glob("arianna_*"), *(ROOT / "data").glob("tok4096.*")]
+    shipped = [
+        ROOT / "out/ckpt_v1_base.pt",
+        *(ROOT / "data").glob("arianna_*"),
+        *(ROOT / "data").glob("tok4096.*"),
+    ]
     own = (f for pattern in ("*.jsonl", "*.pt", "data/*.bin") for f in place.glob(pattern))
     return {f: (sha256(f), f.stat().st_mtime_ns) for f in (*shipped, *own)}
 
@@ -147,9 +165,18 @@ def shards(folder: Path) -> Path:
 
 def small(tmp_path: Path, out: str = "run", **changes) -> TrainConfig:
     """Four steps of a model of a few thousand parameters, saved after each."""
-    shape = {"init_from": "scratch", "dim": 16, "n_layers": 1, "n_heads": 2, "vocab_size": 64, "max_seq_len": 16}
+    shape = {
+        "init_from": "scratch",
+        "dim": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "vocab_size": 64,
+        "max_seq_len": 16,
+    }
     steps = {"batch_size": 2, "max_iters": 4, "eval_interval": 2, "log_interval": 1, "save_minutes": 1e-9}
-    return TrainConfig(data_dir=str(shards(tmp_path / "data")), out_dir=str(tmp_path / out), **shape | steps | changes)
+    return TrainConfig(
+        data_dir=str(shards(tmp_path / "data")), out_dir=str(tmp_path / out), **shape | steps | changes
+    )
 
 
 def trainer(cfg: TrainConfig, **options) -> subprocess.Popen:

@@ -34,7 +34,9 @@ def checkpoints(folder: Path, trap: Path) -> list[Path]:
     command = Calls(os.mkdir, str(trap))
     for name, entries in {"command": {"run": command}, "command in the model": {"model": command}}.items():
         torch.save(packed() | entries, folder / f"{name}.pt")
-    torch.save(packed() | {"run": command}, folder / "command, legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        packed() | {"run": command}, folder / "command, legacy.pt", _use_new_zipfile_serialization=False
+    )
     torch.save(packed() | {"run": Calls(eval, f"__import__('os').mkdir({str(trap)!r})")}, folder / "eval.pt")
     (folder / "command, raw pickle.pt").write_bytes(pickle.dumps(packed() | {"run": command}))
     (folder / "command, pickle of another protocol.pt").write_bytes(pickle.dumps(command, protocol=0))
@@ -58,7 +60,10 @@ def whole() -> bytes:
 def state_of_a_run() -> dict:
     parameters = list(build(SHAPE).parameters())
     parameters = [p for p in parameters if p.dim() > 1] + [p for p in parameters if p.dim() < 2]
-    moments = {i: {"step": torch.tensor(1.0), "exp_avg": p.detach() * 0, "exp_avg_sq": p.detach() * 0} for i, p in enumerate(parameters)}
+    moments = {
+        i: {"step": torch.tensor(1.0), "exp_avg": p.detach() * 0, "exp_avg_sq": p.detach() * 0}
+        for i, p in enumerate(parameters)
+    }
     return {"optimizer": {"state": moments, "param_groups": []}}
 
 
@@ -122,7 +127,12 @@ def many_entries(path: Path) -> None:
     """A list of entries that is far larger than the entries."""
     entry = b"PK\x01\x02" + bytes(42)
     count = 600_000
-    path.write_bytes(whole() + entry * count + b"PK\x05\x06" + struct.pack("<4H2LH", 0, 0, 65535, 65535, len(entry) * count, 0, 0))
+    path.write_bytes(
+        whole()
+        + entry * count
+        + b"PK\x05\x06"
+        + struct.pack("<4H2LH", 0, 0, 65535, 65535, len(entry) * count, 0, 0)
+    )
 
 
 def sparse(path: Path) -> None:

@@ -28,7 +28,9 @@ class Mutation:
     test: str
 
 
-DISK, HOSTILE, PROCESS = (f"tests/faults/test_{name}.py" for name in ("disk_faults", "hostile_files", "process_faults"))
+DISK, HOSTILE, PROCESS = (
+    f"tests/faults/test_{name}.py" for name in ("disk_faults", "hostile_files", "process_faults")
+)
 CONVERSATIONS = "tests/corpus/test_conversations.py"
 MUTATIONS = [
     Mutation(
@@ -510,7 +512,7 @@ MUTATIONS = [
     Mutation(
         "printed paths are quoted",
         "arianna/system/commands.py",
-        "    return quote(f\"./{given}\" if given.startswith(\"-\") else given)",
+        '    return quote(f"./{given}" if given.startswith("-") else given)',
         "    return given",
         "tests/system/test_commands.py::test_every_file_of_a_command_is_there_for_a_shell",
     ),
@@ -630,7 +632,9 @@ MUTATIONS = [
 
 
 def copy(folder: Path) -> Path:
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for name in names.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -649,7 +653,9 @@ def notices(mutation: Mutation, tree: Path) -> tuple[str, float]:
     try:
         done = subprocess.run(words, cwd=tree, capture_output=True, text=True, timeout=600)
         took = re.search(r"in ([\d.]+)s", done.stdout)
-        return {0: "green", 1: "red"}.get(done.returncode, f"pytest ended with {done.returncode}"), float(took[1]) if took else 0.0
+        return {0: "green", 1: "red"}.get(done.returncode, f"pytest ended with {done.returncode}"), float(
+            took[1]
+        ) if took else 0.0
     except subprocess.TimeoutExpired:
         return "red", 600.0
     finally:
@@ -664,7 +670,10 @@ def main(words: list[str]) -> int:
         for mutation in chosen:
             said, seconds = notices(mutation, tree)
             unnoticed += said != "red"
-            print(f"{mutation.guard:{width}}  {mutation.file:34}  {said:6}  {seconds:5.1f} s  {mutation.test.split('::')[-1]}", flush=True)
+            print(
+                f"{mutation.guard:{width}}  {mutation.file:34}  {said:6}  {seconds:5.1f} s  {mutation.test.split('::')[-1]}",
+                flush=True,
+            )
     print(f"{len(chosen) - unnoticed} of {len(chosen)} guards are missed by a test when they are taken out")
     return int(unnoticed > 0)
 

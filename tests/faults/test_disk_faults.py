@@ -137,7 +137,9 @@ def broken_run(left: dict[str, bytes], folder) -> str:
     step = state["iter_num"] if state else 0
     if state is None:
         return "" if not {"ckpt.pt", "ckpt_prev.pt"} & left.keys() else "no state loads"
-    evaluated = {s for s, entry in read_log(folder).items() if "val_loss" in entry} if "log.jsonl" in left else set()
+    evaluated = (
+        {s for s, entry in read_log(folder).items() if "val_loss" in entry} if "log.jsonl" in left else set()
+    )
     needed = {s for s in (0, 2, 4) if s <= step}
     lost = [s for s in needed if s not in evaluated]
     for s in needed:
@@ -240,7 +242,11 @@ class Quota:
                     raise OSError(errno.ENOSPC, "No space left on device")
                 return taken
 
-        return io.BufferedWriter(File(path, mode.replace("b", ""))) if options.get("buffering", -1) else File(path, mode.replace("b", ""))
+        return (
+            io.BufferedWriter(File(path, mode.replace("b", "")))
+            if options.get("buffering", -1)
+            else File(path, mode.replace("b", ""))
+        )
 
 
 def test_a_disk_that_fills_up_is_named_and_the_run_goes_on_later(tmp_path, monkeypatch, whole):
@@ -253,7 +259,9 @@ def test_a_disk_that_fills_up_is_named_and_the_run_goes_on_later(tmp_path, monke
         cfg = small(place)
         with inputs_kept(place), monkeypatch.context() as patch:
             Quota(chosen.randrange(total), patch)
-            with pytest.raises(OSError, match=r"could not be written \([\d,]+ bytes\): No space left") as caught:
+            with pytest.raises(
+                OSError, match=r"could not be written \([\d,]+ bytes\): No space left"
+            ) as caught:
                 train(cfg)
             assert caught.value.errno == errno.ENOSPC
         for path in (place / "run").glob("*.pt"):
@@ -268,7 +276,10 @@ def test_a_limit_on_the_size_of_files_is_met_by_the_whole_command(tmp_path):
         place, chosen = furnish(make(tmp_path / f"full{n}")), random.Random(n)
         limit = chosen.randrange(1_000, 1_500_000)
         with inputs_kept(place):
-            process = start(place, preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+            process = start(
+                place,
+                preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            )
             code, said = finish(process)
             assert code == 1 and "could not be written" in said and "Traceback" not in said, said
             assert run(place)[0] == 0

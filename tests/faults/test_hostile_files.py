@@ -102,7 +102,9 @@ def test_a_hostile_checkpoint_runs_nothing_and_is_refused_in_a_sentence(tmp_path
     trap = tmp_path / "trap"
     made = hostile.checkpoints(tmp_path / "files", trap)
     words = [sys.executable, "-c", OPEN, *map(str, made)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     for n in times("hostile checkpoint", len(made), len(made)):
@@ -131,8 +133,16 @@ def test_faulty_conversations_end_the_command_before_anything_is_written(tmp_pat
 
 LINES = st.one_of(
     st.binary(max_size=80),
-    st.builds(lambda at, put: GOOD[: at % len(GOOD)] + put + GOOD[at % len(GOOD) :], st.integers(0, 999), st.binary(max_size=4)),
-    st.builds(lambda at, n: GOOD[: at % len(GOOD)] + GOOD[at % len(GOOD) + n :], st.integers(0, 999), st.integers(1, 9)),
+    st.builds(
+        lambda at, put: GOOD[: at % len(GOOD)] + put + GOOD[at % len(GOOD) :],
+        st.integers(0, 999),
+        st.binary(max_size=4),
+    ),
+    st.builds(
+        lambda at, n: GOOD[: at % len(GOOD)] + GOOD[at % len(GOOD) + n :],
+        st.integers(0, 999),
+        st.integers(1, 9),
+    ),
 )
 EXAMPLES = 10_000 if FULL else 50
 
@@ -195,7 +205,9 @@ def test_a_fuzzed_file_ends_no_process_by_a_signal(tmp_path, kind):
     before = whole.read_bytes()
     seeds = [str(n) for n in range(200 if FULL else 10)]
     words = [sys.executable, "-c", FUZZ, kind, str(whole), str(tmp_path / "fuzzed"), *seeds]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     told = done.stdout.splitlines()
     for n in times(f"hostile {kind}", len(seeds), len(seeds)):
         assert n < len(told), f"seed {n} ended the process with {done.returncode}: {done.stderr[-500:]}"

@@ -63,7 +63,9 @@ def test_a_command_killed_again_and_again_ends_with_the_same_files(tmp_path, who
         killed = False
         while not killed:
             with inputs_kept(place):
-                killed = kill_after(start(place, *EVERY_STEP), random.Random(f"{n} {number}").uniform(0.1, 1.1 * seconds))
+                killed = kill_after(
+                    start(place, *EVERY_STEP), random.Random(f"{n} {number}").uniform(0.1, 1.1 * seconds)
+                )
             if not killed:
                 assert results(place) == expected and not leftovers(place)
                 number, before = number + 1, 0
@@ -118,7 +120,9 @@ except processes.LockedError as error:
 
 
 def holder(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def end(*processes: subprocess.Popen) -> None:
@@ -146,8 +150,12 @@ def test_of_two_commands_that_start_at_once_one_runs(tmp_path, whole):
         with inputs_kept(place):
             both = [start(place), start(place)]
             ends = [finish(p) for p in both]
-            assert sorted(code for code, _ in ends) in ([0, 2], [0, 0]), ends  # 0, 0: one had ended before the other came to the lock
-            assert any("is in use by process" in said for code, said in ends if code == 2) or [c for c, _ in ends] == [0, 0]
+            assert sorted(code for code, _ in ends) in ([0, 2], [0, 0]), (
+                ends
+            )  # 0, 0: one had ended before the other came to the lock
+            assert any("is in use by process" in said for code, said in ends if code == 2) or [
+                c for c, _ in ends
+            ] == [0, 0]
         assert results(place) == whole[1]
 
 
@@ -215,7 +223,9 @@ def test_a_signal_at_any_time_ends_the_command_with_its_number_and_a_sentence(tm
 
 
 @pytest.mark.skipif(not FULL, reason="four processes")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_several_processes_end_with_their_wrapper(tmp_path, number, code):
     for _ in times("wrapper of two processes killed or signalled", 0, 1):
         place = furnish(tmp_path)
@@ -282,7 +292,11 @@ def test_a_finished_run_started_again_changes_no_byte(whole):
 
 
 def everything(place: Path) -> dict[str, tuple[str, int]]:
-    return {str(p): (sha256(p), p.stat().st_mtime_ns) for p in sorted(place.rglob("*")) if p.is_file() and ".lock" not in p.name}
+    return {
+        str(p): (sha256(p), p.stat().st_mtime_ns)
+        for p in sorted(place.rglob("*"))
+        if p.is_file() and ".lock" not in p.name
+    }
 
 
 # ---- odd places ----
@@ -337,9 +351,13 @@ def test_an_output_folder_behind_a_link_is_used(tmp_path, whole):
 def test_an_output_folder_that_is_none_is_told(tmp_path, there):
     for _ in times(PLACES, 0, 1):
         place = furnish(tmp_path)
-        (place / "out").symlink_to("nowhere") if there == "a link to nowhere" else (place / "out").write_text("mine")
+        (place / "out").symlink_to("nowhere") if there == "a link to nowhere" else (place / "out").write_text(
+            "mine"
+        )
         with inputs_kept(place):
             code, said = run(place)
         (told,) = (line for line in said.splitlines() if "cannot be written" in line)
         assert code == 2 and "out" in told and "Traceback" not in said
-        assert not (place / "nowhere").exists() and (there != "a file" or (place / "out").read_text() == "mine")
+        assert not (place / "nowhere").exists() and (
+            there != "a file" or (place / "out").read_text() == "mine"
+        )

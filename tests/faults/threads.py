@@ -36,11 +36,20 @@ def prepare(folder: Path) -> None:
 def train(folder: Path, data: Path, threads: str, flags: list[str]) -> str:
     """The hash of the weights and moments after four steps."""
     steps = ["--max_iters=4", "--eval_interval=4", "--eval_rows=8", "--log_interval=1", *flags]
-    words = [str(ROOT / "train_arianna.py"), f"--base={BASE}", f"--data_dir={data}", f"--out_dir={folder}", *steps]
+    words = [
+        str(ROOT / "train_arianna.py"),
+        f"--base={BASE}",
+        f"--data_dir={data}",
+        f"--out_dir={folder}",
+        *steps,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     subprocess.run([sys.executable, *words], env=environment, check=True, capture_output=True)
     state, digest = checkpoint.load(folder / "ckpt.pt"), hashlib.sha256()
-    for tensor in (*state["model"].values(), *(t for s in state["optimizer"]["state"].values() for t in s.values())):
+    for tensor in (
+        *state["model"].values(),
+        *(t for s in state["optimizer"]["state"].values() for t in s.values()),
+    ):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
@@ -57,7 +66,10 @@ def main(words: list[str]) -> int:
             found[train(folder, Path(scratch) / "data", threads, flags)] += 1
             shutil.rmtree(folder)
             counts = ", ".join(f"{digest[:12]} {count} times" for digest, count in found.items())
-            print(f"{number + 1} processes of {threads} threads, {len(found)} different results: {counts}", flush=True)
+            print(
+                f"{number + 1} processes of {threads} threads, {len(found)} different results: {counts}",
+                flush=True,
+            )
     return int(len(found) > 1)
 
 

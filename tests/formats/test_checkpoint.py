@@ -77,7 +77,15 @@ def test_the_file_has_llama2c_entries_and_no_others(tmp_path, model):
     assert sorted(found) == ["best_val_loss", "config", "iter_num", "model", "model_args", "optimizer"]
     assert sorted(found["model"]) == sorted(KEYS)
     assert found["config"]["vocab_source"] == "custom"
-    shape = {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 64, "multiple_of": 32, "max_seq_len": 32}
+    shape = {
+        "dim": 32,
+        "n_layers": 1,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "vocab_size": 64,
+        "multiple_of": 32,
+        "max_seq_len": 32,
+    }
     assert found["model_args"] == {**shape, "dropout": 0.0}
     assert (found["iter_num"], found["best_val_loss"]) == (3, 1.5)
 
@@ -149,7 +157,9 @@ def test_another_context_can_be_given(tmp_path, model):
 def test_the_state_of_an_optimizer_comes_back(tmp_path, model):
     moments = {"step": torch.tensor(3.0), "exp_avg": torch.rand(64, 32), "exp_avg_sq": torch.rand(64, 32)}
     groups = [{"lr": 1e-5, "betas": (0.9, 0.95), "foreach": None, "fused": True, "params": [0]}]
-    checkpoint.save(tmp_path / "a.pt", checkpoint.pack(model, optimizer={"state": {0: moments}, "param_groups": groups}))
+    checkpoint.save(
+        tmp_path / "a.pt", checkpoint.pack(model, optimizer={"state": {0: moments}, "param_groups": groups})
+    )
     found = checkpoint.load(tmp_path / "a.pt")["optimizer"]
     assert found["param_groups"] == groups
     assert all(torch.equal(moments[k], found["state"][0][k]) for k in moments)
@@ -217,14 +227,29 @@ def like_hf(path, model):
 
 OTHERS = {
     "a legacy file": (legacy, "is in torch's old format, .* save it again"),
-    "a state_dict": (lambda path, model: torch.save(model.state_dict(), path), "is a state_dict: weights without their model's shape"),
+    "a state_dict": (
+        lambda path, model: torch.save(model.state_dict(), path),
+        "is a state_dict: weights without their model's shape",
+    ),
     "a state_dict of transformers": (like_hf, "is the state_dict of a Hugging Face model; give its folder"),
     "numbers of numpy": (with_numpy, r"holds numbers of numpy \(numpy.*float\(best_val_loss\)"),
     "an object": (with_object, "it asks for argparse.Namespace. Nothing in it was run"),
-    "safetensors": (lambda path, model: path.write_bytes(save({"a": torch.ones(3)})), "is a safetensors file, .* give its folder"),
-    "a pickle": (lambda path, model: path.write_bytes(b"\x80\x02}q\x00."), "is a pickle and no archive of torch.save"),
-    "a pointer of Git LFS": (lambda path, model: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
-    "a web page": (lambda path, model: path.write_bytes(b"<!DOCTYPE html><html>"), "is a web page; download the file itself"),
+    "safetensors": (
+        lambda path, model: path.write_bytes(save({"a": torch.ones(3)})),
+        "is a safetensors file, .* give its folder",
+    ),
+    "a pickle": (
+        lambda path, model: path.write_bytes(b"\x80\x02}q\x00."),
+        "is a pickle and no archive of torch.save",
+    ),
+    "a pointer of Git LFS": (
+        lambda path, model: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"),
+        "git lfs pull",
+    ),
+    "a web page": (
+        lambda path, model: path.write_bytes(b"<!DOCTYPE html><html>"),
+        "is a web page; download the file itself",
+    ),
 }
 
 
@@ -233,7 +258,9 @@ def test_a_file_of_another_kind_is_said_to_be_that(tmp_path, model, name):
     make, message = OTHERS[name]
     make(tmp_path / "a.pt", model)
     sentence = refused(tmp_path / "a.pt")
-    assert re.search(message, sentence) and "damaged or not" not in sentence and "another copy" not in sentence
+    assert (
+        re.search(message, sentence) and "damaged or not" not in sentence and "another copy" not in sentence
+    )
 
 
 def test_a_zip_archive_of_something_else_is_refused(tmp_path):
@@ -244,7 +271,10 @@ def test_a_zip_archive_of_something_else_is_refused(tmp_path):
 
 def test_compressed_entries_are_refused(tmp_path, model):
     checkpoint.save(tmp_path / "a.pt", checkpoint.pack(model))
-    with zipfile.ZipFile(tmp_path / "a.pt") as whole, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as whole,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
         for entry in whole.namelist():
             packed.writestr(entry, whole.read(entry))
     assert "has compressed or too many entries" in refused(tmp_path / "b.pt")
@@ -260,7 +290,9 @@ def test_entries_that_claim_more_than_the_file_are_refused(tmp_path, model):
     path = tmp_path / "a.pt"
     checkpoint.save(path, checkpoint.pack(model))
     data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, 1 << 30)  # the size of the first entry in the archive's list
+    struct.pack_into(
+        "<I", data, data.index(b"PK\x01\x02") + 24, 1 << 30
+    )  # the size of the first entry in the archive's list
     path.write_bytes(data)
     assert f"claim more bytes than its {len(data):,}" in refused(path)
 
@@ -287,11 +319,17 @@ class Command:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_runs_a_command_is_refused_and_not_run(tmp_path, model, zipped):
     trap = tmp_path / "trap"
-    torch.save({**checkpoint.pack(model), "run": Command(trap)}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {**checkpoint.pack(model), "run": Command(trap)},
+        tmp_path / "a.pt",
+        _use_new_zipfile_serialization=zipped,
+    )
     said = refused(tmp_path / "a.pt")
     assert not trap.exists()
     assert ".mkdir" in said or not zipped
-    assert "weights_only=False" not in said and "weights_only argument" not in said, "torch's own message tells how to open it all the same"
+    assert "weights_only=False" not in said and "weights_only argument" not in said, (
+        "torch's own message tells how to open it all the same"
+    )
 
 
 def test_nothing_here_loads_without_weights_only():
@@ -300,14 +338,18 @@ def test_nothing_here_loads_without_weights_only():
     calls = []
     for source in sources:
         tree = ast.parse(source.read_text(encoding="utf-8"))
-        imported = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names]
+        imported = [
+            a.name for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names
+        ]
         assert "pickle" not in imported, f"{source.name} imports pickle"
         for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
             name = ast.unparse(call.func)
             if name in ("torch.load", "np.load", "numpy.load"):
                 calls.append(name)
                 options = {k.arg: ast.unparse(k.value) for k in call.keywords}
-                assert name != "torch.load" or options.get("weights_only") == "True", f"{source.name}:{call.lineno}"
+                assert name != "torch.load" or options.get("weights_only") == "True", (
+                    f"{source.name}:{call.lineno}"
+                )
                 assert "allow_pickle" not in options, f"{source.name}:{call.lineno}"
     assert "torch.load" in calls
 
@@ -326,13 +368,28 @@ NORM = "layers.0.ffn_norm.weight"
     ("change", "message"),
     [
         (lambda w: w.pop(NORM), rf"lacks {NORM} \(1 missing, 0 too many\)"),
-        (lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}), r"has layers\.1\.ffn_norm\.weight, which a Llama model"),
-        (lambda w: w.update({NORM: torch.ones(33)}), rf"{NORM} is \(33,\), but its model_args ask for \(32,\)"),
+        (
+            lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}),
+            r"has layers\.1\.ffn_norm\.weight, which a Llama model",
+        ),
+        (
+            lambda w: w.update({NORM: torch.ones(33)}),
+            rf"{NORM} is \(33,\), but its model_args ask for \(32,\)",
+        ),
         (lambda w: w.update({NORM: torch.ones(32, 1)}), rf"{NORM} is \(32, 1\)"),
-        (lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)}), f"{NORM} is torch.int64, not a plain tensor of floats"),
+        (
+            lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)}),
+            f"{NORM} is torch.int64, not a plain tensor of floats",
+        ),
         (lambda w: w.update({NORM: torch.ones(32, dtype=torch.float64)}), f"{NORM} is torch.float64"),
-        (lambda w: w.update({NORM: torch.ones(32).to_sparse()}), f"{NORM} is torch.float32, not a plain tensor"),
-        (lambda w: w.update({NORM: torch.ones(32, device="meta")}), f"{NORM} is torch.float32, not a plain tensor"),
+        (
+            lambda w: w.update({NORM: torch.ones(32).to_sparse()}),
+            f"{NORM} is torch.float32, not a plain tensor",
+        ),
+        (
+            lambda w: w.update({NORM: torch.ones(32, device="meta")}),
+            f"{NORM} is torch.float32, not a plain tensor",
+        ),
         (lambda w: w.update({NORM: [1.0] * 32}), f"{NORM} is list, not a plain tensor"),
         (lambda w: w.update({NORM: expanded(32)}), f"{NORM} claims 32 numbers, more than the file holds"),
         (lambda w: w[NORM].__setitem__(3, torch.nan), f"{NORM} holds NaN or infinity"),

@@ -48,10 +48,16 @@ class Run:
         dim, kv_dim, layers = self.dim, self.head_size * self.n_kv_heads, self.n_layers
         self.embedding = self.take(self.vocab_size, dim)
         self.attention_norm = self.take(layers, dim)
-        self.wq, self.wk, self.wv = self.take(layers, dim, dim), self.take(layers, kv_dim, dim), self.take(layers, kv_dim, dim)
+        self.wq, self.wk, self.wv = (
+            self.take(layers, dim, dim),
+            self.take(layers, kv_dim, dim),
+            self.take(layers, kv_dim, dim),
+        )
         self.wo = self.take(layers, dim, dim)
         self.ffn_norm = self.take(layers, dim)
-        self.w1, self.w2, self.w3 = (self.take(layers, *s) for s in ((self.hidden, dim), (dim, self.hidden), (self.hidden, dim)))
+        self.w1, self.w2, self.w3 = (
+            self.take(layers, *s) for s in ((self.hidden, dim), (dim, self.hidden), (self.hidden, dim))
+        )
         self.norm = self.take(dim)
         self.cosines, self.sines = (self.take(self.seq_len, self.head_size // 2) for _ in range(2))
         self.output = self.embedding if vocab_size > 0 else self.take(self.vocab_size, dim)
@@ -87,7 +93,10 @@ class Run:
     def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         out, size, shared = np.empty_like(q), self.head_size, self.n_heads // self.n_kv_heads
         for head in range(self.n_heads):
-            mine, theirs = slice(head * size, (head + 1) * size), slice(head // shared * size, (head // shared + 1) * size)
+            mine, theirs = (
+                slice(head * size, (head + 1) * size),
+                slice(head // shared * size, (head // shared + 1) * size),
+            )
             for position in range(len(q)):
                 scores = k[: position + 1, theirs] @ q[position, mine] / np.sqrt(np.float32(size))
                 weights = np.exp(scores - scores.max())
@@ -102,7 +111,9 @@ def test_c_computes_the_same_logits(name):
     run, tokens = Run(llama2c.to_bytes(model)), tokens_of(args)
     assert run.at == len(run.floats), "the file is read to its end"
     found, expected = run.logits(tokens), logits(model, tokens)
-    assert np.abs(found - expected).max() < 1e-4 < np.abs(expected).max() / 100, "and 1e-4 is little beside them"
+    assert np.abs(found - expected).max() < 1e-4 < np.abs(expected).max() / 100, (
+        "and 1e-4 is little beside them"
+    )
 
 
 def test_the_tables_in_the_file_are_the_rotary_angles():
@@ -164,12 +175,18 @@ def test_another_context_can_be_given(tmp_path):
         (lambda d: b"", "has 0 bytes"),
         (lambda d: d[:-4], r"bytes; its header asks for .* It is cut off"),
         (lambda d: d + bytes(4), "bytes; its header asks for"),
-        (lambda d: struct.pack("<i", 0) + d[4:], r"is not a llama2\.c \.bin \(version 0\): its header reads \(0, .*dim is 0"),
+        (
+            lambda d: struct.pack("<i", 0) + d[4:],
+            r"is not a llama2\.c \.bin \(version 0\): its header reads \(0, .*dim is 0",
+        ),
         (lambda d: struct.pack("<i", 0x616B3432) + d[4:], "is not a llama2.c .bin"),
         (lambda d: struct.pack("<7i", 32, 0, 2, 4, 4, 80, 32) + d[28:], "hidden_dim is 0"),
         (lambda d: struct.pack("<7i", 32, 96, 2, 5, 5, 80, 32) + d[28:], "do not fit together"),
         (lambda d: struct.pack("<7i", 32, 96, 1 << 30, 4, 4, 80, 32) + d[28:], "n_layers is 1073741824"),
-        (lambda d: struct.pack("<7i", *[1 << 20] * 2, 9, 4, 4, *[1 << 20] * 2) + d[28:], "its header asks for 282,574,"),
+        (
+            lambda d: struct.pack("<7i", *[1 << 20] * 2, 9, 4, 4, *[1 << 20] * 2) + d[28:],
+            "its header asks for 282,574,",
+        ),
         (lambda d: d[:100] + struct.pack("<f", math.nan) + d[104:], "holds NaN or infinity"),
         (lambda d: d[:-4] + struct.pack("<f", math.inf), "holds NaN or infinity"),
     ],
@@ -195,7 +212,9 @@ def test_a_missing_bin_is_told(tmp_path):
 def test_an_export_gives_the_model_back(tmp_path, name, format, tied):
     model = lively(SMALL, tied)
     write_model(model, tmp_path / name, format)
-    assert np.array_equal(logits(open_model(tmp_path / name), tokens_of(SMALL)), logits(model, tokens_of(SMALL)))
+    assert np.array_equal(
+        logits(open_model(tmp_path / name), tokens_of(SMALL)), logits(model, tokens_of(SMALL))
+    )
     assert os.listdir(tmp_path) == [name]
 
 
@@ -221,7 +240,9 @@ def change_weight(model):
 
 
 def change_row_of_a_token_that_is_not_tried(model):
-    model.tok_embeddings.weight.data[next(i for i in range(80) if i not in {n * 997 % 80 for n in range(32)})] += 1e-6
+    model.tok_embeddings.weight.data[
+        next(i for i in range(80) if i not in {n * 997 % 80 for n in range(32)})
+    ] += 1e-6
 
 
 def change_angle(model):
@@ -264,7 +285,10 @@ def test_a_file_that_cannot_be_read_back_does_not_take_its_place(tmp_path, monke
     (tmp_path / "a.bin").write_bytes(b"old")
     assert main([str(tmp_path / "a.bin"), f"--checkpoint={source}", "--force"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith(f"{tmp_path / 'a.bin'} is not written: read back, it is no such file") and said.count("\n") == 1
+    assert (
+        said.startswith(f"{tmp_path / 'a.bin'} is not written: read back, it is no such file")
+        and said.count("\n") == 1
+    )
     assert (tmp_path / "a.bin").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["a.bin", "base.pt"]
 
@@ -310,7 +334,10 @@ def test_the_command_writes_a_bin_and_says_so(tmp_path, capsys):
     source, out = saved(tmp_path), tmp_path / "a.bin"
     before = source.read_bytes()
     assert main([str(out), f"--checkpoint={source}"]) == 0
-    assert capsys.readouterr().out == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
+    assert (
+        capsys.readouterr().out
+        == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
+    )
     assert np.array_equal(logits(open_model(out), tokens_of(SMALL)), logits(lively(SMALL), tokens_of(SMALL)))
     assert source.read_bytes() == before
 
@@ -328,7 +355,9 @@ def test_what_cannot_be_asked_for_is_told_before_anything_is_read():
     assert "a.pt should end in .bin, as files of --format=llama2c do" in usage_error("a.pt", "--checkpoint=x")
     assert "a.bin should end in .pt" in usage_error("a.bin", "--checkpoint=x", "--format=checkpoint")
     assert "--half goes with --format=checkpoint" in usage_error("a.bin", "--checkpoint=x", "--half")
-    assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, html, checkpoint" in usage_error("a.bin", "--format=onnx")
+    assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, html, checkpoint" in usage_error(
+        "a.bin", "--format=onnx"
+    )
     assert "did you mean --half" in usage_error("a.bin", "--checkpoint=x", "--halve")
 
 
@@ -337,19 +366,25 @@ def test_the_input_is_not_written_over(tmp_path):
     before = source.read_bytes()
     (tmp_path / "link.pt").symlink_to(source)
     for out in (source, tmp_path / "." / "base.pt", tmp_path / "link.pt"):
-        assert "would be written, but it is an input" in usage_error(out, f"--checkpoint={source}", "--format=checkpoint")
+        assert "would be written, but it is an input" in usage_error(
+            out, f"--checkpoint={source}", "--format=checkpoint"
+        )
     assert source.read_bytes() == before
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     source = saved(tmp_path)
     (tmp_path / "b.bin").mkdir()
-    assert "cannot be written (No such file" in usage_error(tmp_path / "none" / "a.bin", f"--checkpoint={source}")
+    assert "cannot be written (No such file" in usage_error(
+        tmp_path / "none" / "a.bin", f"--checkpoint={source}"
+    )
     assert "cannot be written (Not a directory" in usage_error(source / "a.bin", f"--checkpoint={source}")
     assert "is a folder" in usage_error(tmp_path / "b.bin", f"--checkpoint={source}")
     if hasattr(os, "geteuid") and os.geteuid():
         (tmp_path / "b.bin").chmod(0o500)
-        assert "cannot be written (Permission denied)" in usage_error(tmp_path / "b.bin" / "a.bin", f"--checkpoint={source}")
+        assert "cannot be written (Permission denied)" in usage_error(
+            tmp_path / "b.bin" / "a.bin", f"--checkpoint={source}"
+        )
     assert sorted(os.listdir(tmp_path)) == ["b.bin", "base.pt"]
 
 
@@ -357,8 +392,12 @@ def test_a_model_that_cannot_be_read_is_told_and_nothing_is_written(tmp_path):
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "folder").mkdir()
     assert "is no zip archive" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'text.pt'}")
-    assert "cannot be read (No such file" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'none.pt'}")
-    assert "config.json is missing; a Hugging Face model's folder" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'folder'}")
+    assert "cannot be read (No such file" in usage_error(
+        tmp_path / "a.bin", f"--checkpoint={tmp_path / 'none.pt'}"
+    )
+    assert "config.json is missing; a Hugging Face model's folder" in usage_error(
+        tmp_path / "a.bin", f"--checkpoint={tmp_path / 'folder'}"
+    )
     assert sorted(os.listdir(tmp_path)) == ["folder", "text.pt"]
 
 
@@ -381,7 +420,8 @@ def test_the_formats_are_those_of_the_flag():
 def test_every_format_has_the_same_six_functions():
     for name in SUFFIXES:
         signatures = {
-            function: list(inspect.signature(getattr(module(name), function)).parameters) for function in module(name).__all__
+            function: list(inspect.signature(getattr(module(name), function)).parameters)
+            for function in module(name).__all__
         }
         assert signatures == {
             "beside": ["name", "model", "options"],
@@ -395,7 +435,10 @@ def test_every_format_has_the_same_six_functions():
 
 def test_the_lines_of_the_docs_work_as_they_are_written(tmp_path, monkeypatch):
     pytest.importorskip("gguf")
-    lines = re.findall(r"`python -m arianna\.export (out/arianna[^`]*)`", (ROOT / "docs/formats.md").read_text(encoding="utf-8"))
+    lines = re.findall(
+        r"`python -m arianna\.export (out/arianna[^`]*)`",
+        (ROOT / "docs/formats.md").read_text(encoding="utf-8"),
+    )
     assert len(lines) == 4
     monkeypatch.chdir(tmp_path)
     for folder in ("out/ft", "data"):

@@ -72,7 +72,9 @@ def test_llama_cpp_is_told_what_it_needs(metadata):
 
 
 def test_its_tokenizer_is_ours(metadata):
-    tokens, scores, types = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type"))
+    tokens, scores, types = (
+        metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")
+    )
     assert tokens == [SHIPPED.sp.id_to_piece(i) for i in range(4096)]
     assert scores == [SHIPPED.sp.get_score(i) for i in range(4096)]
     assert types == [2, 3, 3] + [6] * 256 + [1] * (4096 - 259)
@@ -121,7 +123,9 @@ def test_what_a_type_cannot_hold_is_refused(tmp_path):
     huge.layers[0].attention.wv.weight.data[0, 0] = 70000
     with pytest.raises(ValueError, match="beyond 65,504"):
         written(tmp_path / "a.gguf", huge, "F16")
-    with pytest.raises(ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 80"):
+    with pytest.raises(
+        ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 80"
+    ):
         written(tmp_path / "a.gguf", build(dataclasses.replace(TINY, vocab_size=80)))
     assert os.listdir(tmp_path) == []
 
@@ -143,7 +147,9 @@ def test_the_same_model_makes_the_same_bytes():
 def test_a_missing_package_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     source = saved(tmp_path)
-    with pytest.raises(config.UsageError, match="GGUF needs the package gguf, which is not installed: pip install gguf"):
+    with pytest.raises(
+        config.UsageError, match="GGUF needs the package gguf, which is not installed: pip install gguf"
+    ):
         main(words(tmp_path / "a.gguf", source))
     assert os.listdir(tmp_path) == ["base.pt"]
 
@@ -159,13 +165,18 @@ def rendered(template: str, messages: list[tuple[str, str]]) -> str:
     user, rest = branches.removeprefix('{{ if eq .Role "user" }}').split('{{ else if eq .Role "assistant" }}')
     assistant, other = rest.split("{{ else }}")
     parts = {"user": user, "assistant": assistant}
-    return "".join(parts.get(role, other).replace("{{ .Content }}", content) for role, content in messages) + ending
+    return (
+        "".join(parts.get(role, other).replace("{{ .Content }}", content) for role, content in messages)
+        + ending
+    )
 
 
 def test_the_modelfile_renders_the_conversation(exported):
     found = (exported.parent / "a.Modelfile").read_text()
     template = found.split('TEMPLATE """')[1].split('"""')[0]
-    asked = rendered(template, [("system", "Be calm."), ("user", "Who?"), ("assistant", "I."), ("user", "Why?")])
+    asked = rendered(
+        template, [("system", "Be calm."), ("user", "Who?"), ("assistant", "I."), ("user", "Why?")]
+    )
     assert asked == render("Who?", "I.", "Be calm.") + "<s>" + prompt("Why?")
     lines = found.splitlines()
     assert "FROM ./a.gguf" in lines and 'PARAMETER stop "<s>"' in lines and "PARAMETER num_ctx 64" in lines
@@ -203,23 +214,47 @@ def number(key: bytes, value: int):
         (lambda d: d[:16] + struct.pack("<Q", 1 << 60) + d[24:], "is no GGUF file or damaged"),
         (lambda d: after(d, b"general.name", 4, struct.pack("<Q", 1 << 62)), "it ends too early"),
         (lambda d: after(d, b"general.name", 0, struct.pack("<I", 77)), r"or damaged .*77\)? is not a valid"),
-        (lambda d: after(d, b"tokenizer.ggml.scores", 8, struct.pack("<Q", 1 << 60)), "it ends too early|more than 1,048,576 values"),
+        (
+            lambda d: after(d, b"tokenizer.ggml.scores", 8, struct.pack("<Q", 1 << 60)),
+            "it ends too early|more than 1,048,576 values",
+        ),
         (lambda d: after(d, b"tokenizer.ggml.scores", 4, struct.pack("<I", 9)), "or damaged "),
         (lambda d: after(d, b"blk.0.attn_q.weight", 0, struct.pack("<I", 1 << 30)), "it ends too early"),
-        (lambda d: after(d, b"blk.0.attn_q.weight", 4 + 16, struct.pack("<I", 12)), r"(quantised model \(Q4_K\)|or damaged)"),
-        (lambda d: after(d, b"blk.0.attn_q.weight", 4, struct.pack("<QQ", 32, 128)), r"attn_q.weight is \(128, 32\), but .* \(64, 64\)"),
+        (
+            lambda d: after(d, b"blk.0.attn_q.weight", 4 + 16, struct.pack("<I", 12)),
+            r"(quantised model \(Q4_K\)|or damaged)",
+        ),
+        (
+            lambda d: after(d, b"blk.0.attn_q.weight", 4, struct.pack("<QQ", 32, 128)),
+            r"attn_q.weight is \(128, 32\), but .* \(64, 64\)",
+        ),
         (lambda d: after(d, b"blk.0.attn_q.weight", 4, struct.pack("<QQ", 1 << 40, 1 << 40)), "or damaged "),
-        (lambda d: d.replace(b"blk.1.attn_q", b"blk.7.attn_q"), r"lacks blk\.1\.attn_q\.weight \(1 missing, 1 too many\)"),
+        (
+            lambda d: d.replace(b"blk.1.attn_q", b"blk.7.attn_q"),
+            r"lacks blk\.1\.attn_q\.weight \(1 missing, 1 too many\)",
+        ),
         (lambda d: d.replace(b"blk.1.attn_q", b"blk.0.attn_q"), "duplicated tensor with name blk.0.attn_q"),
         (lambda d: d.replace(b"blk.1.attn_q", b"\xff" * 12), "or damaged .*codec can't decode"),
-        (lambda d: after(d, b"general.architecture", 12, b"gemma"), "architecture 'gemma'; only 'llama' can be read"),
+        (
+            lambda d: after(d, b"general.architecture", 12, b"gemma"),
+            "architecture 'gemma'; only 'llama' can be read",
+        ),
         (number(b"llama.embedding_length", 0), "dim is 0"),
         (number(b"llama.block_count", 1 << 30), "n_layers is 1073741824"),
         (number(b"llama.block_count", 3), r"lacks blk\.2\."),
         (number(b"llama.attention.head_count", 5), "do not fit together"),
-        (number(b"llama.rope.dimension_count", 8), "has rope.dimension_count 8; llama2.c's programs compute with 16"),
-        (lambda d: after(d, b"llama.rope.freq_base", 4, struct.pack("<f", 5e5)), r"has rope.freq_base 500000\.0"),
-        (lambda d: after(d, b"llama.attention.layer_norm_rms_epsilon", 4, struct.pack("<f", 1e-6)), "has attention.layer_norm_rms_epsilon"),
+        (
+            number(b"llama.rope.dimension_count", 8),
+            "has rope.dimension_count 8; llama2.c's programs compute with 16",
+        ),
+        (
+            lambda d: after(d, b"llama.rope.freq_base", 4, struct.pack("<f", 5e5)),
+            r"has rope.freq_base 500000\.0",
+        ),
+        (
+            lambda d: after(d, b"llama.attention.layer_norm_rms_epsilon", 4, struct.pack("<f", 1e-6)),
+            "has attention.layer_norm_rms_epsilon",
+        ),
         (lambda d: d[:-4] + struct.pack("<f", np.inf), "holds NaN or infinity"),
     ],
 )
@@ -244,7 +279,9 @@ def without_weights(path) -> None:
 
 def quantised(path) -> None:
     writer = package.GGUFWriter(path, "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((2, 18), np.uint8), raw_dtype=package.GGMLQuantizationType.Q4_0)
+    writer.add_tensor(
+        "token_embd.weight", np.zeros((2, 18), np.uint8), raw_dtype=package.GGMLQuantizationType.Q4_0
+    )
     gguf.add(writer, "llama.embedding_length", 32)
     for key, value in gguf.metadata(GROUPED, vocabulary.pieces(SHIPPED), "F32").items():
         if key != "llama.embedding_length":
@@ -296,8 +333,13 @@ def test_any_damaged_byte_ahead_of_the_tensors_is_one_sentence_or_harmless(tmp_p
 def test_a_tokenizer_that_does_not_belong_to_a_file_is_refused(tmp_path, exported):
     formats.check_tokenizer(exported, SHIPPED)
     path = tmp_path / "a.gguf"
-    path.write_bytes(exported.read_bytes().replace(string("\u2581the".encode()), string("\u2581tha".encode()), 1))
-    with pytest.raises(ValueError, match="tok4096.model does not belong to .*a.gguf: 1 of its 4096 entries in tokenizer.ggml.tokens"):
+    path.write_bytes(
+        exported.read_bytes().replace(string("\u2581the".encode()), string("\u2581tha".encode()), 1)
+    )
+    with pytest.raises(
+        ValueError,
+        match="tok4096.model does not belong to .*a.gguf: 1 of its 4096 entries in tokenizer.ggml.tokens",
+    ):
         formats.check_tokenizer(path, SHIPPED)
 
 
@@ -316,12 +358,18 @@ def words(out, source, *more) -> list[str]:
 def test_the_command_tells_what_rounding_changes(tmp_path, capsys):
     source, out = saved(tmp_path), tmp_path / "a.gguf"
     assert main(words(out, source)) == 0
-    assert capsys.readouterr().out == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
+    assert (
+        capsys.readouterr().out
+        == f"wrote {out}: {out.stat().st_size:,} bytes, read back, its logits are the model's\n"
+    )
     for kind in ("F16", "Q8_0"):
         assert main(words(out, source, f"--gguf_type={kind}", "--force")) == 0
         computed = gguf.stored(lively(GROUPED), Options(gguf_type=kind))
         computed = compute_in_int8(computed, 32, half_scales=True) if kind == "Q8_0" else computed
-        assert f"differ from the model's by up to {largest_difference(lively(GROUPED), computed):.3g} (" in capsys.readouterr().out
+        assert (
+            f"differ from the model's by up to {largest_difference(lively(GROUPED), computed):.3g} ("
+            in capsys.readouterr().out
+        )
     assert sorted(os.listdir(tmp_path)) == ["a.Modelfile", "a.gguf", "base.pt"]
     with pytest.raises(config.UsageError, match="--gguf_type goes with --format=gguf"):
         main([str(tmp_path / "a.bin"), f"--checkpoint={source}", "--gguf_type=F16"])
@@ -331,9 +379,14 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):
     source, out = saved(tmp_path), tmp_path / "a.gguf"
     for name in ("a.gguf", "a.Modelfile"):
         (tmp_path / name).write_text("mine")
-        with pytest.raises(config.UsageError, match=f"{name} exists and was not made by this run; .* --force"):
+        with pytest.raises(
+            config.UsageError, match=f"{name} exists and was not made by this run; .* --force"
+        ):
             main(words(out, source))
-        assert sorted(os.listdir(tmp_path)) == sorted([name, "base.pt"]) and (tmp_path / name).read_text() == "mine"
+        assert (
+            sorted(os.listdir(tmp_path)) == sorted([name, "base.pt"])
+            and (tmp_path / name).read_text() == "mine"
+        )
         (tmp_path / name).unlink()
     assert main(words(out, source)) == 0 and main(words(tmp_path / "b.gguf", source)) == 0
     assert "FROM ./b.gguf" in (tmp_path / "b.Modelfile").read_text()
@@ -345,7 +398,10 @@ def test_a_file_that_is_there_is_kept_unless_forced(tmp_path):
 
 def test_a_file_of_ours_can_be_fine_tuned(tmp_path, exported):
     assert main([str(tmp_path / "a.pt"), f"--checkpoint={exported}", "--format=checkpoint"]) == 0
-    assert torch.equal(open_model(tmp_path / "a.pt").layers[1].attention.wq.weight, lively(GROUPED).layers[1].attention.wq.weight)
+    assert torch.equal(
+        open_model(tmp_path / "a.pt").layers[1].attention.wq.weight,
+        lively(GROUPED).layers[1].attention.wq.weight,
+    )
 
 
 # ---- by llama.cpp itself ----
@@ -356,18 +412,34 @@ def test_a_file_of_ours_can_be_fine_tuned(tmp_path, exported):
 def test_llama_cpp_gives_the_same_tokens_and_the_same_greedy_answers(tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
     model = lively(dataclasses.replace(GROUPED, max_seq_len=256))
-    exact = {"type_k": 0, "type_v": 0, "flash_attn": False}  # keys and values in F32; else they are rounded to float16
+    exact = {
+        "type_k": 0,
+        "type_v": 0,
+        "flash_attn": False,
+    }  # keys and values in F32; else they are rounded to float16
     path = str(written(tmp_path / "a.gguf", model))
     llama = llama_cpp.Llama(path, n_ctx=256, n_threads=1, n_threads_batch=1, verbose=False, **exact)
-    held = [json.loads(line) for line in (ROOT / "data/arianna_conversations.jsonl").read_text().splitlines()[:40]]
-    texts = [message["content"] for messages in held for message in messages][:50] + [*vocabulary.TRIED[1:], "", " ", "\n", "a"]
+    held = [
+        json.loads(line) for line in (ROOT / "data/arianna_conversations.jsonl").read_text().splitlines()[:40]
+    ]
+    texts = [message["content"] for messages in held for message in messages][:50] + [
+        *vocabulary.TRIED[1:],
+        "",
+        " ",
+        "\n",
+        "a",
+    ]
     assert len(texts) >= 50
     for words in texts:
-        assert llama.tokenize(words.encode(), add_bos=True, special=False) == SHIPPED.encode(words, bos=True), words
+        assert llama.tokenize(words.encode(), add_bos=True, special=False) == SHIPPED.encode(
+            words, bos=True
+        ), words
     turns = f"{render('a', 'b')}<s>{prompt('c')}"
     expected = [1, *SHIPPED.encode(render("a", "b")), 1, *SHIPPED.encode(prompt("c"))]
     assert llama.tokenize(turns.encode(), add_bos=True, special=True) == expected
-    assert all(llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(llama.model), token) for token in (1, 2))
+    assert all(
+        llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(llama.model), token) for token in (1, 2)
+    )
     rng = np.random.default_rng(0)
     for n in rng.integers(1, 30, 50):
         given = [1, *rng.integers(259, 4096, n).tolist()]

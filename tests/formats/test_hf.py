@@ -70,10 +70,14 @@ def numpy_logits(folder, tokens: np.ndarray) -> np.ndarray:
         if name != "__metadata__":
             assert entry["dtype"] == "F32"
             first, end = entry["data_offsets"]
-            w[name] = np.frombuffer(data[8 + length + first : 8 + length + end], "<f4").reshape(entry["shape"])
+            w[name] = np.frombuffer(data[8 + length + first : 8 + length + end], "<f4").reshape(
+                entry["shape"]
+            )
     heads, kv, size = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
     frequencies = 1.0 / c["rope_theta"] ** (np.arange(0, size, 2) / size)
-    angles = np.tile(np.outer(np.arange(len(tokens)), frequencies), 2)  # the two halves of a head turn by the same angles
+    angles = np.tile(
+        np.outer(np.arange(len(tokens)), frequencies), 2
+    )  # the two halves of a head turn by the same angles
 
     def norm(x, name):
         return w[name] * x / np.sqrt((x * x).mean(-1, keepdims=True) + c["rms_norm_eps"])
@@ -87,16 +91,23 @@ def numpy_logits(folder, tokens: np.ndarray) -> np.ndarray:
         layer = f"model.layers.{i}."
         h = norm(x, layer + "input_layernorm.weight")
         q, k, v = (
-            (h @ w[f"{layer}self_attn.{n}_proj.weight"].T).reshape(len(tokens), -1, size).transpose(1, 0, 2) for n in ("q", "k", "v")
+            (h @ w[f"{layer}self_attn.{n}_proj.weight"].T).reshape(len(tokens), -1, size).transpose(1, 0, 2)
+            for n in ("q", "k", "v")
         )
         k, v = np.repeat(turned(k), heads // kv, 0), np.repeat(v, heads // kv, 0)
-        scores = np.where(np.tri(len(tokens), dtype=bool), turned(q) @ k.transpose(0, 2, 1) / np.sqrt(size), -np.inf)
+        scores = np.where(
+            np.tri(len(tokens), dtype=bool), turned(q) @ k.transpose(0, 2, 1) / np.sqrt(size), -np.inf
+        )
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         out = (weights / weights.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(len(tokens), -1)
         x = x + out @ w[layer + "self_attn.o_proj.weight"].T
         h = norm(x, layer + "post_attention_layernorm.weight")
         gate = h @ w[layer + "mlp.gate_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[layer + "mlp.up_proj.weight"].T)) @ w[layer + "mlp.down_proj.weight"].T
+        x = (
+            x
+            + (gate / (1 + np.exp(-gate)) * (h @ w[layer + "mlp.up_proj.weight"].T))
+            @ w[layer + "mlp.down_proj.weight"].T
+        )
     output = w["model.embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"]
     return norm(x, "model.norm.weight") @ output.T
 
@@ -106,7 +117,9 @@ def test_a_llama_of_two_halves_computes_the_same_logits(tmp_path, name):
     args, tied = SHAPES[name]
     model, tokens = lively(args, tied), tokens_of(args)
     found, expected = numpy_logits(written(tmp_path / "a", model), tokens), logits(model, tokens)
-    assert np.abs(found - expected).max() < 1e-4 < np.abs(expected).max() / 100, "and 1e-4 is little beside them"
+    assert np.abs(found - expected).max() < 1e-4 < np.abs(expected).max() / 100, (
+        "and 1e-4 is little beside them"
+    )
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -123,8 +136,20 @@ def test_a_folder_gives_the_model_back(tmp_path, name):
 
 def test_the_shipped_shape_is_told_as_it_is():
     found = hf.model_config(SimpleNamespace(args=ModelArgs(), tied=True))
-    shape = {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6}
-    rest = {"rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True, "max_position_embeddings": 256, "vocab_size": 4096}
+    shape = {
+        "hidden_size": 288,
+        "intermediate_size": 768,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+    }
+    rest = {
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 256,
+        "vocab_size": 4096,
+    }
     assert found.items() >= (shape | rest).items()
 
 
@@ -138,10 +163,17 @@ def test_a_generation_ends_where_ours_ends(exported):
 
 def by_rank(rules: dict, words: str) -> list[int]:
     """BPE as the tokenizers library does it: of all pairs the one of lowest rank first, the leftmost of equals."""
-    vocab, ranks = rules["model"]["vocab"], {tuple(pair): i for i, pair in enumerate(rules["model"]["merges"])}
+    vocab, ranks = (
+        rules["model"]["vocab"],
+        {tuple(pair): i for i, pair in enumerate(rules["model"]["merges"])},
+    )
     symbols = list(f"\u2581{words}".replace(" ", "\u2581")) if words else []
-    symbols = [s for c in symbols for s in ([c] if c in vocab else [f"<0x{byte:02X}>" for byte in c.encode()])]
-    while pairs := [(ranks[p], i) for i, p in enumerate(zip(symbols, symbols[1:], strict=False)) if p in ranks]:
+    symbols = [
+        s for c in symbols for s in ([c] if c in vocab else [f"<0x{byte:02X}>" for byte in c.encode()])
+    ]
+    while pairs := [
+        (ranks[p], i) for i, p in enumerate(zip(symbols, symbols[1:], strict=False)) if p in ranks
+    ]:
         i = min(pairs)[1]
         symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
     return [vocab[s] for s in symbols]
@@ -162,12 +194,21 @@ def test_a_tokenizer_that_is_no_plain_bpe_is_refused(tmp_path):
         hf.to_bytes(build(dataclasses.replace(TINY, vocab_size=other.vocab_size)), Options(tokenizer=other))
 
 
-@pytest.mark.parametrize("options", [{"remove_extra_whitespaces": True}, {"normalization_rule_name": "nfkc"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"remove_extra_whitespaces": True}, {"normalization_rule_name": "nfkc"}], ids=str
+)
 def test_a_tokenizer_that_changes_rare_text_is_exported_and_what_differs_is_told(tmp_path, options, capsys):
     tokenizer = train_tokenizer(tmp_path / "a.model", **options)
     rules = vocabulary.tokenizer_json(vocabulary.pieces(tokenizer), vocabulary.collapses(tokenizer))
     library = pytest.importorskip("tokenizers").Tokenizer.from_str(json.dumps(rules))
-    texts = ["Who are you?", "Q: What is silence?\nA: A rest.\n", *vocabulary.ORDINARY, " a  b ", "  ", "a\n b "]
+    texts = [
+        "Who are you?",
+        "Q: What is silence?\nA: A rest.\n",
+        *vocabulary.ORDINARY,
+        " a  b ",
+        "  ",
+        "a\n b ",
+    ]
     for text in texts:
         assert library.encode(text, add_special_tokens=False).ids == tokenizer.encode(text), text
     source = saved(tmp_path, lively(dataclasses.replace(GROUPED, vocab_size=tokenizer.vocab_size)))
@@ -177,7 +218,11 @@ def test_a_tokenizer_that_changes_rare_text_is_exported_and_what_differs_is_told
     assert ("signs that Unicode's NFKC replaces" in capsys.readouterr().out) == nfkc
     pytest.importorskip("gguf")
     assert main([str(tmp_path / "a.gguf"), "--format=gguf", *flags]) == 0
-    sentence = "signs that Unicode's NFKC replaces" if nfkc else "texts with spaces at their ends or several in a row get other"
+    sentence = (
+        "signs that Unicode's NFKC replaces"
+        if nfkc
+        else "texts with spaces at their ends or several in a row get other"
+    )
     assert sentence in capsys.readouterr().out
 
 
@@ -187,14 +232,20 @@ def test_the_chat_template_joins_parts_of_text_and_refuses_others():
     environment.globals["raise_exception"] = lambda sentence: (_ for _ in ()).throw(ValueError(sentence))
     template = environment.from_string(vocabulary.CHAT_TEMPLATE)
     parts = [{"type": "text", "text": " Who are"}, {"type": "text", "text": "you? "}]
-    asked = template.render(messages=[{"role": "user", "content": parts}], bos_token="<s>", add_generation_prompt=True)
+    asked = template.render(
+        messages=[{"role": "user", "content": parts}], bos_token="<s>", add_generation_prompt=True
+    )
     assert asked == "<s>Q: Who are\nyou?\nA:"
     with pytest.raises(ValueError, match="only text parts can be read"):
-        template.render(messages=[{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], bos_token="<s>")
+        template.render(
+            messages=[{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], bos_token="<s>"
+        )
 
 
 def test_a_tokenizer_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 80"):
+    with pytest.raises(
+        ValueError, match=r"tok4096\.model has 4096 tokens, but the model was trained with 80"
+    ):
         hf.to_bytes(build(dataclasses.replace(TINY, vocab_size=80)), Options(tokenizer=SHIPPED))
 
 
@@ -217,9 +268,13 @@ def test_the_chat_template_is_the_conversations():
     template = jinja2.Environment().from_string(vocabulary.CHAT_TEMPLATE)
     for c in CONVERSATIONS:
         turns = [render(*turn, *opening) for turn, opening in zip(c.turns, openings(c), strict=True)]
-        assert template.render(messages=messages(c), bos_token="<s>") == "<s>" + "".join(f"{t}<s>" for t in turns)
+        assert template.render(messages=messages(c), bos_token="<s>") == "<s>" + "".join(
+            f"{t}<s>" for t in turns
+        )
     asked = [{"role": "system", "content": " "}, {"role": "user", "content": " Who?\n"}]
-    assert template.render(messages=asked, bos_token="<s>", add_generation_prompt=True) == f"<s>{prompt('Who?')}"
+    assert (
+        template.render(messages=asked, bos_token="<s>", add_generation_prompt=True) == f"<s>{prompt('Who?')}"
+    )
 
 
 # ---- by transformers themselves ----
@@ -251,8 +306,12 @@ def test_transformers_give_the_same_greedy_answers_to_50_prompts(theirs):
     rng, model = np.random.default_rng(1), lively(GROUPED)
     for n in rng.integers(1, 30, 50):
         prompt = [1, *rng.integers(259, 4096, n).tolist()]
-        found = theirs[1].generate(torch.tensor([prompt]), attention_mask=torch.ones(1, n + 1), do_sample=False, max_new_tokens=16)[0]
-        assert [t for t in found[len(prompt) :].tolist() if t not in (1, 2)] == generate(model, [prompt], 16, temperature=0)[0]
+        found = theirs[1].generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, n + 1), do_sample=False, max_new_tokens=16
+        )[0]
+        assert [t for t in found[len(prompt) :].tolist() if t not in (1, 2)] == generate(
+            model, [prompt], 16, temperature=0
+        )[0]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -281,12 +340,22 @@ LOADED: dict = {}
 
 def test_transformers_give_our_tokens_and_our_text(theirs):
     tokenizer = theirs[0]
-    for words in ["hello", "", " x", "a  b\n\nc\t", "Q: hi\nA:", *vocabulary.TRIED, *(bytes([b]).decode("latin-1") for b in range(256))]:
+    for words in [
+        "hello",
+        "",
+        " x",
+        "a  b\n\nc\t",
+        "Q: hi\nA:",
+        *vocabulary.TRIED,
+        *(bytes([b]).decode("latin-1") for b in range(256)),
+    ]:
         ids = SHIPPED.encode(words, bos=True)
         assert tokenizer(words)["input_ids"] == ids
         assert tokenizer.decode(ids, skip_special_tokens=True) == SHIPPED.decode(ids)
     padded = tokenizer(["a", "a longer one"], padding=True)
-    assert padded["input_ids"][0][-2:] == SHIPPED.encode("a", bos=True) and padded["attention_mask"][0][-2:] == [1, 1]
+    assert padded["input_ids"][0][-2:] == SHIPPED.encode("a", bos=True) and padded["attention_mask"][0][
+        -2:
+    ] == [1, 1]
 
 
 def test_transformers_encode_conversations_as_the_training_does(theirs):
@@ -302,7 +371,9 @@ def test_the_safetensors_package_reads_the_weights(exported):
     package = pytest.importorskip("safetensors.torch")
     found, model = package.load_file(exported / "model.safetensors"), lively(GROUPED)
     assert torch.equal(found["model.layers.2.mlp.down_proj.weight"], model.layers[2].feed_forward.w2.weight)
-    assert not torch.equal(found["model.layers.0.self_attn.q_proj.weight"], model.layers[0].attention.wq.weight)
+    assert not torch.equal(
+        found["model.layers.0.self_attn.q_proj.weight"], model.layers[0].attention.wq.weight
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -323,8 +394,13 @@ def test_the_card_tells_what_the_runs_report_says(tmp_path):
     assert "\nBetter: 4.33 to 3.03.\n" in card and "Use out/" not in card
     assert "| held-out answers, nats a token | 4.330 before, 3.031 after |" in card
     assert "| base text (text), nats a token | 3.000 before, 3.050 after |" in card
-    assert "| training | 300 iterations, peak rate 0.0001 |\n| blended with the base | 70% of the way |\n" in card
-    assert card.startswith("---\nlibrary_name: transformers\n") and "{" not in card.replace('{"role"', "").replace('"}]', "")
+    assert (
+        "| training | 300 iterations, peak rate 0.0001 |\n| blended with the base | 70% of the way |\n"
+        in card
+    )
+    assert card.startswith("---\nlibrary_name: transformers\n") and "{" not in card.replace(
+        '{"role"', ""
+    ).replace('"}]', "")
 
 
 def test_the_card_does_without_a_report(exported):
@@ -378,21 +454,54 @@ NORM = "model.norm.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "config.json is missing; a Hugging Face model's folder has one"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing; the weights are needed there"),
+        (
+            lambda f: (f / "config.json").unlink(),
+            "config.json is missing; a Hugging Face model's folder has one",
+        ),
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            "model.safetensors is missing; the weights are needed there",
+        ),
         (sharded, "has its weights in several files"),
         (pickled, "has pytorch_model.bin, which is not opened; model.safetensors is needed"),
-        (lambda f: change_bytes(f, lambda d: d[:-9], "config.json"), "config.json is damaged: what should be JSON is not"),
-        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json is damaged: what should be JSON is not"),
+        (
+            lambda f: change_bytes(f, lambda d: d[:-9], "config.json"),
+            "config.json is damaged: what should be JSON is not",
+        ),
+        (
+            lambda f: (f / "config.json").write_text("[" * 100_000),
+            "config.json is damaged: what should be JSON is not",
+        ),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json is not a JSON object"),
-        (lambda f: (f / "config.json").write_bytes(bytes(17 << 20)), "config.json has 17,825,792 bytes; .* at most"),
-        (lambda f: change_config(f, model_type="mistral"), "a model of type 'mistral' .*; only LlamaForCausalLM can be read"),
-        (lambda f: change_config(f, architectures=["LlamaForSequenceClassification"]), "only LlamaForCausalLM can be read"),
-        (lambda f: change_config(f, rms_norm_eps=1e-6), "has rms_norm_eps 1e-06; llama2.c's programs compute with 1e-05"),
+        (
+            lambda f: (f / "config.json").write_bytes(bytes(17 << 20)),
+            "config.json has 17,825,792 bytes; .* at most",
+        ),
+        (
+            lambda f: change_config(f, model_type="mistral"),
+            "a model of type 'mistral' .*; only LlamaForCausalLM can be read",
+        ),
+        (
+            lambda f: change_config(f, architectures=["LlamaForSequenceClassification"]),
+            "only LlamaForCausalLM can be read",
+        ),
+        (
+            lambda f: change_config(f, rms_norm_eps=1e-6),
+            "has rms_norm_eps 1e-06; llama2.c's programs compute with 1e-05",
+        ),
         (lambda f: change_config(f, rms_norm_eps="gone"), "has rms_norm_eps 1e-06"),
-        (lambda f: change_config(f, rope_theta=500000.0), r"has rope_theta 500000\.0; llama2.c's programs compute with 10000\.0"),
-        (lambda f: change_config(f, rope_parameters={"rope_theta": 5e5, "rope_type": "default"}), "has rope_theta"),
-        (lambda f: change_config(f, rope_scaling={"type": "linear", "factor": 2.0}), "has rope_type 'linear'"),
+        (
+            lambda f: change_config(f, rope_theta=500000.0),
+            r"has rope_theta 500000\.0; llama2.c's programs compute with 10000\.0",
+        ),
+        (
+            lambda f: change_config(f, rope_parameters={"rope_theta": 5e5, "rope_type": "default"}),
+            "has rope_theta",
+        ),
+        (
+            lambda f: change_config(f, rope_scaling={"type": "linear", "factor": 2.0}),
+            "has rope_type 'linear'",
+        ),
         (lambda f: change_config(f, rope_parameters={"rope_type": "llama3"}), "has rope_type 'llama3'"),
         (lambda f: change_config(f, rope_parameters=[1]), "has rope_parameters"),
         (lambda f: change_config(f, partial_rotary_factor=0.5), "has partial_rotary_factor 0.5"),
@@ -405,22 +514,43 @@ NORM = "model.norm.weight"
         (lambda f: change_config(f, num_attention_heads=5), "do not fit together"),
         (lambda f: change_config(f, num_hidden_layers="gone"), "n_layers is None"),
         (lambda f: change_config(f, num_hidden_layers=1 << 40), "n_layers is 1099511627776"),
-        (lambda f: change_config(f, num_hidden_layers=4), r"lacks model\.layers\.3\..* \(9 missing, 0 too many\)"),
-        (lambda f: change_config(f, num_hidden_layers=2), r"has model\.layers\.2\..*, which a Llama model of its shape does not have"),
-        (lambda f: change_config(f, intermediate_size=100), r"mlp.*weight is \(.*\), but its config.json asks for"),
+        (
+            lambda f: change_config(f, num_hidden_layers=4),
+            r"lacks model\.layers\.3\..* \(9 missing, 0 too many\)",
+        ),
+        (
+            lambda f: change_config(f, num_hidden_layers=2),
+            r"has model\.layers\.2\..*, which a Llama model of its shape does not have",
+        ),
+        (
+            lambda f: change_config(f, intermediate_size=100),
+            r"mlp.*weight is \(.*\), but its config.json asks for",
+        ),
         (lambda f: change_config(f, tie_word_embeddings=False), "lacks lm_head.weight"),
-        (lambda f: change_bytes(f, lambda d: d[:-4]), r"is cut off, damaged or no safetensors file \([\d,]+ bytes\): .*"),
+        (
+            lambda f: change_bytes(f, lambda d: d[:-4]),
+            r"is cut off, damaged or no safetensors file \([\d,]+ bytes\): .*",
+        ),
         (lambda f: change_bytes(f, lambda d: d + bytes(4)), "is cut off, damaged or no safetensors file"),
         (lambda f: change_bytes(f, lambda d: d[:7]), r"no safetensors file \(7 bytes\)"),
-        (lambda f: change_bytes(f, lambda d: struct.pack("<Q", 1 << 60) + d[8:]), "no safetensors file .*header"),
+        (
+            lambda f: change_bytes(f, lambda d: struct.pack("<Q", 1 << 60) + d[8:]),
+            "no safetensors file .*header",
+        ),
         (lambda f: change_bytes(f, lambda d: d[:8] + b"x" + d[9:]), "no safetensors file .*header"),
         (lambda f: change_header(f, lambda h: h[NORM].update(shape=[31])), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h[NORM].update(shape=[-32])), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h[NORM].update(data_offsets=[0, 128])), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h[NORM].pop("data_offsets")), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h.update({NORM: 7})), "no safetensors file"),
-        (lambda f: change_header(f, lambda h: h[NORM].update(dtype="I32")), "model.norm.weight holds I32; F32, F16, BF16 can be read"),
-        (lambda f: change_header(f, lambda h: h[NORM].update(shape=[4, 8])), r"model.norm.weight is \(4, 8\), but its config"),
+        (
+            lambda f: change_header(f, lambda h: h[NORM].update(dtype="I32")),
+            "model.norm.weight holds I32; F32, F16, BF16 can be read",
+        ),
+        (
+            lambda f: change_header(f, lambda h: h[NORM].update(shape=[4, 8])),
+            r"model.norm.weight is \(4, 8\), but its config",
+        ),
         (lambda f: change_bytes(f, lambda d: d[:-4] + struct.pack("<f", np.nan)), "holds NaN or infinity"),
     ],
 )
@@ -441,7 +571,10 @@ def test_a_folder_that_cannot_be_used_is_refused(tmp_path, exported, change, mes
 
 def test_old_names_that_follow_from_the_shape_are_passed_over(tmp_path):
     folder, model = written(tmp_path / "a"), lively(GROUPED)
-    tensors = hf.weights(model) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "lm_head.weight": torch.ones(2)}
+    tensors = hf.weights(model) | {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "lm_head.weight": torch.ones(2),
+    }
     (folder / "model.safetensors").write_bytes(save(tensors))
     assert torch.equal(open_model(folder).layers[0].attention.wq.weight, model.layers[0].attention.wq.weight)
 
@@ -449,7 +582,9 @@ def test_old_names_that_follow_from_the_shape_are_passed_over(tmp_path):
 def test_an_output_equal_to_the_embeddings_is_tied(tmp_path):
     folder, model = written(tmp_path / "a"), lively(GROUPED)
     change_config(folder, tie_word_embeddings=False)
-    (folder / "model.safetensors").write_bytes(save(hf.weights(model) | {"lm_head.weight": model.output.weight.detach().clone()}))
+    (folder / "model.safetensors").write_bytes(
+        save(hf.weights(model) | {"lm_head.weight": model.output.weight.detach().clone()})
+    )
     assert open_model(folder).tied
 
 
@@ -460,7 +595,10 @@ def test_a_tokenizer_that_does_not_belong_to_a_folder_is_refused(tmp_path, expor
     a, b = list(rules["model"]["vocab"])[300:302]
     rules["model"]["vocab"] |= {a: 301, b: 300}
     (folder / "tokenizer.json").write_text(json.dumps(rules))
-    with pytest.raises(ValueError, match="tok4096.model does not belong to .*: 2 of its 4096 tokens are others .*tokenizer.model"):
+    with pytest.raises(
+        ValueError,
+        match="tok4096.model does not belong to .*: 2 of its 4096 tokens are others .*tokenizer.model",
+    ):
         formats.check_tokenizer(folder, SHIPPED)
     with pytest.raises(config.UsageError, match="does not belong to"):
         main([str(tmp_path / "b"), f"--checkpoint={folder}", "--format=hf", f"--tokenizer={SHIPPED.path}"])
@@ -492,7 +630,10 @@ def test_the_command_writes_a_folder_and_makes_a_checkpoint_of_it(tmp_path, caps
     assert set(os.listdir(out)) == hf.FILES and "Better: 4.33 to 3.03." in (out / "README.md").read_text()
     assert main([str(tmp_path / "b.pt"), f"--checkpoint={out}", "--format=checkpoint"]) == 0
     weights = checkpoint.load(source)["model"]
-    assert all(torch.equal(weight, weights[name]) for name, weight in checkpoint.load(tmp_path / "b.pt")["model"].items())
+    assert all(
+        torch.equal(weight, weights[name])
+        for name, weight in checkpoint.load(tmp_path / "b.pt")["model"].items()
+    )
     assert formats.find_tokenizer(tmp_path / "b.pt") == out / "tokenizer.model", "the folder's own is noted"
 
 
@@ -541,7 +682,10 @@ def test_a_folder_that_is_not_the_model_does_not_take_its_place(tmp_path, monkey
     out = written(tmp_path / "model")
     before = sha256(out)
     monkeypatch.setattr(hf, "to_halves", lambda weight, heads: weight)
-    with pytest.raises(UnfaithfulError, match="model is not written: read back, its layers.0.attention.wq.weight is not the model's"):
+    with pytest.raises(
+        UnfaithfulError,
+        match="model is not written: read back, its layers.0.attention.wq.weight is not the model's",
+    ):
         written(out, build(GROUPED))
     assert sha256(out) == before and os.listdir(tmp_path) == ["model"]
 

@@ -37,14 +37,24 @@ class RunQ:
     def __init__(self, data: bytes):
         magic, version, *header = struct.unpack_from("<Ii7i", data)
         assert (magic, version) == (0x616B3432, 2)
-        self.dim, self.hidden, self.n_layers, self.n_heads, self.n_kv_heads, self.vocab_size, self.seq_len = header
+        self.dim, self.hidden, self.n_layers, self.n_heads, self.n_kv_heads, self.vocab_size, self.seq_len = (
+            header
+        )
         shared, self.group = struct.unpack_from("<Bi", data, 36)
         self.data, self.at, self.head_size = data, 256, self.dim // self.n_heads
         dim, kv_dim, layers = self.dim, self.head_size * self.n_kv_heads, self.n_layers
-        self.attention_norm, self.ffn_norm, self.norm = self.floats(layers, dim), self.floats(layers, dim), self.floats(dim)
+        self.attention_norm, self.ffn_norm, self.norm = (
+            self.floats(layers, dim),
+            self.floats(layers, dim),
+            self.floats(dim),
+        )
         self.tokens = self.matrix(self.vocab_size, dim)
-        self.wq, self.wk, self.wv, self.wo = (self.matrices(*s) for s in ((dim, dim), (kv_dim, dim), (kv_dim, dim), (dim, dim)))
-        self.w1, self.w2, self.w3 = (self.matrices(*s) for s in ((self.hidden, dim), (dim, self.hidden), (self.hidden, dim)))
+        self.wq, self.wk, self.wv, self.wo = (
+            self.matrices(*s) for s in ((dim, dim), (kv_dim, dim), (kv_dim, dim), (dim, dim))
+        )
+        self.w1, self.w2, self.w3 = (
+            self.matrices(*s) for s in ((self.hidden, dim), (dim, self.hidden), (self.hidden, dim))
+        )
         self.output = self.tokens if shared else self.matrix(self.vocab_size, dim)
 
     def floats(self, *shape: int) -> np.ndarray:
@@ -53,7 +63,9 @@ class RunQ:
 
     def matrix(self, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         first, self.at = self.at, self.at + rows * width
-        return np.frombuffer(self.data[first : self.at], np.int8).reshape(rows, -1, self.group), self.floats(rows, width // self.group)
+        return np.frombuffer(self.data[first : self.at], np.int8).reshape(rows, -1, self.group), self.floats(
+            rows, width // self.group
+        )
 
     def matrices(self, rows: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
         return [self.matrix(rows, width) for _ in range(self.n_layers)]
@@ -63,7 +75,9 @@ class RunQ:
         groups = x.reshape(len(x), -1, self.group)
         scales = np.abs(groups).max(-1) / np.float32(127)
         scaled = groups / scales[..., None]
-        whole = (np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))).astype(np.int32)  # C rounds halves away from zero
+        whole = (np.sign(scaled) * np.floor(np.abs(scaled) + np.float32(0.5))).astype(
+            np.int32
+        )  # C rounds halves away from zero
         products = np.einsum("tgi,rgi->trg", whole, matrix[0].astype(np.int32)).astype(np.float32)
         return (products * matrix[1][None] * scales[:, None]).sum(-1)
 
@@ -84,15 +98,26 @@ class RunQ:
 
     def rope(self, x: np.ndarray) -> np.ndarray:
         i = np.arange(0, x.shape[1], 2)
-        angles = np.arange(len(x))[:, None] * np.float32(10000.0) ** (-(i % self.head_size) / np.float32(self.head_size))
+        angles = np.arange(len(x))[:, None] * np.float32(10000.0) ** (
+            -(i % self.head_size) / np.float32(self.head_size)
+        )
         a, b, cosines, sines = x[:, i], x[:, i + 1], np.cos(angles), np.sin(angles)
-        return np.stack((a * cosines - b * sines, a * sines + b * cosines), -1).reshape(x.shape).astype(np.float32)
+        return (
+            np.stack((a * cosines - b * sines, a * sines + b * cosines), -1)
+            .reshape(x.shape)
+            .astype(np.float32)
+        )
 
     def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         out, size, shared = np.empty_like(q), self.head_size, self.n_heads // self.n_kv_heads
         for head in range(self.n_heads):
-            mine, theirs = slice(head * size, (head + 1) * size), slice(head // shared * size, (head // shared + 1) * size)
-            scores = np.where(np.tri(len(q), dtype=bool), q[:, mine] @ k[:, theirs].T / np.sqrt(np.float32(size)), -np.inf)
+            mine, theirs = (
+                slice(head * size, (head + 1) * size),
+                slice(head // shared * size, (head // shared + 1) * size),
+            )
+            scores = np.where(
+                np.tri(len(q), dtype=bool), q[:, mine] @ k[:, theirs].T / np.sqrt(np.float32(size)), -np.inf
+            )
             weights = np.exp(scores - scores.max(-1, keepdims=True))
             out[:, mine] = weights / weights.sum(-1, keepdims=True) @ v[:, theirs]
         return out
@@ -114,10 +139,16 @@ def test_runq_computes_what_is_told_of_it(name):
 def test_groups_are_64_halved_until_they_divide_both_widths():
     assert llama2c_int8.group_size(ModelArgs()) == 32, "the shipped shape: 288 and 768"
     assert llama2c_int8.group_size(SMALL) == 64
-    assert llama2c_int8.group_size(dataclasses.replace(SMALL, hidden_dim=96)) == 32, "runq would leave a third of each row of w2 out"
-    assert struct.unpack_from("<Bi", llama2c_int8.to_bytes(lively(dataclasses.replace(SMALL, hidden_dim=96))), 36) == (1, 32)
+    assert llama2c_int8.group_size(dataclasses.replace(SMALL, hidden_dim=96)) == 32, (
+        "runq would leave a third of each row of w2 out"
+    )
+    assert struct.unpack_from(
+        "<Bi", llama2c_int8.to_bytes(lively(dataclasses.replace(SMALL, hidden_dim=96))), 36
+    ) == (1, 32)
     assert llama2c_int8.group_size(dataclasses.replace(SMALL, hidden_dim=172)) == 4, "stories260K's"
-    with pytest.raises(ValueError, match="widths 64 and 98 are not multiples of 4, .* --format=llama2c takes it in float32"):
+    with pytest.raises(
+        ValueError, match="widths 64 and 98 are not multiples of 4, .* --format=llama2c takes it in float32"
+    ):
         llama2c_int8.group_size(dataclasses.replace(SMALL, hidden_dim=98))
 
 
@@ -163,7 +194,9 @@ def test_version_2_gives_the_rounded_model_back(tmp_path, name):
     after, expected = open_model(path), llama2c_int8.stored(model)
     assert (after.args.hidden, after.tied) == (args.hidden, tied)
     assert all(torch.equal(v, expected.state_dict()[k]) for k, v in after.state_dict().items())
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the given model is left alone"
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), (
+        "the given model is left alone"
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +205,10 @@ def test_version_2_gives_the_rounded_model_back(tmp_path, name):
         (lambda d: d[:100], "has 100 bytes; a llama2.c .bin of version 1 or 2 begins with a header of 256"),
         (lambda d: d[:-1], "bytes; its header asks for"),
         (lambda d: d + b"\0", "bytes; its header asks for"),
-        (lambda d: header(version=3) + d[256:], "says version 3, group size 64; of llama2.c's .bin files versions 0, 1 and 2"),
+        (
+            lambda d: header(version=3) + d[256:],
+            "says version 3, group size 64; of llama2.c's .bin files versions 0, 1 and 2",
+        ),
         (lambda d: header(group=0) + d[256:], "says version 2, group size 0"),
         (lambda d: header(group=-64) + d[256:], "group size -64"),
         (lambda d: header(tied=7) + d[256:], "says version 2"),
@@ -235,7 +271,9 @@ def test_the_data_of_the_run_beside_the_model_is_found(tmp_path, capsys):
         assert f"held-out answers in {folder}: " in capsys.readouterr().out
         assert main([*words, "--force"]) == 0
         assert "held-out" not in capsys.readouterr().out, "nothing is rounded, and nobody asked"
-        assert export.rows_beside(source, lively(dataclasses.replace(SMALL, vocab_size=16, n_layers=1))) is None, "tokens of another model"
+        assert (
+            export.rows_beside(source, lively(dataclasses.replace(SMALL, vocab_size=16, n_layers=1))) is None
+        ), "tokens of another model"
         (folder / "val.mask").unlink()
 
 
@@ -246,7 +284,9 @@ def test_a_data_folder_that_cannot_be_scored_is_told_before_anything_is_written(
     assert os.listdir(tmp_path) == ["base.pt"]
 
 
-@pytest.mark.parametrize(("format", "name"), [("llama2c", "a.bin"), ("llama2c-int8", "a.bin"), ("checkpoint", "a.pt")])
+@pytest.mark.parametrize(
+    ("format", "name"), [("llama2c", "a.bin"), ("llama2c-int8", "a.bin"), ("checkpoint", "a.pt")]
+)
 def test_a_file_that_is_there_is_not_written_over_unasked(tmp_path, format, name):
     source, out = saved(tmp_path), tmp_path / name
     words = [str(out), f"--checkpoint={source}", f"--format={format}"]

@@ -14,10 +14,16 @@ from arianna.formats.write import write_model
 from train_arianna import train
 
 SHAPES = {
-    "stories110M's": (dataclasses.replace(TINY, dim=48, n_layers=3, n_heads=12, n_kv_heads=12, max_seq_len=128), True),
+    "stories110M's": (
+        dataclasses.replace(TINY, dim=48, n_layers=3, n_heads=12, n_kv_heads=12, max_seq_len=128),
+        True,
+    ),
     "grouped heads": (dataclasses.replace(TINY, n_heads=4, n_kv_heads=2), True),
     "output of its own": (TINY, False),
-    "one key head, output and width of their own": (dataclasses.replace(TINY, n_heads=4, n_kv_heads=1, hidden_dim=40), False),
+    "one key head, output and width of their own": (
+        dataclasses.replace(TINY, n_heads=4, n_kv_heads=1, hidden_dim=40),
+        False,
+    ),
 }
 
 
@@ -30,7 +36,9 @@ def test_another_shape_is_fine_tuned_exported_and_sampled(tmp_path, name, capsys
     assert result.step == 4 and math.isfinite(result.best_loss)
     tuned = formats.open_model(tmp_path / "run/ckpt.pt")
     assert tuned.args == args and tuned.tied is tied
-    assert all(not torch.equal(p, q) for p, q in zip(tuned.parameters(), build(args, tied).parameters(), strict=True)), "all learn"
+    assert all(
+        not torch.equal(p, q) for p, q in zip(tuned.parameters(), build(args, tied).parameters(), strict=True)
+    ), "all learn"
     write_model(tuned, tmp_path / "model.bin")
     words = ["--start=Q: Who?", "--max_new_tokens=8", f"--tokenizer={ROOT / 'data/tok4096.model'}"]
     capsys.readouterr()

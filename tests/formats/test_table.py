@@ -40,11 +40,16 @@ def test_another_tokenizer_of_the_same_size_is_refused(tmp_path, tokenizer):
     path, other = tmp_path / "a.pt", train_tokenizer(tmp_path / "other.model", text="the other words, " * 20)
     write_model(lively(MODEL), path, "checkpoint", tokenizer=tokenizer)
     for model in (path, with_run(path, tmp_path / "state.pt")):
-        with pytest.raises(ValueError, match=r"was trained with the tokenizer .*tok340\.model .*; .*other\.model is another one"):
+        with pytest.raises(
+            ValueError,
+            match=r"was trained with the tokenizer .*tok340\.model .*; .*other\.model is another one",
+        ):
             formats.open_tokenizer(model, other.path)
         assert formats.open_tokenizer(model, tokenizer.path).vocab_size == 340
     with pytest.raises(ValueError, match="has 340 tokens, but the model was trained with 512"):
-        write_model(lively(dataclasses.replace(MODEL, vocab_size=512)), path, "checkpoint", tokenizer=tokenizer)
+        write_model(
+            lively(dataclasses.replace(MODEL, vocab_size=512)), path, "checkpoint", tokenizer=tokenizer
+        )
 
 
 def with_run(path, out):
@@ -55,7 +60,9 @@ def with_run(path, out):
     return out
 
 
-@pytest.mark.parametrize("entry", [{}, {"run": 3}, {"run": {"tokenizer": {"path": 3}}}, {"config": {"tokenizer": "a.model"}}])
+@pytest.mark.parametrize(
+    "entry", [{}, {"run": 3}, {"run": {"tokenizer": {"path": 3}}}, {"config": {"tokenizer": "a.model"}}]
+)
 def test_a_checkpoint_without_a_note_fits_any_tokenizer(tmp_path, tokenizer, entry):
     checkpoint.save(tmp_path / "a.pt", checkpoint.pack(lively(MODEL)) | entry)
     assert checkpoint.tokenizer_of(checkpoint.load(tmp_path / "a.pt")) is None

@@ -401,7 +401,8 @@ def test_answers_that_may_not_listen_at_all_are_told():
 def test_a_change_that_two_decimals_would_hide_has_three_and_zero_has_no_sign():
     assert verdict.from_to(3.0, 3.004) == "3.000 to 3.004" and verdict.from_to(3.0, 3.0) == "3.00 to 3.00"
     assert (
-        verdict.signed(-0.001) == "-0.001" and verdict.signed(-0.0001) == "0.00"
+        verdict.signed(-0.001) == "-0.001"
+        and verdict.signed(-0.0001) == "0.00"
         and verdict.signed(0.2) == "+0.20"
         and verdict.signed(-0.2) == "-0.20"
     )

@@ -44,7 +44,9 @@ WORD = 300
 def scripts_are_read(monkeypatch) -> None:
     """A scripted model's tokens come from its script, all others' from their weights."""
     real = generate.stream
-    spoken = lambda model, *a, **k: model.script(*a, **k) if isinstance(model, Scripted) else real(model, *a, **k)  # noqa: E731
+    spoken = lambda model, *a, **k: (
+        model.script(*a, **k) if isinstance(model, Scripted) else real(model, *a, **k)
+    )  # noqa: E731
     monkeypatch.setattr(generate, "stream", spoken)
 
 

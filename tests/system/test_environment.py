@@ -51,7 +51,9 @@ with processes.stoppable():
     pathlib.Path({str(tmp_path / "done")!r}).touch()
 """
     here, there = os.openpty()
-    process = subprocess.Popen(script(program), stdin=there, stdout=there, stderr=there, start_new_session=True)
+    process = subprocess.Popen(
+        script(program), stdin=there, stdout=there, stderr=there, start_new_session=True
+    )
     os.close(there)
     assert os.read(here, 5) == b"ready"
     os.close(here)
@@ -96,8 +98,12 @@ with environment.awake(lambda line: print(line, flush=True)):
 """
     process = subprocess.Popen(script(program), stdout=subprocess.PIPE)
     assert process.stdout.readline().startswith(b"kept awake")
-    asks = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
-    (child,) = (int(pid) for pid, parent, _ in map(str.split, asks.splitlines()) if int(parent) == process.pid)
+    asks = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True
+    ).stdout
+    (child,) = (
+        int(pid) for pid, parent, _ in map(str.split, asks.splitlines()) if int(parent) == process.pid
+    )
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 60
@@ -121,8 +127,15 @@ def test_the_environment_is_set_once_and_never_over_the_users(tmp_path):
     )
     ours = {environment.STARTED, *environment.LINUX}
     variables = {k: v for k, v in os.environ.items() if k not in ours} | {"GOMP_SPINCOUNT": "7"}
-    done = subprocess.run([sys.executable, program, "--a=b c"], env=variables, capture_output=True, text=True, check=True)
-    spin, mmap, added, argv = done.stdout.strip().split(" ", 2)[0], done.stdout.split(" ")[1], done.stdout, done.stdout
+    done = subprocess.run(
+        [sys.executable, program, "--a=b c"], env=variables, capture_output=True, text=True, check=True
+    )
+    spin, mmap, added, argv = (
+        done.stdout.strip().split(" ", 2)[0],
+        done.stdout.split(" ")[1],
+        done.stdout,
+        done.stdout,
+    )
     assert (spin, mmap) == ("7", "0")
     assert "GOMP_SPINCOUNT" not in added and "['--a=b c']" in argv
 
@@ -131,7 +144,9 @@ def in_shell(program: str, redirection: str, **changes: str) -> subprocess.Compl
     """Run a program text through a shell with its streams closed or full."""
     line = f'"$0" -c "$1" {redirection}'
     text = script(program)[2]
-    return subprocess.run(["sh", "-c", line, sys.executable, text], capture_output=True, text=True, env=os.environ | changes)
+    return subprocess.run(
+        ["sh", "-c", line, sys.executable, text], capture_output=True, text=True, env=os.environ | changes
+    )
 
 
 MAIN = """

@@ -40,7 +40,9 @@ def test_a_failure_keeps_the_old_file_and_leaves_no_temporary(tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, function, fail)
-    with pytest.raises(OSError, match=r"a\.bin could not be written \(1,234 bytes\): No space left") as caught:
+    with pytest.raises(
+        OSError, match=r"a\.bin could not be written \(1,234 bytes\): No space left"
+    ) as caught:
         write_atomic(path, bytes(1234))
     assert caught.value.errno == errno.ENOSPC
     assert len(calls) == 1, "an fsync that failed must not be tried again"
@@ -98,7 +100,10 @@ def test_a_line_that_cannot_be_added_names_the_file(tmp_path):
         append(file, "one")
         append(file, "zwei \u00fc")
     assert (tmp_path / "log").read_text(encoding="utf-8") == "one\nzwei \u00fc\n"
-    with Full(tmp_path / "log", "a") as file, pytest.raises(OSError, match=r"log could not be written \(\d+ bytes\): No space left"):
+    with (
+        Full(tmp_path / "log", "a") as file,
+        pytest.raises(OSError, match=r"log could not be written \(\d+ bytes\): No space left"),
+    ):
         append(file, "three")
 
 
@@ -120,7 +125,15 @@ def test_an_output_that_is_an_input_is_refused_even_with_force(tmp_path):
     source.write_text("one")
     (tmp_path / "link").symlink_to(source)
     os.link(source, tmp_path / "hard")
-    for output in (source, tmp_path / "link", tmp_path / "hard", tmp_path / "x/../a.jsonl", folder / "new", folder, tmp_path):
+    for output in (
+        source,
+        tmp_path / "link",
+        tmp_path / "hard",
+        tmp_path / "x/../a.jsonl",
+        folder / "new",
+        folder,
+        tmp_path,
+    ):
         with pytest.raises(UsageError, match="would be written, but it is an input"):
             files.check_outputs([output], [source, folder, None], force=True)
     assert source.read_text() == "one"

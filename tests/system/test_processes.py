@@ -34,7 +34,10 @@ with processes.lock(pathlib.Path({str(tmp_path)!r})):
 """
     process = subprocess.Popen(script(holder))
     wait_for(tmp_path / "held")
-    with pytest.raises(processes.LockedError, match=rf"in use by process {process.pid} \(since \d{{4}}-"), processes.lock(tmp_path):
+    with (
+        pytest.raises(processes.LockedError, match=rf"in use by process {process.pid} \(since \d{{4}}-"),
+        processes.lock(tmp_path),
+    ):
         pass
     process.kill()
     process.wait()
@@ -107,7 +110,8 @@ time.sleep(20)
 print("went on without it", flush=True)
 """
     process = subprocess.Popen(
-        script(f"from arianna.system import processes\nprocesses.run_child({script(child)!r})"), stdout=subprocess.PIPE
+        script(f"from arianna.system import processes\nprocesses.run_child({script(child)!r})"),
+        stdout=subprocess.PIPE,
     )
     assert process.stdout.readline() == b"ready\n"
     process.kill()

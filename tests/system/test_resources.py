@@ -16,7 +16,9 @@ def test_a_file_or_a_link_to_nowhere_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link"):
-        with pytest.raises(ValueError, match=rf"{name}/ft cannot be written \(.*{name}: .*give another --out_dir"):
+        with pytest.raises(
+            ValueError, match=rf"{name}/ft cannot be written \(.*{name}: .*give another --out_dir"
+        ):
             resources.check_writable(tmp_path / name / "ft")
 
 

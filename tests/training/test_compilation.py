@@ -38,7 +38,10 @@ def run_entry(folder) -> dict:
     return checkpoint.load(folder / "run/ckpt.pt")["run"]
 
 
-@pytest.mark.parametrize(("words", "value"), [([], None), (["--compile"], True), (["--compile=auto"], None), (["--compile=no"], False)])
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [([], None), (["--compile"], True), (["--compile=auto"], None), (["--compile=no"], False)],
+)
 def test_compile_is_a_bare_flag_yes_no_or_auto(words, value):
     assert config.parse(TrainConfig, words, "").compile is value
 
@@ -52,7 +55,9 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is_where_there_is_a_compiler
     assert not compilation.worth_it(100_000 * 8 * 256, CPU, varied=False)
 
 
-@pytest.mark.parametrize(("parts", "share", "mode"), [(1, 0.0, "reduce-overhead"), (2, 0.0, None), (1, 0.5, None)])
+@pytest.mark.parametrize(
+    ("parts", "share", "mode"), [(1, 0.0, "reduce-overhead"), (2, 0.0, None), (1, 0.5, None)]
+)
 def test_launches_are_recorded_only_where_a_step_has_one_backward_pass(parts, share, mode):
     task = SimpleNamespace(parts=parts, share=share)
     assert compilation.mode_for(task, Precision(torch.device("cuda"), torch.bfloat16)) == mode
@@ -81,12 +86,16 @@ def test_a_run_does_not_go_on_otherwise_than_it_began(tmp_path, compiler):
     assert not compiler.asked
 
 
-def test_where_compiling_fails_the_steps_are_plain_and_a_line_says_so(tmp_path, compiler, monkeypatch, capsys):
+def test_where_compiling_fails_the_steps_are_plain_and_a_line_says_so(
+    tmp_path, compiler, monkeypatch, capsys
+):
     monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 0)
     compiler.works = 0
     cfg = settings_for(tmp_path, max_iters=2)
     train(cfg)
-    assert "torch.compile failed (RuntimeError: no compiler): continuing without it" in capsys.readouterr().out
+    assert (
+        "torch.compile failed (RuntimeError: no compiler): continuing without it" in capsys.readouterr().out
+    )
     assert run_entry(tmp_path)["compiled"] is False
     train(dataclasses.replace(cfg, compile=False, out_dir=str(tmp_path / "plain")))
     assert equal(weights(tmp_path / "run"), weights(tmp_path / "plain"))
@@ -95,7 +104,9 @@ def test_where_compiling_fails_the_steps_are_plain_and_a_line_says_so(tmp_path, 
 def test_what_was_asked_for_or_begun_and_fails_is_refused(tmp_path, compiler):
     cfg = settings_for(tmp_path, max_iters=4, eval_interval=2, compile=True)
     compiler.works = 0
-    with pytest.raises(config.UsageError, match="--compile was given, but torch.compile failed .RuntimeError: no compiler"):
+    with pytest.raises(
+        config.UsageError, match="--compile was given, but torch.compile failed .RuntimeError: no compiler"
+    ):
         train(cfg)
     compiler.works = 99
     train(cfg)

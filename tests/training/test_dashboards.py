@@ -88,7 +88,9 @@ def interrupted(cfg, monkeypatch, at: int) -> None:
 
 
 def timeless(rows: dict[int, dict]) -> dict[int, dict]:
-    return {step: {name: value for name, value in row.items() if name not in TIMES} for step, row in rows.items()}
+    return {
+        step: {name: value for name, value in row.items() if name not in TIMES} for step, row in rows.items()
+    }
 
 
 # ---- Weights & Biases ----
@@ -101,9 +103,15 @@ def test_the_log_is_sent_with_samples_as_a_table(tmp_path, server):
     assert sorted(server.rows) == [0, 2, 4, 6, 8] and server.told == sorted(server.told)
     for step, row in server.rows.items():
         samples = log[step].get("samples", {})
-        expected = {name: value for name, value in log[step].items() if name not in ("step", "samples") and value is not None}
+        expected = {
+            name: value
+            for name, value in log[step].items()
+            if name not in ("step", "samples") and value is not None
+        }
         assert {name: value for name, value in row.items() if name != "samples"} == expected
-        assert row.get("samples") == (Table(["question", "answer"], [list(pair) for pair in samples.items()]) if samples else None)
+        assert row.get("samples") == (
+            Table(["question", "answer"], [list(pair) for pair in samples.items()]) if samples else None
+        )
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["all arrived", "the last step was lost"])
@@ -133,7 +141,10 @@ def test_the_verdict_goes_to_the_same_run(tmp_path, server):
     train(cfg)
     before = timeless(server.rows)
     dashboards.conclude(cfg, tmp_path / "run", "Better: 4 to 3.")
-    assert list(server.summaries.values()) == [{"verdict": "Better: 4 to 3."}] and timeless(server.rows) == before
+    assert (
+        list(server.summaries.values()) == [{"verdict": "Better: 4 to 3."}]
+        and timeless(server.rows) == before
+    )
 
 
 def test_fresh_begins_another_run(tmp_path, server):
@@ -153,7 +164,9 @@ def test_tensorboard_shows_the_log_and_a_run_that_goes_on_has_the_same_curves(tm
     train(dataclasses.replace(cfg, out_dir=str(tmp_path / "whole")))
     curves, texts = tensorboard_of(tmp_path / "whole")
     log = read_log(tmp_path / "whole")
-    assert [step for step, _ in curves["loss"]] == [2, 4, 6, 8] and [step for step, _ in curves["val_loss"]] == [0, 4, 8]
+    assert [step for step, _ in curves["loss"]] == [2, 4, 6, 8] and [
+        step for step, _ in curves["val_loss"]
+    ] == [0, 4, 8]
     assert curves["val_loss"] == [(step, pytest.approx(log[step]["val_loss"])) for step in (0, 4, 8)]
     who = [(step, log[step]["samples"]["Who are you?"]) for step in (0, 4, 8)]
     assert {"lr", "tokens_per_second"} < curves.keys() and texts["samples/Who are you?/text_summary"] == who
@@ -162,7 +175,9 @@ def test_tensorboard_shows_the_log_and_a_run_that_goes_on_has_the_same_curves(tm
     dashboards.conclude(cfg, tmp_path / "run", "Better.")
     again, more = tensorboard_of(tmp_path / "run")
     assert more.pop("verdict/text_summary") == [(8, "Better.")] and more == texts
-    assert {tag: points for tag, points in again.items() if tag not in TIMES} == {t: p for t, p in curves.items() if t not in TIMES}
+    assert {tag: points for tag, points in again.items() if tag not in TIMES} == {
+        t: p for t, p in curves.items() if t not in TIMES
+    }
     assert len(list((tmp_path / "run/tensorboard").iterdir())) == 1
 
 
@@ -206,7 +221,9 @@ def test_one_that_cannot_be_opened_is_told_and_does_not_undo_a_run_that_is_done(
 
     server.init = fail
     cfg = settings(tmp_path, wandb=True)
-    with pytest.raises(config.UsageError, match="^--wandb cannot be used: No API key configured; `wandb login` once"):
+    with pytest.raises(
+        config.UsageError, match="^--wandb cannot be used: No API key configured; `wandb login` once"
+    ):
         train(cfg)
     train(dataclasses.replace(cfg, wandb=False))
     capsys.readouterr()

@@ -17,7 +17,12 @@ def start(folder, processes: int, *flags: str) -> None:
         if processes > 1
         else [sys.executable]
     )
-    common = [f"--base={folder.parent / 'base.pt'}", f"--data_dir={folder.parent / 'data'}", f"--out_dir={folder}", "--learning_rate=1e-3"]
+    common = [
+        f"--base={folder.parent / 'base.pt'}",
+        f"--data_dir={folder.parent / 'data'}",
+        f"--out_dir={folder}",
+        "--learning_rate=1e-3",
+    ]
     sizes = ["--batch_size=4", "--gradient_accumulation_steps=2", "--eval_interval=3", "--log_interval=1"]
     command = [*launcher, str(ROOT / "train_arianna.py"), *common, *sizes, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -35,12 +40,19 @@ def test_two_processes_train_as_one_does_and_resume_alike(tmp_path, replay, opti
     write_shards(tmp_path / "data")
     write_shards(tmp_path / "text")
     checkpoint.save(tmp_path / "base.pt", checkpoint.pack(build()))
-    flags = ("--max_iters=6", f"--replay={replay}", f"--base_text_dir={tmp_path / 'text'}", f"--optimizer={optimizer}")
+    flags = (
+        "--max_iters=6",
+        f"--replay={replay}",
+        f"--base_text_dir={tmp_path / 'text'}",
+        f"--optimizer={optimizer}",
+    )
     start(tmp_path / "one", 1, *flags)
     start(tmp_path / "two", 2, *flags)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 6 + 3
-    apart = 5e-3 if optimizer == "muon" else 1e-5  # Muon orthogonalises in bfloat16, which a last bit may turn
+    apart = (
+        5e-3 if optimizer == "muon" else 1e-5
+    )  # Muon orthogonalises in bfloat16, which a last bit may turn
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < apart
     state = checkpoint.load(tmp_path / "two/ckpt_prev.pt")
     assert state["iter_num"] == 3
