@@ -49,9 +49,8 @@ class SampleConfig:
     checkpoint: str = "out/ckpt_ft.pt"  # the model: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
     compare: str | None = None  # a second model: its texts for the same prompts and seed stand beside
     tokenizer: str | None = None  # by default the model's own, else data/tok4096.model
-    start: tuple[
-        str, ...
-    ] = ()  # text to go on from, \n for a new line; behind a question comes "A:"; any number
+    # text to go on from, \n for a new line; behind a question comes "A:"; any number
+    start: tuple[str, ...] = ()
     question: tuple[str, ...] = ()  # to answer: a --start with the template of the conversations; any number
     system: str | None = None  # system text ahead of each --question, or of a --chat
     prompts_file: str | None = None  # a file with one --start a line
