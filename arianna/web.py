@@ -44,8 +44,8 @@ def serve(page: bytes, started: Callable[[str], None] | None = None) -> int:
     """Give a page to this machine's browser until Ctrl-C. `started` gets the address (default: open it)."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler_of(page)) as server:
         server.daemon_threads = True
-        (started or tell_and_open)(f"http://127.0.0.1:{server.server_port}/")
         try:
+            (started or tell_and_open)(f"http://127.0.0.1:{server.server_port}/")
             server.serve_forever()
         except KeyboardInterrupt:
             print()

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from arianna.system import files
-from arianna.training import run_folder
+from arianna.training import log
 
 PAGE = 512
 
@@ -50,7 +50,7 @@ class Disk:
         self.real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
         for name in self.real:
             monkeypatch.setattr(os, name, getattr(self, name))
-        for module in (files, run_folder):
+        for module in (files, log):
             monkeypatch.setattr(module, "open", self.opened, raising=False)
 
     def number_of(self, path: Path, mode: str) -> int:

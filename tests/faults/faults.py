@@ -184,7 +184,7 @@ def trainer(cfg: TrainConfig, **options) -> subprocess.Popen:
     from arianna.system import config
 
     group = {"start_new_session": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    words = [sys.executable, str(ROOT / "train_arianna.py"), "--init_from=scratch", *config.to_flags(cfg)]
+    words = [sys.executable, str(ROOT / "train_arianna.py"), *config.to_flags(cfg)]
     return subprocess.Popen(words, env=ENVIRONMENT, **group | options)
 
 

@@ -18,7 +18,7 @@ from helpers import ROOT, furnish
 from arianna.formats import checkpoint
 from arianna.system import files
 from arianna.system.files import write_atomic
-from arianna.training import run_folder
+from arianna.training import log
 from arianna.training.log import read_log
 from arianna.training.run_folder import latest_state
 from train_arianna import train
@@ -174,7 +174,7 @@ def test_a_power_cut_leaves_a_run_that_goes_on(tmp_path, monkeypatch, whole, cap
 
 
 def test_a_log_that_is_not_synced_loses_evaluations(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run_folder, "sync", lambda file: None)
+    monkeypatch.setattr(log, "sync", lambda file: None)
     disk = recorded_run(tmp_path, monkeypatch)
     assert any(broken_run(left, tmp_path / f"cut{n}") for n, (_, left) in enumerate(cuts(disk, 20)))
     capsys.readouterr()
@@ -226,7 +226,7 @@ class Quota:
 
     def __init__(self, left: int, monkeypatch):
         self.left = left
-        for module in (files, run_folder):
+        for module in (files, log):
             monkeypatch.setattr(module, "open", self.open, raising=False)
 
     def open(self, path, mode: str = "r", *rest, **options):

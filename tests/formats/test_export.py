@@ -358,7 +358,7 @@ def test_what_cannot_be_asked_for_is_told_before_anything_is_read():
     assert "'onnx' is not one of llama2c, llama2c-int8, hf, gguf, html, checkpoint" in usage_error(
         "a.bin", "--format=onnx"
     )
-    assert "did you mean --half" in usage_error("a.bin", "--checkpoint=x", "--halve")
+    assert "did you mean --half" in usage_error("a.bin", "--checkpoint=x", "--halff")
 
 
 def test_the_input_is_not_written_over(tmp_path):

@@ -665,7 +665,7 @@ def test_paths_that_cannot_be_are_told(tmp_path):
     with pytest.raises(config.UsageError, match="would be written, but it is an input"):
         main(words(folder, folder))
     with pytest.raises(config.UsageError, match="nowhere.model is missing"):
-        main([*words(tmp_path / "b", source), "--tokenizer=nowhere.model"])
+        main([str(tmp_path / "b"), f"--checkpoint={source}", "--format=hf", "--tokenizer=nowhere.model"])
     (tmp_path / "report.json").write_text("x")
     with pytest.raises(config.UsageError, match="report.json is not JSON"):
         main(words(tmp_path / "b", source, f"--report={tmp_path / 'report.json'}"))

@@ -49,6 +49,5 @@ def test_the_memory_that_can_be_had_is_some_and_not_more_than_there_is():
         assert left == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_what_the_default_run_takes():
-    assert resources.bytes_on_disk(7_155_360, 12) == 601_050_240
+def test_sizes_are_told_in_megabytes():
     assert resources.megabytes(601_050_240) == "601 MB"
