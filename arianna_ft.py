@@ -4,8 +4,9 @@
     python arianna_ft.py --conversations=data/mine.jsonl      # on your own
     python arianna_ft.py --dry_run                            # look first: nothing is written
 
-Checks everything, writes the conversations as text and as token shards, lets train_arianna.py train, takes the checkpoint
-with the best held-out answers, and exports it for llama2.c. Stop it at any time; the same command carries on.
+Checks everything, writes the conversations as text and as token shards, lets train_arianna.py train, takes
+the checkpoint with the best held-out answers, and exports it for llama2.c. Stop it at any time; the same
+command carries on.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The whole job; a signal ends it with 128 + its number. No half-written file is left; the next start goes on."""
+    """The whole job; a signal ends it with 128 + its number. No half-written file is left; the next start
+    goes on."""
     try:
         with processes.stoppable():
             return whole_job(argv)
@@ -189,7 +191,8 @@ def train(job: Job) -> int:
 
 
 def find_settings(job: Job, given: set[str]) -> int:
-    """In place of one training: search settings for hours, then train with the best; those that were given stay."""
+    """In place of one training: search settings for hours, then train with the best; those that were given
+    stay."""
     from arianna.reporting import scored_run
 
     cfg = job.cfg
@@ -200,7 +203,8 @@ def find_settings(job: Job, given: set[str]) -> int:
 
 
 def choose(job: Job) -> tuple[Choice, Transformer]:
-    """The run's result: the best checkpoint, blended with the base if it forgot too much. Blends are scored once."""
+    """The run's result: the best checkpoint, blended with the base if it forgot too much. Blends are scored
+    once."""
     from arianna.formats import open_model
     from arianna.scoring import choose as choosing
 
@@ -254,7 +258,8 @@ def report(job: Job, choice: Choice) -> int:
 
 @contextlib.contextmanager
 def begun(job: Job) -> Iterator[None]:
-    """Within, a run is begun or goes on. After a refusal everything is as it was, but for a run that has saved steps."""
+    """Within, a run is begun or goes on. After a refusal everything is as it was, but for a run that has
+    saved steps."""
     cfg = job.cfg
     folders = (cfg.corpus.parent, Path(cfg.out_dir), *(cfg.run / name for name in ("", "data", "base_text")))
     for folder in folders:

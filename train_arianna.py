@@ -60,7 +60,8 @@ from tokenizer import Tokenizer
 def train_step(
     state: State, batch: Batch, cfg: TrainConfig, forward: Callable, precision: Precision, group: ProcessGroup
 ) -> float:
-    """One update; returns the loss before it in nats per target token. A loss that is not finite changes nothing.
+    """One update; returns the loss before it in nats per target token. A loss that is not finite changes
+    nothing.
 
     Each process computes its shard of the rows; since the loss is divided by the targets of the whole batch,
     the sums over all processes are its loss and its gradient.

@@ -2,16 +2,17 @@
 
 Run it from the project's folder, where arianna_ft.py lies:
 
-    python -m arianna.export out/arianna.bin   --checkpoint=out/ckpt_ft.pt                          llama2.c's run
-    python -m arianna.export out/arianna_q.bin --checkpoint=out/ckpt_ft.pt --format=llama2c-int8    llama2.c's runq
-    python -m arianna.export out/arianna.html  --checkpoint=out/ckpt_ft.pt --format=html            a browser
-    python -m arianna.export out/arianna_hf    --checkpoint=out/ckpt_ft.pt --format=hf              transformers
-    python -m arianna.export out/arianna.gguf  --checkpoint=out/ckpt_ft.pt --format=gguf            llama.cpp, Ollama
-    python -m arianna.export out/base.pt       --checkpoint=their_model    --format=checkpoint      arianna_ft.py --base
+    python -m arianna.export out/a.bin  --checkpoint=out/ckpt_ft.pt                         llama2.c's run
+    python -m arianna.export out/q.bin  --checkpoint=out/ckpt_ft.pt --format=llama2c-int8   llama2.c's runq
+    python -m arianna.export out/a.html --checkpoint=out/ckpt_ft.pt --format=html           a browser
+    python -m arianna.export out/a_hf   --checkpoint=out/ckpt_ft.pt --format=hf             transformers
+    python -m arianna.export out/a.gguf --checkpoint=out/ckpt_ft.pt --format=gguf           llama.cpp, Ollama
+    python -m arianna.export out/b.pt   --checkpoint=their_model    --format=checkpoint     arianna_ft.py --base
 
-The model may be in any of these formats; it is only read. What is written is read back before it takes its place, and
-must be the model, bit for bit (in int8, F16 and Q8_0: the model with rounded weights). Where a format rounds, the command
-says what that costs: how far the logits move, and the loss on held-out answers if the run's data lie beside the model.
+The model may be in any of these formats; it is only read. What is written is read back before it takes its
+place, and must be the model, bit for bit (in int8, F16 and Q8_0: the model with rounded weights). Where a
+format rounds, the command says what that costs: how far the logits move, and the loss on held-out answers if
+the run's data lie beside the model.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ def check_paths(source: Path, out: Path, folder: bool) -> None:
 
 
 def read_options(cfg: ExportConfig) -> dict[str, Any]:
-    """The options that a format takes, from the command's. Raises ValueError for a tokenizer that is not the model's."""
+    """The options that a format takes, from the command's. Raises ValueError for a tokenizer that is not the
+    model's."""
     options: dict[str, Any] = {"half": cfg.half, "gguf_type": cfg.gguf_type, "html_type": cfg.html_type}
     if cfg.tokenizer or cfg.format in CARRY_A_TOKENIZER or find_tokenizer(cfg.checkpoint):
         options["tokenizer"] = open_tokenizer(cfg.checkpoint, cfg.tokenizer)
@@ -197,7 +199,8 @@ def held_out_rows(data_dir: str, model: Transformer) -> Rows:
 
 
 def rows_beside(source: Path, model: Transformer) -> Rows | None:
-    """Held-out conversations of the run that the model is of, looked for beside it; None where none are that fit it."""
+    """Held-out conversations of the run that the model is of, looked for beside it; None where none are that
+    fit it."""
     for folder in (source.parent / "data", source.parent / "ft" / "data"):
         with contextlib.suppress(OSError, ValueError):
             rows = held_out_rows(str(folder), model)

@@ -32,7 +32,8 @@ def one_thread() -> Iterator[None]:
 
 
 class Product(torch.autograd.Function):
-    """x @ weight.T like F.linear, in float32 by oneDNN: MKL, which torch takes, is up to twice as slow on AMD's processors.
+    """x @ weight.T like F.linear, in float32 by oneDNN: MKL, which torch takes, is up to twice as slow on
+    AMD's processors.
 
     The weight's gradient is left to MKL, which is the faster one there.
     """
@@ -57,7 +58,8 @@ def onednn(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def packed(weight: Tensor, rows: int) -> Tensor:
-    """A weight (D, C) laid out once as `onednn` wants it for x with so many rows; nothing else can read it."""
+    """A weight (D, C) laid out once as `onednn` wants it for x with so many rows; nothing else can read
+    it."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 
@@ -84,7 +86,8 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv 1910.07467); with few passes over the data on a CPU."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv 1910.07467); with few passes over the
+    data on a CPU."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x, weight.shape, weight, eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
@@ -92,7 +95,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time. All (B, H or K, T, D).
+    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time. All (B, H
+    or K, T, D).
 
     For bfloat16 on a CPU, where the library's own takes a third of a step: half its time, compiled a third.
     """
@@ -109,7 +113,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def all_finite(x: Tensor) -> bool:
-    """x.isfinite().all() in a fifth of the time: NaN passes through the extremes, which infinity is one of."""
+    """x.isfinite().all() in a fifth of the time: NaN passes through the extremes, which infinity is one
+    of."""
     return bool(torch.stack(x.detach().aminmax()).isfinite().all()) if x.numel() else True
 
 
@@ -121,9 +126,11 @@ Teacher = tuple[
 def plain_head_loss(
     x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None
 ) -> Tensor:
-    """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets: (N,).
+    """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets:
+    (N,).
 
-    With a teacher it is against what that one predicts, wherever there is a target (Hinton et al. 2015, arXiv 1503.02531).
+    With a teacher it is against what that one predicts, wherever there is a target (Hinton et al. 2015, arXiv
+    1503.02531).
     """
     logits = product(x, weight).float()
     if teacher is None:
@@ -136,7 +143,8 @@ def plain_head_loss(
 def head_loss(
     x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None
 ) -> Tensor:
-    """`plain_head_loss`, in parts where the logits would be too many to hold; a compiler fuses what it takes of them."""
+    """`plain_head_loss`, in parts where the logits would be too many to hold; a compiler fuses what it takes
+    of them."""
     rows = max(1, HEAD_LOGITS // len(weight))
     if len(x) <= rows or torch.compiler.is_compiling():
         return plain_head_loss(x, weight, targets, count, teacher)
@@ -150,8 +158,8 @@ def head_loss(
 def loss_in_parts(
     x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor, Teacher | None]], count: int
 ) -> Tensor:
-    """The loss of parts (hidden states, targets, teacher) of x. Each part's gradients are made at once, after which its logits are
-    let go; the gradients wait in a sum whose own value is taken off again."""
+    """The loss of parts (hidden states, targets, teacher) of x. Each part's gradients are made at once, after
+    which its logits are let go; the gradients wait in a sum whose own value is taken off again."""
     w, loss, grads = weight.detach().requires_grad_(), 0.0, []
     for h, y, teacher in parts:
         h = h.detach().requires_grad_()

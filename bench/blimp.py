@@ -1,9 +1,10 @@
-"""BLiMP (Warstadt et al. 2020, arXiv 1912.00582): how often the right sentence of a minimal pair is the likelier one.
+"""BLiMP (Warstadt et al. 2020, arXiv 1912.00582): how often the right sentence of a minimal pair is the
+likelier one.
 
     python -m bench.blimp --data=FOLDER --checkpoint=out/ckpt_v1_base.pt --tokenizer=data/tok4096.model
 
-FOLDER holds the 67 .jsonl files of github.com/alexwarstadt/blimp. Of each the first 100 pairs are scored, by summed
-log-likelihood behind BOS. Prints the mean over the kinds, of 100 (50 is chance), and the five worst.
+FOLDER holds the 67 .jsonl files of github.com/alexwarstadt/blimp. Of each the first 100 pairs are scored, by
+summed log-likelihood behind BOS. Prints the mean over the kinds, of 100 (50 is chance), and the five worst.
 """
 
 from __future__ import annotations

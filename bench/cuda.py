@@ -1,10 +1,11 @@
-"""On a CUDA GPU: training steps as they are and compiled, their share of its peak, what bounds them, and a whole default fine-tune.
+"""On a CUDA GPU: training steps as they are and compiled, their share of its peak, what bounds them, and a
+whole default fine-tune.
 
     python -m bench.cuda           # steps of InnerArianna and of stories110M's shape
     python -m bench.cuda whole     # arianna_ft.py on the files that are shipped, in a new folder
 
-The peak is what a large bfloat16 matrix product reaches there. Of a step, 6 operations a weight and token are counted and those
-of causal attention; what is computed twice is not.
+The peak is what a large bfloat16 matrix product reaches there. Of a step, 6 operations a weight and token are
+counted and those of causal attention; what is computed twice is not.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def stepper(args: ModelArgs, rows: int, mode: str | None) -> Callable[[], None]:
-    """STEPS training steps as train_arianna.py takes them, with its forward pass compiled in a mode of torch.compile or not."""
+    """STEPS training steps as train_arianna.py takes them, with its forward pass compiled in a mode of
+    torch.compile or not."""
     cfg, precision, alone = (
         TrainConfig(),
         Precision(torch.device("cuda"), torch.bfloat16),
@@ -93,7 +95,8 @@ def stepper(args: ModelArgs, rows: int, mode: str | None) -> Callable[[], None]:
 
 
 def profile(steps: Callable[[], None]) -> dict[str, Any]:
-    """Share of the time in which the GPU computes, kernels a step, and the most expensive of them by their share of its time."""
+    """Share of the time in which the GPU computes, kernels a step, and the most expensive of them by their
+    share of its time."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
         seconds = timed(steps)
     kernels = [e for e in found.key_averages() if e.self_device_time_total > 0]

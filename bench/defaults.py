@@ -5,9 +5,10 @@
     python -m bench.defaults finals     # the finalists over five folds and three seeds, in full
     python -m bench.defaults table      # docs/defaults.md from what there is so far
 
-A run that is done is a line in bench/defaults.jsonl and is not repeated; stop it at any time. Started several times at once, each takes
-runs that no other has: one for each core, with OMP_NUM_THREADS=1, is fastest. With a folder of texts that the base was trained on
-(`--library=data/tok_books`, as data/README.md prepares it), forgetting is measured on their held-out part as well.
+A run that is done is a line in bench/defaults.jsonl and is not repeated; stop it at any time. Started several
+times at once, each takes runs that no other has: one for each core, with OMP_NUM_THREADS=1, is fastest. With
+a folder of texts that the base was trained on (`--library=data/tok_books`, as data/README.md prepares it),
+forgetting is measured on their held-out part as well.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path]:
-    """The shards of a trial's fold, and of the base text: samples, prose and, where given, windows of the library. Made once."""
+    """The shards of a trial's fold, and of the base text: samples, prose and, where given, windows of the
+    library. Made once."""
     cut, whole = trial.settings.get("windows") == "cut", "template" in trial.settings
     data, text = (
         folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}",
@@ -296,7 +298,8 @@ def rises(line: dict[str, Any], texts: dict[str, float]) -> dict[str, float]:
 
 
 def row(lines: list[dict[str, Any]]) -> str:
-    """A recipe's line of the table: means over its runs, with the standard deviation where there are several."""
+    """A recipe's line of the table: means over its runs, with the standard deviation where there are
+    several."""
     best = [best_point(line) for line in lines]
     gains = [b[1] - line["points"][0][1] for b, line in zip(best, lines, strict=True)]
     guarded = [line["used"][2] - line["points"][0][1] for line in lines]

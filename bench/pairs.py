@@ -1,4 +1,5 @@
-"""What the measurements share: programs in processes of their own that are asked in turn, medians of pairs, a line of JSON."""
+"""What the measurements share: programs in processes of their own that are asked in turn, medians of pairs, a
+line of JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ PAIRS = 7
 
 
 class Worker:
-    """A program to measure: `python -m MODULE WHICH`, which answers a line on its stdin with a number (see `serve`)."""
+    """A program to measure: `python -m MODULE WHICH`, which answers a line on its stdin with a number (see
+    `serve`)."""
 
     def __init__(self, module: str, which: str, tuned: bool):
         command = [sys.executable, "-m", module, which]
@@ -62,7 +64,8 @@ def serve(measure: Callable[[str], float]) -> int:
 def in_turn(
     asked: dict[str, Callable[[], float]], pairs: int = PAIRS, warm: int = 2
 ) -> dict[str, list[float]]:
-    """What each answers, asked in turn so many times, every other time backwards; the first `warm` answers are left out."""
+    """What each answers, asked in turn so many times, every other time backwards; the first `warm` answers
+    are left out."""
     found: dict[str, list[float]] = {name: [] for name in asked}
     for number in range(-warm, pairs):
         for name in list(asked)[:: 1 if number % 2 else -1]:

@@ -1,11 +1,13 @@
-"""A blind reading: answers of several models to everyday questions, mixed so that the reader does not know whose is whose.
+"""A blind reading: answers of several models to everyday questions, mixed so that the reader does not know
+whose is whose.
 
     python -m bench.reading write FOLDER --models new=out/ckpt_ft.pt:data/tok4096.model old=OLD.pt:OLD.model
     python -m bench.reading count FOLDER        # after marks were put into FOLDER/sheet.jsonl
 
-`write` makes sheet.jsonl (a line an answer: its number, the question, the answer, room for two marks) and key.json (whose
-answer each number is). A reader fills in "sentence" and "fits", each 0, 1 or 2: is it a sentence that a person could
-say, and is it an answer to this question? `count` prints each model's share of the points.
+`write` makes sheet.jsonl (a line an answer: its number, the question, the answer, room for two marks) and
+key.json (whose answer each number is). A reader fills in "sentence" and "fits", each 0, 1 or 2: is it a
+sentence that a person could say, and is it an answer to this question? `count` prints each model's share of
+the points.
 """
 
 from __future__ import annotations

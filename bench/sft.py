@@ -1,4 +1,5 @@
-"""A fine-tune by TRL's SFTTrainer, as its users write one: the peer of bench.time_to_quality. Loads nothing of ours.
+"""A fine-tune by TRL's SFTTrainer, as its users write one: the peer of bench.time_to_quality. Loads nothing
+of ours.
 
 python bench/sft.py MODEL FOLDER_OF_DATA OUT RATE EPOCHS
 """

@@ -1,4 +1,5 @@
-"""Seconds from `python arianna_ft.py` to the end of the first training step, on the files that are shipped, in a new folder.
+"""Seconds from `python arianna_ft.py` to the end of the first training step, on the files that are shipped,
+in a new folder.
 
 python -m bench.startup
 """
@@ -22,7 +23,8 @@ FIRST_STEP = re.compile(r"^1 \| loss")
 
 
 def seconds_to_first_step(place: Path, lines: dict[str, float]) -> float:
-    """Start the whole job in a folder and kill it when its first step is told. `lines` gets when each line came."""
+    """Start the whole job in a folder and kill it when its first step is told. `lines` gets when each line
+    came."""
     started = time.monotonic()
     command = [sys.executable, str(HERE / "arianna_ft.py"), "--fresh", "--log_interval=1"]
     child = subprocess.Popen(

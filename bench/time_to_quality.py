@@ -1,13 +1,14 @@
-"""Wall time from a command to a model with a given held-out answer loss: the whole job against TRL's SFTTrainer.
+"""Wall time from a command to a model with a given held-out answer loss: the whole job against TRL's
+SFTTrainer.
 
     pip install -e .[bench]
     python -m bench.time_to_quality                          # in /tmp; about half an hour
     python -m bench.time_to_quality --folder=/tmp/quality    # goes on with the runs that are not done there
 
-Both start from the shipped base and train on the same conversations; TRL gets the base as a Hugging Face folder, and each
-answer with all that was said before it. Every saved model of either is scored afterwards, by the same functions: its time is
-when it lay on the disk, for ours with what choice and export took at the end of the run added. A run that is done is a line
-of results.jsonl in the folder.
+Both start from the shipped base and train on the same conversations; TRL gets the base as a Hugging Face
+folder, and each answer with all that was said before it. Every saved model of either is scored afterwards, by
+the same functions: its time is when it lay on the disk, for ours with what choice and export took at the end
+of the run added. A run that is done is a line of results.jsonl in the folder.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Config:
 
 @dataclass(frozen=True)
 class Point:
-    """A saved model: seconds from the command until it was there, held-out answers and base texts in nats a token."""
+    """A saved model: seconds from the command until it was there, held-out answers and base texts in nats a
+    token."""
 
     seconds: float
     answers: float

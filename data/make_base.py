@@ -3,9 +3,9 @@
     python data/make_base.py --sources=FOLDER --out=data/base            # everything; goes on after a stop
     python data/make_base.py --sources=FOLDER --out=data/base --prepare  # no training
 
-FOLDER and its subfolders hold the files that data/sources.tsv names (with licences and SHA-256). That table is
-also the mix: how often each file is read in the broad stage, where the learning rate stays, and in the close
-stage, where it falls (0.2: a fifth of its documents; 3: three times).
+FOLDER and its subfolders hold the files that data/sources.tsv names (with licences and SHA-256). That table
+is also the mix: how often each file is read in the broad stage, where the learning rate stays, and in the
+close stage, where it falls (0.2: a fifth of its documents; 3: three times).
 """
 
 from __future__ import annotations

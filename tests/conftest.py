@@ -1,4 +1,5 @@
-"""Shared by the tests: a tiny model built in the process, the shipped tokenizer, tiny data. No network, one thread."""
+"""Shared by the tests: a tiny model built in the process, the shipped tokenizer, tiny data. No network, one
+thread."""
 
 import os
 import sys

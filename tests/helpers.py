@@ -490,7 +490,8 @@ def with_ignored(targets: torch.Tensor, seed: int = 5) -> torch.Tensor:
 
 
 class Scripted:
-    """A model that says what it is told to, a text a call, and remembers its prompts. None stands for a Ctrl-C."""
+    """A model that says what it is told to, a text a call, and remembers its prompts. None stands for a
+    Ctrl-C."""
 
     def __init__(self, *texts: list[int | None], context: int = 256):
         self.args, self.texts, self.prompts, self.seeds = (

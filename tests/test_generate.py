@@ -123,7 +123,8 @@ def test_a_prompt_that_leaves_no_room_is_refused(prompts):
 def frequencies(
     logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, draws: int = 20_000
 ) -> torch.Tensor:
-    """How often each token is picked when `chance` takes evenly spread values: its probability to 1 / draws."""
+    """How often each token is picked when `chance` takes evenly spread values: its probability to 1 /
+    draws."""
     chance = (torch.arange(draws) + 0.5) / draws
     picked = pick(logits.expand(draws, -1), temperature, top_k, top_p, chance)
     return picked.bincount(minlength=len(logits)) / draws

@@ -11,17 +11,16 @@ from helpers import ROOT
 import arianna
 
 TOP_LEVEL = {
-    "arianna_ft.py", "train_arianna.py", "model.py", "tokenizer.py", "arianna_data.py", "sample.py", "data", "out", "tests",
-    "README.md", "LICENSE", "Makefile", "pyproject.toml", "requirements.txt", "requirements-test.txt", ".gitignore", ".ci",
-    "docs", "bench", "arianna",
+    "arianna_ft.py", "train_arianna.py", "model.py", "tokenizer.py", "arianna_data.py", "sample.py",
+    "arianna", "data", "out", "tests", "docs", "bench", "README.md", "LICENSE", "Makefile", "pyproject.toml",
+    "requirements.txt", "requirements-test.txt", ".gitignore", ".ci",
 }  # fmt: skip
 STEPS = {  # of a file or a room; a room's own __init__.py is in it
-    "arianna/system": 1, "tokenizer.py": 2, "arianna/corpus": 3, "arianna/ops.py": 3, "model.py": 4, "arianna_data.py": 4,
-    "arianna/formats": 5, "arianna/generate.py": 5, "arianna/training": 6, "arianna/chat.py": 6, "arianna/web.py": 6,
-    "arianna/scoring": 7,
-    "train_arianna.py": 8, "sample.py": 8, "arianna/evaluate.py": 8, "arianna/export.py": 8, "arianna/blind.py": 8,
-    "arianna/reporting": 9, "arianna/report.py": 10, "arianna/search.py": 10, "arianna/searching": 9,
-    "arianna_ft.py": 11,
+    "arianna/system": 1, "tokenizer.py": 2, "arianna/corpus": 3, "arianna/ops.py": 3, "model.py": 4,
+    "arianna_data.py": 4, "arianna/formats": 5, "arianna/generate.py": 5, "arianna/training": 6,
+    "arianna/chat.py": 6, "arianna/web.py": 6, "arianna/scoring": 7, "train_arianna.py": 8, "sample.py": 8,
+    "arianna/evaluate.py": 8, "arianna/export.py": 8, "arianna/reporting": 9, "arianna/searching": 9,
+    "arianna/report.py": 10, "arianna/search.py": 10, "arianna_ft.py": 11,
 }  # fmt: skip
 SCRIPTS = {"arianna_ft", "train_arianna", "sample"}
 LONGEST = 350  # lines of a file

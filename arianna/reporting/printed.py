@@ -1,4 +1,5 @@
-"""Lines that arianna_ft.py prints: what was found and what will run, before; losses, files and commands, afterwards."""
+"""Lines that arianna_ft.py prints: what was found and what will run, before; losses, files and commands,
+afterwards."""
 
 from __future__ import annotations
 
@@ -41,10 +42,11 @@ def prepared_lines(prepared: Prepared, context: int) -> list[str]:
 def plan_lines(
     cfg: TrainConfig, base: Transformer, context: int, out_dir: str, spelled: float | None
 ) -> list[str]:
-    """Score the base and time a step on a copy of it: what will run, on what, for how long, and how much disk.
+    """Score the base and time a step on a copy of it: what will run, on what, for how long, and how much
+    disk.
 
-    The disk is what the run and its two results take. `context` is that of the rows to train on, `spelled` the share of
-    their characters that are spelled in bytes.
+    The disk is what the run and its two results take. `context` is that of the rows to train on, `spelled`
+    the share of their characters that are spelled in bytes.
     """
     import train_arianna
     from arianna.formats import open_model

@@ -50,8 +50,8 @@ def generate_answers(
     """`samples_each` answers to each question, those to one behind each other. Equal arguments give equal
     answers.
 
-    `systems`, `greetings`: what stands ahead of each question. `context`: the base's, where the model's is longer.
-    Of a question longer than 3/4 of it the end is kept.
+    `systems`, `greetings`: what stands ahead of each question. `context`: the base's, where the model's is
+    longer. Of a question longer than 3/4 of it the end is kept.
     """
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
     none = [""] * len(questions)

@@ -97,7 +97,8 @@ def json_of(path: Path) -> dict[str, Any]:
 
 
 def questions(folder: Path) -> list[str]:
-    """Held-out questions of the run's report, then everyday ones, at most MOST. Raises UsageError for none."""
+    """Held-out questions of the run's report, then everyday ones, at most MOST. Raises UsageError for
+    none."""
     try:
         samples = json_of(folder / "report.json")["scores"]["tuned"]["samples"]
         held_out = [sample["question"] for sample in samples if sample.get("held_out")]

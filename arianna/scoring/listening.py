@@ -133,7 +133,8 @@ def row(
 
 
 def others(n: int) -> Iterator[tuple[int, int]]:
-    """Ordered pairs of n numbers: all, or each number with as many as MOST_ROWS allows, by a fixed shuffle."""
+    """Ordered pairs of n numbers: all, or each number with as many as MOST_ROWS allows, by a fixed
+    shuffle."""
     order = np.random.default_rng(SEED).permutation(n).tolist()
     for distance in range(1, min(n, MOST_ROWS // max(n, 1))):
         yield from ((order[place], order[(place + distance) % n]) for place in range(n))

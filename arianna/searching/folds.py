@@ -23,8 +23,8 @@ ALL = "all"  # folder of all conversations to train on, beside the folds 0, 1, .
 
 
 def groups(conversations: Sequence[Conversation]) -> list[bytes]:
-    """The digest by which each conversation is parted: of its first question, or, where very many share that one,
-    of more of their words, as the split does."""
+    """The digest by which each conversation is parted: of its first question, or, where very many share that
+    one, of more of their words, as the split does."""
     levels = [digests(c) for c in conversations]
     effective = [level[0] for level in levels]
     for deeper in range(1, LEVELS):

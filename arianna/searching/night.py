@@ -214,7 +214,8 @@ class Night:
         self.log.say(f"a process of the search was killed by signal {signal}; another goes on in its place")
 
     def look(self) -> bool:
-        """Say and log how trials have ended since, other machines' too; returns whether there is time to go on."""
+        """Say and log how trials have ended since, other machines' too; returns whether there is time to go
+        on."""
         self.clock.keep()
         ended = [t for t in studies.trials_of(self.study, *studies.DONE) if studies.told(t)]
         fresh = [t for t in ended if t.number not in self.known]

@@ -100,7 +100,8 @@ def script(name: str) -> str:
 
 
 def python() -> str:
-    """The word that starts this very Python from a shell: `python` only where the activated venv is its own."""
+    """The word that starts this very Python from a shell: `python` only where the activated venv is its
+    own."""
     found, ours = shutil.which("python"), Path(sys.executable)
     same = found and Path(found).parent == ours.parent and os.path.samefile(found, ours)
     return "python" if same else quote(str(ours))

@@ -1,9 +1,9 @@
 """One frozen dataclass to command-line flags and a settings file, nothing else. Standard library only.
 
 A field `name: type = default  # what it is` becomes `--name=value`, with its comment as help. `--name value`,
-`--my-name` for my_name, and `--flag` alone for a bool work too. A field without a default is a word without a flag. A
-`tuple[str, ...]` takes its flag any number of times, any other takes it once. `--config=my.toml` stands for many flags,
-which win over it:
+`--my-name` for my_name, and `--flag` alone for a bool work too. A field without a default is a word without a
+flag. A `tuple[str, ...]` takes its flag any number of times, any other takes it once. `--config=my.toml`
+stands for many flags, which win over it:
 
     max_iters = 300
     loss_on = "answers"
@@ -51,11 +51,10 @@ def parse(
     aliases: Mapping[str, str] | None = None,
     word: str | None = None,
 ) -> T:
-    """Build `cls` from a command line (default: sys.argv). `aliases` maps a second name of a flag to its field.
+    """Build `cls` from a command line (default: sys.argv). `aliases`: second names of flags, and their fields.
 
-    Raises UsageError for an unknown flag (naming the one that was meant), a flag given twice, a value of the wrong type,
-    and whatever ValueError the class itself raises. `word` is the flag that a bare word is pointed to. `--help` prints
-    and exits.
+    Raises UsageError for an unknown flag, one given twice, a value of the wrong type, and whatever ValueError
+    the class itself raises. `word` is the flag that a bare word is pointed to. `--help` prints and exits.
     """
     return build(cls, read([cls], argv, description, aliases, word))
 
@@ -81,8 +80,8 @@ def read(
 ) -> dict[str, Any]:
     """What was given, in the settings file and by flags, by the names of the fields of all classes.
 
-    A name that several classes have is one flag. The help shows the fields of the first class alone. `instead` names
-    flags that there are not here, each with what to do: fields that are refused, and names in other programs.
+    A name that several classes have is one flag. The help shows the fields of the first class alone.
+    `instead` names flags that are refused here, or that other programs have, each with what to do.
     """
     settings = fields_by_name(classes, instead or {})
     aliases = {alias: name for alias, name in (aliases or {}).items() if name in settings}
@@ -265,7 +264,7 @@ def to_flags(config: Any) -> list[str]:
 def read_file(
     path: Path, settings: Mapping[str, Setting], aliases: Mapping[str, str], instead: Sentences
 ) -> dict[str, Any]:
-    """The settings in a TOML file. Raises UsageError for a name that there is not and for a value of another type."""
+    """The settings in a TOML file. Raises UsageError for an unknown name or a value of another type."""
     try:
         lines = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -309,7 +308,7 @@ def value_of(path: Path, name: str, value: Any, setting: Setting) -> Any:
 
 
 def text_of(*configs: Any, without: Sequence[str] = ()) -> str:
-    """The file that makes the configs again; of a name in several the first one's value counts. None is left out."""
+    """The file that makes the configs again; the first value of a name counts, None is left out."""
     lines: dict[str, str] = {}
     for config in configs:
         comments = field_comments(type(config))
@@ -320,7 +319,8 @@ def text_of(*configs: Any, without: Sequence[str] = ()) -> str:
 
 
 def spelled(value: str | bool | int | float) -> str:
-    """A value in JSON's spelling, which is TOML's, too, but for the one control character that JSON leaves as it is."""
+    """A value in JSON's spelling, which is TOML's, too, but for the one control character that JSON leaves as
+    it is."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,5 @@
-"""What surrounds a process: the variables it starts with, its Python and packages, its streams, and a machine that may sleep.
+"""What surrounds a process: the variables it starts with, its Python and packages, its streams, and a machine
+that may sleep.
 
 if __name__ == "__main__":  # at the top of a script, before torch is imported
     from arianna.system import environment
@@ -75,7 +76,8 @@ def what_is_missing() -> str | None:
 
 
 def restart_with_environment() -> None:
-    """Start this very command once more with the settings above that the user has not set; does nothing elsewhere."""
+    """Start this very command once more with the settings above that the user has not set; does nothing
+    elsewhere."""
     if platform.system() != "Linux" or STARTED in os.environ:
         return
     added = {name: value for name, (value, _) in LINUX.items() if name not in os.environ}
@@ -88,7 +90,8 @@ def restart_with_environment() -> None:
 
 
 def open_streams() -> None:
-    """Open the standard streams that are closed, on nothing: else the next file that is opened would take their number."""
+    """Open the standard streams that are closed, on nothing: else the next file that is opened would take
+    their number."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
             opened = os.open(os.devnull, os.O_RDWR)
@@ -103,8 +106,9 @@ def open_streams() -> None:
 class Stream:
     """A stream of text of which no failed write becomes a traceback.
 
-    A `lasting` one goes on in silence once its other end is gone or full: no closed terminal ends a night's run. Any
-    other ends the process then (exit code 1), with a sentence unless only the reader has gone, as `head` does.
+    A `lasting` one goes on in silence once its other end is gone or full: no closed terminal ends a night's
+    run. Any other ends the process then (exit code 1), with a sentence unless only the reader has gone, as
+    `head` does.
     """
 
     def __init__(self, stream: TextIO, lasting: bool):
@@ -132,7 +136,8 @@ class Stream:
 
 
 def speak_on(lasting: bool = True) -> None:
-    """Let this process print without a traceback, whatever becomes of its terminal; if `lasting`, for ever."""
+    """Let this process print without a traceback, whatever becomes of its terminal; if `lasting`, for
+    ever."""
     sys.stdout, sys.stderr = Stream(sys.stdout, lasting), Stream(sys.stderr, lasting=True)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream of a test or a notebook has no such method
@@ -151,7 +156,8 @@ KEEP_AWAKE = {  # each holds on while the command behind it runs, which says whe
 def awake(say: Callable[[str], None]) -> Iterator[None]:
     """Ask the system not to sleep within, where it takes such a wish; `say` is told once it is granted.
 
-    The child that asks reads a pipe whose other end only this process holds, so that it ends with us at any death.
+    The child that asks reads a pipe whose other end only this process holds, so that it ends with us at any
+    death.
     """
     program = next((p for p in KEEP_AWAKE if shutil.which(p)), None)
     if program is None or os.name != "posix":

@@ -16,7 +16,8 @@ from arianna.system.config import UsageError
 def write_atomic(
     path: str | Path, data: bytes | Iterable[bytes], check: Callable[[Path], None] | None = None
 ) -> None:
-    """Put `data`, whole or piece by piece, at `path` so that a crash at any moment leaves the old file or the new one, never a mixture.
+    """Put `data`, whole or piece by piece, at `path` so that a crash at any moment leaves the old file or the
+    new one, never a mixture.
 
     A failed write or fsync raises OSError naming the file; the old file stays. An fsync is never retried:
     after a failure the kernel may have dropped the pages and the next call would report success.
@@ -45,7 +46,8 @@ def write_atomic(
 
 
 def rename_aside(folder: Path) -> Path | None:
-    """Rename a folder to folder-1 (or the first number that is free) and return that; None where there is nothing."""
+    """Rename a folder to folder-1 (or the first number that is free) and return that; None where there is
+    nothing."""
     if not folder.exists():
         return None
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}-{n}").exists())
@@ -55,7 +57,8 @@ def rename_aside(folder: Path) -> Path | None:
 
 
 def remove_leftovers(folder: Path, shared: bool = False) -> None:
-    """Delete the temporary files of writers that were killed; in a folder that others may write into, of those that are gone."""
+    """Delete the temporary files of writers that were killed; in a folder that others may write into, of
+    those that are gone."""
     for path in folder.glob(".*.tmp"):
         writer = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
         if writer and not (shared and is_alive(int(writer[1]))):
@@ -137,11 +140,12 @@ def check_outputs(
     force: bool = False,
     ours: Iterable[AnyPath] = (),
 ) -> None:
-    """Raise UsageError unless every output may be written: it is no input, and what is there was made by this run.
+    """Raise UsageError unless every output may be written: it is no input, and what is there was made by this
+    run.
 
-    `outputs` are the files to be written (or folders, where the command fills a folder of its own), `inputs` what it
-    reads (None is left out), `ours` the outputs that an earlier start of this run made. `force` allows to replace what
-    is there, never an input.
+    `outputs` are the files to be written (or folders, where the command fills a folder of its own), `inputs`
+    what it reads (None is left out), `ours` the outputs that an earlier start of this run made. `force`
+    allows to replace what is there, never an input.
     """
     sources, made = [Path(path) for path in inputs if path], [Path(path).absolute() for path in ours]
     for given in outputs:
@@ -158,7 +162,8 @@ def check_outputs(
 
 
 def check_name(path: AnyPath) -> None:
-    """Raise UsageError for a path that is empty, or that cannot be written into a text (its name is not UTF-8)."""
+    """Raise UsageError for a path that is empty, or that cannot be written into a text (its name is not
+    UTF-8)."""
     if not os.fspath(path):
         raise UsageError("an output's name is empty; give the name of a file or folder.")
     try:
@@ -177,7 +182,8 @@ def overlap(output: Path, source: Path) -> bool:
 
 
 def is_occupied(path: Path) -> bool:
-    """Whether something would be lost there: a file, a link, or a folder that is not empty; not a device such as /dev/null."""
+    """Whether something would be lost there: a file, a link, or a folder that is not empty; not a device such
+    as /dev/null."""
     if path.is_dir():
         return any(path.iterdir())
     return path.is_symlink() or path.is_file()

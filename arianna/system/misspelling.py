@@ -16,7 +16,8 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def is_misspelling(name: str, other: str) -> bool:
-    """Whether the names differ by letters alone: not by a number, nor by a word that may mean something else."""
+    """Whether the names differ by letters alone: not by a number, nor by a word that may mean something
+    else."""
     words, others = name.split("_"), other.split("_")
     if re.findall(r"\d", name) != re.findall(r"\d", other) or min(len(name), len(other)) < 2:
         return False

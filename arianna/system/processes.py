@@ -23,7 +23,8 @@ PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and wit
 
 
 def end_quietly() -> None:
-    """Until signals are answered otherwise, let Ctrl-C end this process as SIGTERM does: without a traceback."""
+    """Until signals are answered otherwise, let Ctrl-C end this process as SIGTERM does: without a
+    traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -33,7 +34,8 @@ class LockedError(ValueError):
 
 @contextlib.contextmanager
 def lock(folder: Path, name: str = "run") -> Iterator[None]:
-    """Hold a folder for this process; the system releases it at any death. Raises LockedError, naming who holds it.
+    """Hold a folder for this process; the system releases it at any death. Raises LockedError, naming who
+    holds it.
 
     A child waits some seconds, since the child of a wrapper that was just killed may be about to end.
     """
@@ -98,7 +100,8 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within, the first Ctrl-C or SIGTERM is only noted, so that the step can be finished; the second ends at once."""
+    """Within, the first Ctrl-C or SIGTERM is only noted, so that the step can be finished; the second ends at
+    once."""
     stop = Stop()
 
     def note(number: int, frame: object) -> None:
@@ -116,7 +119,8 @@ def end_at_once(number: int) -> None:
 
 
 class StoppedError(BaseException):
-    """A signal asked this process to end. Not an Exception: nothing that goes on after an error goes on after this."""
+    """A signal asked this process to end. Not an Exception: nothing that goes on after an error goes on after
+    this."""
 
     def __init__(self, number: int):
         self.exit_code = 128 + number
@@ -124,7 +128,8 @@ class StoppedError(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM raises StoppedError, so that half-written files are removed; the second ends at once."""
+    """Within, the first Ctrl-C or SIGTERM raises StoppedError, so that half-written files are removed; the
+    second ends at once."""
     asked = []
 
     def stop(number: int, frame: object) -> None:
@@ -138,7 +143,8 @@ def stoppable() -> Iterator[None]:
 
 
 def ended(code: int) -> int:
-    """The exit code of a job that has ended: no signal changes it while the interpreter takes its time to end as well."""
+    """The exit code of a job that has ended: no signal changes it while the interpreter takes its time to end
+    as well."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return code
@@ -147,9 +153,9 @@ def ended(code: int) -> int:
 def run_child(command: list[str]) -> int:
     """Run a command to its end and return its exit code, 128 + n if signal n killed it.
 
-    It gets a process group of its own, so that a Ctrl-C reaches it only through us, as SIGTERM; it ends when this process does if it
-    looks after its parent (`watch_parent`). Raises StoppedError if a signal came, to either, before the command could answer it, or when it
-    was as good as done.
+    It gets a process group of its own, so that a Ctrl-C reaches it only through us, as SIGTERM; it ends when
+    this process does if it looks after its parent (`watch_parent`). Raises StoppedError if a signal came, to
+    either, before the command could answer it, or when it was as good as done.
     """
     group = {"process_group": 0} if os.name == "posix" else {}
     child, passed = subprocess.Popen(command, env={**os.environ, PARENT: str(os.getpid())}, **group), []

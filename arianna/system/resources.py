@@ -1,4 +1,5 @@
-"""Disk, memory and the permission to write, compared with what is needed. Standard library only; leaves nothing behind.
+"""Disk, memory and the permission to write, compared with what is needed. Standard library only; leaves
+nothing behind.
 
 Each check raises ValueError with one sentence. What is needed comes as numbers, which a caller estimates.
 """
@@ -35,7 +36,8 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def check_memory(needed: int) -> None:
-    """Raise ValueError unless `needed` bytes of memory can be had; says nothing where the system does not tell."""
+    """Raise ValueError unless `needed` bytes of memory can be had; says nothing where the system does not
+    tell."""
     left = memory_left()
     if left is not None and left < needed:
         raise ValueError(
@@ -60,7 +62,8 @@ def nearest(folder: Path) -> Path:
 
 
 def memory_left() -> int | None:
-    """Bytes that this process could still take, by what the system and its control group allow; on macOS all the memory there is."""
+    """Bytes that this process could still take, by what the system and its control group allow; on macOS all
+    the memory there is."""
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = sum(int(fields[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
@@ -71,7 +74,8 @@ def memory_left() -> int | None:
 
 
 def group_left() -> float:
-    """Bytes left in this process's control group (version 2), infinite without one. What it keeps of files can be given back."""
+    """Bytes left in this process's control group (version 2), infinite without one. What it keeps of files
+    can be given back."""
     try:
         group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().split("::")[-1].lstrip(
             "/"

@@ -16,11 +16,12 @@ REFUSALS = (ValueError, SystemExit)  # a sentence of ours, and a child's exit co
 def rolled_back(
     folder: Path, fresh: bool, others: tuple[Path, ...] = (), kept: str = ""
 ) -> Iterator[Path | None]:
-    """Within, a refusal changes nothing: a folder that was not there is deleted again, and one that was moved away to
-    begin anew (`fresh`) comes back; of `others`, files that were not there are deleted. Gives the moved folder's name.
+    """Within, a refusal changes nothing: a folder that was not there is deleted again, and one that was moved
+    away to begin anew (`fresh`) comes back; of `others`, files that were not there are deleted. Gives the
+    moved folder's name.
 
-    A new folder in which a file matches `kept` stays, whatever happens. A signal or a crash leaves what was begun: the
-    same command goes on with it.
+    A new folder in which a file matches `kept` stays, whatever happens. A signal or a crash leaves what was
+    begun: the same command goes on with it.
     """
     begun = [path for path in others if not path.exists()]
     aside = rename_aside(folder) if fresh else None

@@ -1,9 +1,9 @@
 """The question contrast: a term that prefers an answer under its own question to the same under another's.
 
-Of each row of a batch that begins a conversation, the first answer is put behind its own question and behind that
-of the next such row. The term is -log of the chance that, of both, its own question is the one it was given to, as
-in contrastive losses (van den Oord et al. 2018, arXiv 1807.03748): softplus of the other's summed log-likelihood
-minus its own, over the batch's targets.
+Of each row of a batch that begins a conversation, the first answer is put behind its own question and behind
+that of the next such row. The term is -log of the chance that, of both, its own question is the one it was
+given to, as in contrastive losses (van den Oord et al. 2018, arXiv 1807.03748): softplus of the other's
+summed log-likelihood minus its own, over the batch's targets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a run computes on: its device, its number format, its threads, and the processes that share the work."""
+"""What a run computes on: its device, its number format, its threads, and the processes that share the
+work."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ MISSING = {  # what a device needs, by the first word of its name; torch's own s
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by its name, or CUDA where there is one by `auto`. Raises UsageError if it cannot be used."""
+    """The device by its name, or CUDA where there is one by `auto`. Raises UsageError if it cannot be
+    used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     is_there, needed = MISSING.get(name.split(":")[0], (lambda: True, ""))

@@ -1,4 +1,5 @@
-"""The job of arianna_ft.py as it is given: its settings and the trainer's, its files, the trainer's command line.
+"""The job of arianna_ft.py as it is given: its settings and the trainer's, its files, the trainer's command
+line.
 
 Standard library only: flags are checked before torch is imported.
 """
@@ -140,7 +141,8 @@ class PipelineConfig:
 
 
 def read_settings(argv: Sequence[str] | None, doc: str) -> tuple[PipelineConfig, TrainConfig, set[str]]:
-    """Read the command line once: the pipeline's settings, the trainer's, and the names of those that were given.
+    """Read the command line once: the pipeline's settings, the trainer's, and the names of those that were
+    given.
 
     `doc` begins the help.
     """
@@ -184,7 +186,8 @@ def paths(cfg: PipelineConfig) -> dict[str, str | None]:
 
 
 def check_files(cfg: PipelineConfig) -> None:
-    """Raise UsageError if an output would be written over an input or over what no run of this command made."""
+    """Raise UsageError if an output would be written over an input or over what no run of this command
+    made."""
     inputs = [cfg.conversations, cfg.base, cfg.tokenizer, cfg.known_text]
     for path in filter(None, inputs):
         check_name(path)

@@ -15,7 +15,8 @@ LIBRARIES = 400 << 20  # bytes of memory that torch takes before anything is com
 
 
 def check(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 0) -> None:
-    """Raise ValueError unless there is room for a run with this model that writes `more` bytes beside its folder."""
+    """Raise ValueError unless there is room for a run with this model that writes `more` bytes beside its
+    folder."""
     folder, a = Path(cfg.out_dir), model.args
     parameters, tokens = sum(p.numel() for p in model.parameters()), cfg.batch_size * a.max_seq_len
     there = 0 if cfg.fresh else sum(f.stat().st_size for f in folder.glob("ckpt*.pt"))
@@ -26,11 +27,13 @@ def check(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 
 
 
 def bytes_on_disk(cfg: TrainConfig, parameters: int) -> int:
-    """A run's folder at its largest: weights at each evaluation, and three states (weights, AdamW's two moments)."""
+    """A run's folder at its largest: weights at each evaluation, and three states (weights, AdamW's two
+    moments)."""
     evaluations = cfg.max_iters // cfg.eval_interval + 2
     return 4 * parameters * (evaluations + 3 * 3)
 
 
 def bytes_in_memory(parameters: int, activations: int) -> int:
-    """Weights, gradients and two moments, a state as it is written (and once more), and `activations` numbers."""
+    """Weights, gradients and two moments, a state as it is written (and once more), and `activations`
+    numbers."""
     return LIBRARIES + 4 * (parameters * (4 + 2 * 3) + activations)

@@ -21,8 +21,8 @@ def find_progress(
 ) -> Progress | None:
     """The progress of the run in cfg.out_dir, None if there is none. Raises UsageError if it is another run.
 
-    `base_text` are the files of its base text by name. Its token shards are compared as they lie there, or, where they
-    are to be made again, by what they are made of.
+    `base_text` are the files of its base text by name. Its token shards are compared as they lie there, or,
+    where they are to be made again, by what they are made of.
     """
     inputs = {"base": sha256(cfg.base)}
     inputs |= {f"base_text/{name}": hashlib.sha256(data).hexdigest() for name, data in base_text.items()}

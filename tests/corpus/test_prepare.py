@@ -1,4 +1,5 @@
-"""Two passes over a file in parts: faults, split and rows are those of the whole, and a preparation goes on."""
+"""Two passes over a file in parts: faults, split and rows are those of the whole, and a preparation goes
+on."""
 
 import json
 import multiprocessing

@@ -1,7 +1,9 @@
-"""A disk that keeps for certain only what it was asked to keep: what a power cut may leave of the files written through it.
+"""A disk that keeps for certain only what it was asked to keep: what a power cut may leave of the files
+written through it.
 
-The model is harsher than the usual file systems. Until a file has been synced, each page written since may be there or not
-(zeros then). Until a folder has been synced, each change of its names since may be there or not, in any combination.
+The model is harsher than the usual file systems. Until a file has been synced, each page written since may be
+there or not (zeros then). Until a folder has been synced, each change of its names since may be there or not,
+in any combination.
 """
 
 import builtins
@@ -36,7 +38,8 @@ class Recorded(io.FileIO):
 
 
 class Disk:
-    """Records what is written into one folder, which it also writes. `deaf` to 'file' or 'folder': its syncs are not heard."""
+    """Records what is written into one folder, which it also writes. `deaf` to 'file' or 'folder': its syncs
+    are not heard."""
 
     def __init__(self, folder: Path, monkeypatch, deaf: str = ""):
         self.folder, self.deaf = folder, deaf
@@ -84,7 +87,8 @@ class Disk:
             self.ops.append(("unlink", Path(path).name))
 
     def after_cut(self, done: int, keep) -> dict[str, bytes]:
-        """Name and bytes of all files when the power fails after `done` of the operations. What is not certain stays where `keep()`."""
+        """Name and bytes of all files when the power fails after `done` of the operations. What is not
+        certain stays where `keep()`."""
         ops = self.ops[:done]
         synced = max((i for i, op in enumerate(ops) if op[0] == "sync folder"), default=-1)
         names = dict(self.start)
@@ -116,7 +120,8 @@ def renamed(names: dict[str, int], kind: str, what: list) -> dict[str, int]:
 
 
 def cuts(disk: Disk, randomly: int):
-    """Pairs (operations done, files): after each prefix with nothing and with all of what is uncertain, then at random."""
+    """Pairs (operations done, files): after each prefix with nothing and with all of what is uncertain, then
+    at random."""
     for done in range(len(disk.ops) + 1):
         yield done, disk.after_cut(done, lambda: False)
         yield done, disk.after_cut(done, lambda: True)

@@ -1,6 +1,8 @@
-"""Shared by the fault tests: how often each fault is tried, the table of what survived, and tiny jobs to hurt.
+"""Shared by the fault tests: how often each fault is tried, the table of what survived, and tiny jobs to
+hurt.
 
-FAULTS=full in the environment asks for the full counts and the table (`make faults`), FAULTS_PART=2/5 for the second fifth of them.
+FAULTS=full in the environment asks for the full counts and the table (`make faults`), FAULTS_PART=2/5 for the
+second fifth of them.
 """
 
 import contextlib
@@ -86,7 +88,8 @@ def run(place: Path, *flags: str, **options) -> tuple[int, str]:
 
 
 def kill_after(process: subprocess.Popen, seconds: float) -> bool:
-    """SIGKILL for the wrapper and its trainer, which has a group of its own. False if the command has ended before."""
+    """SIGKILL for the wrapper and its trainer, which has a group of its own. False if the command has ended
+    before."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     children = children_of(process.pid)

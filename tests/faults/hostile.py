@@ -1,4 +1,5 @@
-"""Checkpoints that a stranger could send: each must be refused, in a sentence, before it does anything or takes much memory."""
+"""Checkpoints that a stranger could send: each must be refused, in a sentence, before it does anything or
+takes much memory."""
 
 import io
 import os

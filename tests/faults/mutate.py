@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A guard, the text in a file that is it, what stands there without it, and the test that must then fail."""
+    """A guard, the text in a file that is it, what stands there without it, and the test that must then
+    fail."""
 
     guard: str
     file: str

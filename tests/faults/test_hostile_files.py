@@ -154,7 +154,9 @@ def test_fuzzed_lines_are_read_or_named(tmp_path):
     @settings(max_examples=EXAMPLES)
     @given(LINES)
     def holds(line):
-        path.write_bytes(b"\n".join([*(GOOD.replace(b"why", b"why %d" % i) for i in range(20)), line]) + b"\n")
+        path.write_bytes(
+            b"\n".join([*(GOOD.replace(b"why", b"why %d" % i) for i in range(20)), line]) + b"\n"
+        )
         try:
             survey(path, lambda said: None)
         except ValueError as error:

@@ -1,4 +1,5 @@
-"""Processes that are killed, stopped, orphaned, started twice or in odd places: the result is bit-identical, or a sentence."""
+"""Processes that are killed, stopped, orphaned, started twice or in odd places: the result is bit-identical,
+or a sentence."""
 
 import ctypes
 import dataclasses
@@ -45,7 +46,8 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> tuple[Path, dict[str, str], float]:
-    """A folder in which the command ran to its end undisturbed, what it left, and how many seconds it took."""
+    """A folder in which the command ran to its end undisturbed, what it left, and how many seconds it
+    took."""
     place, began = furnish(tmp_path_factory.mktemp("whole")), time.monotonic()
     code, said = run(place)
     assert code == 0, said

@@ -1,4 +1,5 @@
-"""A search that is killed, alone or among several: the same command ends it, and no trial is lost twice or counted twice."""
+"""A search that is killed, alone or among several: the same command ends it, and no trial is lost twice or
+counted twice."""
 
 import json
 import os

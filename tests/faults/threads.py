@@ -3,7 +3,8 @@
     python tests/faults/threads.py                    # 100 processes, two threads, the shipped base
     python tests/faults/threads.py 20 4 --compile     # 20 processes, four threads, further flags of train_arianna.py
 
-Prints how many different results there were, with the beginning of each one's hash, and exits with 1 if more than one.
+Prints how many different results there were, with the beginning of each one's hash, and exits with 1 if more
+than one.
 """
 
 import collections

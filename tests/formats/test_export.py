@@ -38,7 +38,8 @@ SHAPES = {
 
 
 class Run:
-    """What run.c does with a file: maps the weights one behind the other, and computes the logits of every position."""
+    """What run.c does with a file: maps the weights one behind the other, and computes the logits of every
+    position."""
 
     def __init__(self, data: bytes):
         header = struct.unpack_from("<7i", data)

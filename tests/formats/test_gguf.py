@@ -1,4 +1,5 @@
-"""The GGUF file: by the package's own reader, by an independent one, by llama.cpp where it is installed, and back in."""
+"""The GGUF file: by the package's own reader, by an independent one, by llama.cpp where it is installed, and
+back in."""
 
 import dataclasses
 import json

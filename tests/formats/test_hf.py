@@ -1,4 +1,5 @@
-"""The Hugging Face folder: by an independent reader, by transformers themselves where they are installed, and back in."""
+"""The Hugging Face folder: by an independent reader, by transformers themselves where they are installed, and
+back in."""
 
 import copy
 import dataclasses
@@ -162,7 +163,8 @@ def test_a_generation_ends_where_ours_ends(exported):
 
 
 def by_rank(rules: dict, words: str) -> list[int]:
-    """BPE as the tokenizers library does it: of all pairs the one of lowest rank first, the leftmost of equals."""
+    """BPE as the tokenizers library does it: of all pairs the one of lowest rank first, the leftmost of
+    equals."""
     vocab, ranks = (
         rules["model"]["vocab"],
         {tuple(pair): i for i, pair in enumerate(rules["model"]["merges"])},

@@ -32,7 +32,8 @@ SHAPES = {
 
 
 class RunQ:
-    """What runq.c does with a file: maps the weights one behind the other, and multiplies int8 with int8, group by group."""
+    """What runq.c does with a file: maps the weights one behind the other, and multiplies int8 with int8,
+    group by group."""
 
     def __init__(self, data: bytes):
         magic, version, *header = struct.unpack_from("<Ii7i", data)

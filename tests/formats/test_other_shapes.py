@@ -1,4 +1,5 @@
-"""Other configurations that llama2.c trains: each is fine-tuned, exported, read back and sampled; tiny versions of them."""
+"""Other configurations that llama2.c trains: each is fine-tuned, exported, read back and sampled; tiny
+versions of them."""
 
 import dataclasses
 import math

@@ -1,4 +1,5 @@
-"""The processes of a search: one that is killed is started again, one that fails ends the search, none is left behind."""
+"""The processes of a search: one that is killed is started again, one that fails ends the search, none is
+left behind."""
 
 import math
 import os

@@ -1,4 +1,5 @@
-"""A whole search of a tiny model, by its own processes: what it leaves, that it goes on, and what it refuses."""
+"""A whole search of a tiny model, by its own processes: what it leaves, that it goes on, and what it
+refuses."""
 
 import dataclasses
 import json
@@ -159,7 +160,9 @@ def test_hours_that_cannot_be_are_refused(hours):
 def test_a_search_in_the_folder_of_other_conversations_is_refused_and_kept(tmp_path, quick):
     quick(1)
     folder = place(tmp_path)
-    with pytest.raises(UsageError, match="holds a search with other .*max_forgetting.*: begin anew with --fresh"):
+    with pytest.raises(
+        UsageError, match="holds a search with other .*max_forgetting.*: begin anew with --fresh"
+    ):
         run_with_other_budget(folder)
     assert (folder / "out/ft/search/journal.log").stat().st_size > 0
 

@@ -1,4 +1,5 @@
-"""The study: whole in a journal that is cut off, refused where it is another's, and no trial counted twice."""
+"""The study: whole in a journal that is cut off, refused where it is another's, and no trial counted
+twice."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A worker's trials, with runs that are played: what it tells the study, who is given up, what is not begun."""
+"""A worker's trials, with runs that are played: what it tells the study, who is given up, what is not
+begun."""
 
 import time
 

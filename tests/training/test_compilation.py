@@ -1,4 +1,5 @@
-"""What is compiled, and that a run goes on as it began. The compiler itself is a stand-in, but in the slow test."""
+"""What is compiled, and that a run goes on as it began. The compiler itself is a stand-in, but in the slow
+test."""
 
 import dataclasses
 import shutil

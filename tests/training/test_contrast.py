@@ -1,4 +1,5 @@
-"""The question contrast: pairs of the batch, its formula, and that it is nothing where it is not asked for."""
+"""The question contrast: pairs of the batch, its formula, and that it is nothing where it is not asked
+for."""
 
 import dataclasses
 
