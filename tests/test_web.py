@@ -121,7 +121,10 @@ def test_models_talk_with_their_own_weights(monkeypatch, tmp_path, tokenizer):
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_ends_it_without_a_word_on_stderr():
-    code = "from arianna import web; raise SystemExit(web.serve(b'x'))"
+    code = (  # what a shell starts in the background ignores SIGINT
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from arianna import web; raise SystemExit(web.serve(b'x'))"
+    )
     env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")}
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(

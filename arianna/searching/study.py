@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ NAME = "innerarianna"
 FORMAT = 1  # of what we keep in a study
 JOURNAL = "journal.log"
 PRUNE = 0.3  # p-value: a trial that is worse than the best on its first two folds is given up
+TRIES = 20  # half a second apart, while another process makes a database's tables
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -67,10 +69,22 @@ def storage_of(url: str | None, folder: Path) -> Any:
     if url is not None and "://" in url:
         redis = url.startswith("redis")
         storages = optuna.storages
-        return storages.JournalStorage(JournalRedisBackend(url)) if redis else storages.RDBStorage(url)
+        return storages.JournalStorage(JournalRedisBackend(url)) if redis else database(url)
     path = folder / JOURNAL if url is None else Path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     return optuna.storages.JournalStorage(Journal(path))
+
+
+def database(url: str) -> Any:
+    """A database's storage, asked again for a while where another process is just making its tables."""
+    for _ in range(TRIES):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except Exception as error:  # each database has its own
+            if "already exists" not in str(error):
+                raise
+            time.sleep(0.5)
+    return optuna.storages.RDBStorage(url)
 
 
 def open_study(url: str | None, folder: Path, facts: Mapping[str, Any]) -> optuna.Study:

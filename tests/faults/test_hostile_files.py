@@ -84,6 +84,12 @@ import pathlib, torch
 from arianna.formats import checkpoint
 from arianna.training import run_folder, state
 from arianna.training.settings import TrainConfig
+def highest():
+    # Linux carries the largest size of the process that started this one into ru_maxrss, but not into VmHWM
+    status = pathlib.Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    known = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    return known[0] if known else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in map(pathlib.Path, sys.argv[1:]):
     began, said = time.process_time(), ""
     try:
@@ -94,7 +100,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
             state.restore(found, TrainConfig(), path.parent, torch.device("cpu"))
     except (ValueError, OSError) as error:
         said = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = highest()
     print(json.dumps([path.name, said, time.process_time() - began, peak]), flush=True)
 """
 
