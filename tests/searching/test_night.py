@@ -15,6 +15,7 @@ from arianna.formats import checkpoint
 from arianna.reporting.scored_run import read_run, remember_job
 from arianna.scoring import choose
 from arianna.searching import night as nights
+from arianna.searching import study
 from arianna.searching.budget import Cost
 from arianna.searching.night import Night
 from arianna.searching.study import NAME
@@ -157,22 +158,21 @@ def test_hours_that_cannot_be_are_refused(hours):
         search.check(hours)
 
 
-def test_a_search_in_the_folder_of_other_conversations_is_refused_and_kept(tmp_path, quick):
-    quick(1)
-    folder = place(tmp_path)
-    with pytest.raises(
-        UsageError, match="holds a search with other .*max_forgetting.*: begin anew with --fresh"
-    ):
-        run_with_other_budget(folder)
-    assert (folder / "out/ft/search/journal.log").stat().st_size > 0
+def test_a_search_with_another_budget_in_the_same_folder_is_refused_by_name_and_kept(tmp_path, monkeypatch):
+    folder, facts = place(tmp_path), {}
 
+    def noted(url, run, known):
+        facts.update(known)
+        raise UsageError("noted")
 
-def run_with_other_budget(folder):
-    """A study that was made with another budget, then a search with ours."""
-    from arianna.searching.study import open_study
-
-    open_study(None, folder / "out/ft/search", {"max_forgetting": 0.2})
-    searched(folder)
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="noted"):
+        patch.setattr(study, "open_study", noted)
+        searched(folder)
+    study.open_study(None, folder / "out/ft/search", {**facts, "max_forgetting": 0.2})
+    before = (folder / "out/ft/search/journal.log").read_bytes()
+    with pytest.raises(UsageError, match="holds a search with other max_forgetting: begin anew with --fresh"):
+        searched(folder)
+    assert before and (folder / "out/ft/search/journal.log").read_bytes().startswith(before)
 
 
 def test_several_processes_a_run_are_refused(tmp_path):
