@@ -31,7 +31,10 @@ def other_process(nice: int | None) -> Iterator[None]:
         yield
         return
     core = min(os.sched_getaffinity(0))
-    code = f"import os; os.sched_setaffinity(0, {{{core}}}); os.nice({nice} - os.nice(0)); exec('while True: pass')"
+    code = (
+        f"import os; os.sched_setaffinity(0, {{{core}}}); "
+        f"os.nice({nice} - os.nice(0)); exec('while True: pass')"
+    )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
             yield

@@ -362,7 +362,8 @@ def relation(lines: list[dict[str, Any]]) -> str:
     samples, library = zip(*pairs, strict=True)
     slope, intercept = statistics.linear_regression(samples, library)
     return (
-        f"Over {len(pairs)} evaluations, forgetting on the library is {slope:.2f} times that on the samples {intercept:+.3f} nats "
+        f"Over {len(pairs)} evaluations, forgetting on the library is {slope:.2f} times that on the samples "
+        f"{intercept:+.3f} nats "
         f"(correlation {statistics.correlation(samples, library):.3f})."
     )
 

@@ -2,8 +2,8 @@
 AdamW, in turn.
 
     pip install -e .[bench]
-    python -m bench.step                # float32 and bfloat16, full windows and rows as conversations have them
-    python -m bench.step bfloat16       # one format
+    python -m bench.step              # float32 and bfloat16, full windows and rows as conversations have them
+    python -m bench.step bfloat16     # one format
 
 Each runs in a process of its own: ours as train_arianna.py starts it, the peer as its users start it,
 bfloat16 by autocast in both. The limit is what the matrix products of a step alone would allow, by the faster

@@ -83,7 +83,8 @@ def conversation(i: int) -> list[dict[str, str]]:
         {"role": "user", "content": f"What stands at number {i}?"},
         {
             "role": "assistant",
-            "content": f"At number {i} stands a house with {i + 2} windows. I counted them in a sentence once.",
+            "content": f"At number {i} stands a house with {i + 2} windows. "
+            "I counted them in a sentence once.",
         },
     ]
 
@@ -115,7 +116,10 @@ def command(*flags: str) -> list[str]:
     ]
 
 
-GOOD = b'[{"role": "user", "content": "What is a hill?"}, {"role": "assistant", "content": "A valley seen from below."}]'
+GOOD = (
+    b'[{"role": "user", "content": "What is a hill?"}, '
+    b'{"role": "assistant", "content": "A valley seen from below."}]'
+)
 
 
 QUESTION, ANSWER = {"role": "user", "content": "why"}, {"role": "assistant", "content": "because"}
@@ -397,7 +401,8 @@ def write_conversations(folder) -> None:
 
 REPORT = {  # of a run, what others read of it
     "verdict": {
-        "sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt (iteration 300 blended with the base, 70% of the way)."
+        "sentence": "Better: 4.33 to 3.03. Use out/ckpt_ft.pt "
+        "(iteration 300 blended with the base, 70% of the way)."
     },
     "scores": {"base": {"answers": {"loss": 4.33}}, "tuned": {"answers": {"loss": 3.0312}}},
     "choice": {

@@ -250,7 +250,10 @@ def test_a_chat_through_a_pipe(folder):
 
 
 def test_what_can_be_told_without_torch_is_told_before_it_is_imported():
-    tell = "import sys, sample\ntry: sample.main(sys.argv[1:])\nexcept (ValueError, SystemExit): print('torch' in sys.modules)"
+    tell = (
+        "import sys, sample\ntry: sample.main(sys.argv[1:])\n"
+        "except (ValueError, SystemExit): print('torch' in sys.modules)"
+    )
     for flags in (
         ["--help"],
         ["--checkpoint=nowhere.pt"],
@@ -274,7 +277,8 @@ FAULTS = {
     "--checkpoint={folder}": "config.json is missing; a Hugging Face model's folder has one",
     "--system=Be kind.": "--system stands ahead of a --question or of a --chat",
     "--force": "--force lets --out replace a file; give --out, or leave --force out",
-    "--checkpoint={folder}/none": "none is missing; give a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder",
+    "--checkpoint={folder}/none": "none is missing; give a checkpoint (.pt), a llama2.c .bin, a .gguf "
+    "or a Hugging Face folder",
     "--compare={folder}/none.bin": "none.bin is missing",
     "--checkpoint={folder}/damaged.pt": "damaged.pt is damaged",
     "--checkpoint={folder}/small.pt": "has 4096 tokens, but {folder}/small.pt was trained with 512",

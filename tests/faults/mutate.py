@@ -59,7 +59,8 @@ MUTATIONS = [
         "a failed fsync ends the run",
         "arianna/system/files.py",
         "            os.fsync(f.fileno())\n",
-        "            try:\n                os.fsync(f.fileno())\n            except OSError:\n                os.fsync(f.fileno())\n",
+        "            try:\n                os.fsync(f.fileno())\n"
+        "            except OSError:\n                os.fsync(f.fileno())\n",
         f"{DISK}::test_a_sync_that_fails_ends_the_run_and_is_not_tried_again",
     ),
     Mutation(
@@ -408,7 +409,8 @@ MUTATIONS = [
     Mutation(
         "what is done is saved after a signal",
         "train_arianna.py",
-        "        if not state.finished(cfg):  # else the last evaluation has saved\n            self.save()\n",
+        "        if not state.finished(cfg):  # else the last evaluation has saved\n"
+        "            self.save()\n",
         "",
         "tests/test_train_arianna.py::test_a_signal_ends_the_run_after_its_step_with_all_saved",
     ),
@@ -672,7 +674,8 @@ def main(words: list[str]) -> int:
             said, seconds = notices(mutation, tree)
             unnoticed += said != "red"
             print(
-                f"{mutation.guard:{width}}  {mutation.file:34}  {said:6}  {seconds:5.1f} s  {mutation.test.split('::')[-1]}",
+                f"{mutation.guard:{width}}  {mutation.file:34}  {said:6}  {seconds:5.1f} s  "
+                f"{mutation.test.split('::')[-1]}",
                 flush=True,
             )
     print(f"{len(chosen) - unnoticed} of {len(chosen)} guards are missed by a test when they are taken out")

@@ -74,7 +74,8 @@ for dies_at in range(1, 100):
     _, status = os.waitpid(child, 0)
     os.makedirs(folder / str(dies_at))
     for path in folder.glob("*ckpt*"):
-        if path.is_file() and not path.name.startswith("old"): os.rename(path, folder / str(dies_at) / path.name)
+        if path.is_file() and not path.name.startswith("old"):
+            os.rename(path, folder / str(dies_at) / path.name)
     if status == 0: break
 """
 

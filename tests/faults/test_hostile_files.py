@@ -195,7 +195,8 @@ for seed in map(int, sys.argv[4:]):
             llama2c.read(scratch)
         else:
             tokenizer = Tokenizer(scratch)
-            ids = tokenizer.encode("Q: What is resonance?\\nA: It is\\u2014I think\\u2014a house, 42 doors \\U0001f600.")
+            text = "Q: What is resonance?\\nA: It is\\u2014I think\\u2014a house, 42 doors \\U0001f600."
+            ids = tokenizer.encode(text)
             tokenizer.decode(ids); tokenizer.to_bin()
         said = "read"
     except (ValueError, OSError) as error:

@@ -1,7 +1,7 @@
 """Whether threads compute the same to the last bit: one training after another, each in a process of its own.
 
-    python tests/faults/threads.py                    # 100 processes, two threads, the shipped base
-    python tests/faults/threads.py 20 4 --compile     # 20 processes, four threads, further flags of train_arianna.py
+    python tests/faults/threads.py                   # 100 processes, two threads, the shipped base
+    python tests/faults/threads.py 20 4 --compile    # 20 processes, four threads, flags for train_arianna.py
 
 Prints how many different results there were, with the beginning of each one's hash, and exits with 1 if more
 than one.

@@ -110,7 +110,8 @@ def test_a_file_gives_the_rounded_model_back(tmp_path, kind, tied):
             assert torch.equal(found, weight)
         elif kind == "F16":
             assert torch.equal(found, weight.half().float())
-        else:  # int8 by groups of 32 with a scale in float16, each number within half a step and what the scale lost
+        else:  # int8 by groups of 32 with a scale in float16
+            # Each number is within half a step and what the scale lost.
             groups, back = weight.view(-1, 32), found.view(-1, 32)
             assert ((groups - back).abs() <= groups.abs().amax(1, keepdim=True) * (0.5 / 127 + 2e-3)).all()
             assert not torch.equal(found, weight)

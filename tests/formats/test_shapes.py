@@ -33,6 +33,9 @@ def test_asking_for_shapes_takes_no_memory():
 
 
 def test_asking_for_shapes_imports_no_compiler():
-    ask = "import sys; from arianna.formats.shapes import *; weight_shapes(ModelArgs()); print('torch._dynamo' in sys.modules)"
+    ask = (
+        "import sys; from arianna.formats.shapes import *; weight_shapes(ModelArgs()); "
+        "print('torch._dynamo' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n", "torch's compiler takes a second to import"

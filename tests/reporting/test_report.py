@@ -908,12 +908,14 @@ def test_inputs_that_changed_since_the_training_are_named(unscored):
 # ---- in a browser ----
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FRAME = """<!doctype html><iframe src="report.html" style="width: {0}px; height: 800px; border: 0"></iframe><p></p><script>
+FRAME = """<!doctype html>
+<iframe src="report.html" style="width: {0}px; height: 800px; border: 0"></iframe><p></p><script>
 onload = () => {{
   const page = document.querySelector("iframe").contentDocument
   const shown = [...page.querySelectorAll("svg")].filter(s => s.getBoundingClientRect().width > 0).length
   const requests = page.defaultView.performance.getEntriesByType("resource").length
-  document.querySelector("p").textContent = `wide ${{page.documentElement.scrollWidth}} shown ${{shown}} requests ${{requests}}`
+  const wide = page.documentElement.scrollWidth
+  document.querySelector("p").textContent = `wide ${{wide}} shown ${{shown}} requests ${{requests}}`
 }}</script>"""
 
 

@@ -44,9 +44,10 @@ WORD = 300
 def scripts_are_read(monkeypatch) -> None:
     """A scripted model's tokens come from its script, all others' from their weights."""
     real = generate.stream
-    spoken = lambda model, *a, **k: (
-        model.script(*a, **k) if isinstance(model, Scripted) else real(model, *a, **k)
-    )  # noqa: E731
+
+    def spoken(model, *a, **k):
+        return model.script(*a, **k) if isinstance(model, Scripted) else real(model, *a, **k)
+
     monkeypatch.setattr(generate, "stream", spoken)
 
 

@@ -194,7 +194,10 @@ def test_a_missing_package_is_told_with_the_line_for_pip(missing, monkeypatch):
 
 
 def test_nothing_of_a_search_is_imported_before_it_is_asked_for():
-    code = "import sys, arianna_ft, arianna.search; print(sorted({'optuna', 'scipy', 'torch', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, arianna_ft, arianna.search; "
+        "print(sorted({'optuna', 'scipy', 'torch', 'numpy'} & set(sys.modules)))"
+    )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "optuna" not in told.stdout and "scipy" not in told.stdout
 

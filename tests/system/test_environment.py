@@ -188,7 +188,10 @@ def test_a_reader_that_has_seen_enough_ends_a_command_in_silence():
 
 @pytest.mark.parametrize(("name", "value"), [("PYTHON", (9, 9)), ("PACKAGES", ("torch", "no_such_package"))])
 def test_an_old_python_or_a_missing_package_is_one_sentence(name, value):
-    program = f"from arianna.system import environment\nenvironment.{name} = {value!r}\nenvironment.prepare()\nprint('went on')"
+    program = (
+        f"from arianna.system import environment\nenvironment.{name} = {value!r}\n"
+        "environment.prepare()\nprint('went on')"
+    )
     done = subprocess.run(script(program), capture_output=True, text=True)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "activate .venv, or pip install -r requirements.txt" in done.stderr

@@ -122,7 +122,10 @@ print("went on without it", flush=True)
 
 @POSIX
 def test_a_signal_that_comes_when_the_child_is_done_is_not_lost(tmp_path):
-    child = "import signal; signal.signal(signal.SIGTERM, lambda *a: sys.exit(0)); print('ready', flush=True); signal.pause()"
+    child = (
+        "import signal; signal.signal(signal.SIGTERM, lambda *a: sys.exit(0)); "
+        "print('ready', flush=True); signal.pause()"
+    )
     wrapper = f"""
 from arianna.system import processes
 try:
@@ -147,7 +150,8 @@ def test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good
 
 @POSIX
 def test_a_child_that_is_only_starting_ends_without_a_traceback():
-    child = "print('ready', flush=True); import time; time.sleep(60)"  # as Python is before it has answers of its own
+    # As Python is before it has answers of its own.
+    child = "print('ready', flush=True); import time; time.sleep(60)"
     wrapper = f"""
 from arianna.system import processes
 try:
