@@ -1,7 +1,8 @@
 """Fine-tune or train a llama2.c model on token shards.
 
     python train_arianna.py --init_from=scratch --data_dir=data/tok4096 --out_dir=out/base
-    python train_arianna.py --init_from=resume --base=out/ckpt_v1_base.pt --data_dir=out/ft/data --out_dir=out/ft
+    python train_arianna.py --init_from=resume --base=out/ckpt_v1_base.pt \\
+        --data_dir=out/ft/data --out_dir=out/ft
 
 Writes into out_dir: ckpt.pt and ckpt_prev.pt (the two latest states, resumable), ckpt_000100.pt ... (weights
 at each evaluation), log.jsonl, train.log, and config.toml: `--config=FILE` takes settings from such a file,
@@ -85,8 +86,8 @@ def train_step(
     norm = clip_grad_norm_(state.model.parameters(), cfg.grad_clip)
     if not (total.isfinite() and norm.isfinite()):  # clipping and AdamW would both let a NaN through
         raise FloatingPointError(
-            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} on rows {batch.rows.tolist()}; "
-            "stopped before the update, the last saved state is whole. "
+            f"step {state.step}: loss {float(total):.4g}, gradient norm {float(norm):.4g} "
+            f"on rows {batch.rows.tolist()}; stopped before the update, the last saved state is whole. "
             "Mostly the rate was too high: begin anew with --fresh and a lower --learning_rate."
         )
     state.optimizer.step()
@@ -170,7 +171,8 @@ class Run:
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
         if state.threads not in (None, threads := torch.get_num_threads()):
             self.log.say(
-                f"computed with {state.threads} threads so far, now with {threads}: results may differ in the last bits"
+                f"computed with {state.threads} threads so far, now with {threads}: "
+                "results may differ in the last bits"
             )
         if added := os.environ.get(environment.STARTED):
             self.log.say(f"set in the environment: {added}")
@@ -198,7 +200,8 @@ class Run:
         )
         trained = f"train loss {train_loss:.4f}, " if state.step else ""
         self.log.say(
-            f"step {state.step}: {trained}val loss {loss:.4f}{texts}{' (best)' if better and state.step else ''}"
+            f"step {state.step}: {trained}val loss {loss:.4f}{texts}"
+            f"{' (best)' if better and state.step else ''}"
         )
         entry = {"val_loss": loss, "terminator_loss": finite_or_none(score.answers.terminator_loss)}
         entry |= {"base_text": score.base_text} if score.base_text else {}
@@ -281,7 +284,8 @@ def train(cfg: TrainConfig) -> Result:
     group, folder = ProcessGroup(cfg.device), Path(cfg.out_dir)
     if cfg.batch_size % group.size:
         raise RefusedError(
-            f"batch_size is {cfg.batch_size}, which {group.size} processes cannot share evenly; give a multiple"
+            f"batch_size is {cfg.batch_size}, which {group.size} processes cannot share evenly; "
+            "give a multiple"
         )
     steady_threads()
     model = new_model(cfg)

@@ -2,12 +2,12 @@
 
 Run it from the project's folder, where arianna_ft.py lies:
 
-    python -m arianna.export out/a.bin  --checkpoint=out/ckpt_ft.pt                         llama2.c's run
-    python -m arianna.export out/q.bin  --checkpoint=out/ckpt_ft.pt --format=llama2c-int8   llama2.c's runq
-    python -m arianna.export out/a.html --checkpoint=out/ckpt_ft.pt --format=html           a browser
-    python -m arianna.export out/a_hf   --checkpoint=out/ckpt_ft.pt --format=hf             transformers
-    python -m arianna.export out/a.gguf --checkpoint=out/ckpt_ft.pt --format=gguf           llama.cpp, Ollama
-    python -m arianna.export out/b.pt   --checkpoint=their_model    --format=checkpoint     arianna_ft.py --base
+  python -m arianna.export out/a.bin  --checkpoint=out/ckpt_ft.pt                         llama2.c's run
+  python -m arianna.export out/q.bin  --checkpoint=out/ckpt_ft.pt --format=llama2c-int8   llama2.c's runq
+  python -m arianna.export out/a.html --checkpoint=out/ckpt_ft.pt --format=html           a browser
+  python -m arianna.export out/a_hf   --checkpoint=out/ckpt_ft.pt --format=hf             transformers
+  python -m arianna.export out/a.gguf --checkpoint=out/ckpt_ft.pt --format=gguf           llama.cpp, Ollama
+  python -m arianna.export out/b.pt   --checkpoint=their_model    --format=checkpoint     arianna_ft.py --base
 
 The model may be in any of these formats; it is only read. What is written is read back before it takes its
 place, and must be the model, bit for bit (in int8, F16 and Q8_0: the model with rounded weights). Where a
@@ -47,7 +47,8 @@ CARRY_A_TOKENIZER = ("hf", "gguf", "html")
 class ExportConfig:
     """What is written, where, and from which model."""
 
-    out: str  # the file or folder to write: .bin (llama2c, llama2c-int8), .gguf, .html, .pt (checkpoint), a folder (hf)
+    # the file or folder to write: .bin (llama2c, llama2c-int8), .gguf, .html, .pt (checkpoint), a folder (hf)
+    out: str
     # the model: a checkpoint (.pt), a llama2.c .bin, a .gguf, a .html or a Hugging Face folder
     checkpoint: str | None = None
     # see above for what opens each
@@ -70,7 +71,8 @@ class ExportConfig:
         suffix = SUFFIXES[self.format]
         if suffix and Path(self.out).suffix != suffix:
             raise ValueError(
-                f"{self.out} should end in {suffix}, as files of --format={self.format} do; change the name or the format"
+                f"{self.out} should end in {suffix}, as files of --format={self.format} do; "
+                "change the name or the format"
             )
         for name, formats in {
             "half": ("checkpoint",),

@@ -17,7 +17,8 @@ def card(model: Transformer, report: dict[str, Any] | None) -> str:
     rows = [f"| {name} | {value} |" for name, value in found.items() if name != "verdict"]
     return CARD.format(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
-        shape=f"dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, {a.vocab_size} tokens, a context of {a.max_seq_len}",
+        shape=f"dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, "
+        f"{a.vocab_size} tokens, a context of {a.max_seq_len}",
         more="\n".join(
             ["## How it was made", "", found["verdict"], "", "| what | value |", "|---|---|", *rows, ""]
             if found
@@ -67,7 +68,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "."  # where this file lies
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
 asked = tokenizer.apply_chat_template(
-    [{{"role": "user", "content": "What is silence?"}}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    [{{"role": "user", "content": "What is silence?"}}], add_generation_prompt=True, \
+return_tensors="pt", return_dict=True
 )
 out = model.generate(**asked, do_sample=True, temperature=0.8)
 print(tokenizer.decode(out[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))

@@ -18,7 +18,10 @@ def what_it_is(path: Path) -> str | None:
         head = file.read(512)
     if head.startswith(OLD_TORCH):
         again = f"torch.save(torch.load({path.name!r}, weights_only=True), 'new.pt')"
-        return f"is in torch's old format, whose damage cannot be seen; save it again, where you trust it, with {again}"
+        return (
+            "is in torch's old format, whose damage cannot be seen; "
+            f"save it again, where you trust it, with {again}"
+        )
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 27:
         return "is a safetensors file, which holds no shape; give its folder, in which config.json lies"
     if head.startswith(b"GGUF"):
@@ -42,7 +45,10 @@ def of_contents(contents: Any) -> str:
         and all(isinstance(value, Tensor) for value in contents.values())
     ):
         if any(str(name).startswith(("model.", "lm_head.")) for name in contents):
-            return "is the state_dict of a Hugging Face model; give its folder, with config.json and model.safetensors"
+            return (
+                "is the state_dict of a Hugging Face model; "
+                "give its folder, with config.json and model.safetensors"
+            )
         return (
             "is a state_dict: weights without their model's shape; save {'model': state_dict, "
             "'model_args': {...}} "

@@ -27,7 +27,10 @@ CHAT_TEMPLATE = (
 )
 
 # signs that Unicode's NFKC replaces, and others
-RARE = "and\u2026 \u2581 \ufb01 \u212b e\u0301 \u00a0 \u200b \ufeff \u65e5\u672c\u8a9e \u0434\u0430 \U0001f44b\U0001f3fd"
+RARE = (
+    "and\u2026 \u2581 \ufb01 \u212b e\u0301 \u00a0 \u200b \ufeff "
+    "\u65e5\u672c\u8a9e \u0434\u0430 \U0001f44b\U0001f3fd"
+)
 ORDINARY = [  # texts on which a tokenizer must be what other programs take it for
     "".join(map(chr, range(128))),
     " leading,  double   and trailing spaces  ",
@@ -111,7 +114,10 @@ def differences(tokenizer: Tokenizer, spaces_kept: bool) -> str | None:
     if not any(texts.values()):
         return None
     what = " and ".join(text for text, differ in texts.items() if differ)
-    return f"{tokenizer.path} changes text before it splits it, which the program that opens this does not: {what} get other tokens there."
+    return (
+        f"{tokenizer.path} changes text before it splits it, "
+        f"which the program that opens this does not: {what} get other tokens there."
+    )
 
 
 def merged(text: str, ids: dict[str, int], tokens: list[Piece]) -> list[int]:

@@ -64,10 +64,12 @@ def plan_lines(
     parameters = sum(p.numel() for p in base.parameters())
     disk = megabytes(needs.bytes_on_disk(cfg, parameters) + 2 * 4 * parameters)
     return [
-        f"{cfg.base}: {parameters / 1e6:.2f} million parameters; held-out answers {held_out:.3f} nats a token",
+        f"{cfg.base}: {parameters / 1e6:.2f} million parameters; "
+        f"held-out answers {held_out:.3f} nats a token",
         *([word] if word else []),
-        f"{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, peak rate {cfg.peak:g}, "
-        f"on {devices.pick_device(cfg.device)}: about {seconds * cfg.max_iters / 60:.0f} minutes and {disk} in {out_dir}",
+        f"{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, "
+        f"peak rate {cfg.peak:g}, on {devices.pick_device(cfg.device)}: "
+        f"about {seconds * cfg.max_iters / 60:.0f} minutes and {disk} in {out_dir}",
     ]
 
 

@@ -55,8 +55,9 @@ def gathered(conversations: Iterable[Conversation], most: int = MOST) -> list[Co
     different, needed = len(set(groups(lowest))), FOLDS * FEWEST
     if different < needed:
         raise UsageError(
-            f"the conversations to train on begin with {different} different questions; a search needs {needed}, "
-            f"to part them into {FOLDS} folds. Give more conversations, or leave out --hours."
+            f"the conversations to train on begin with {different} different questions; "
+            f"a search needs {needed}, to part them into {FOLDS} folds. "
+            "Give more conversations, or leave out --hours."
         )
     return sorted(lowest, key=lambda c: c.line)
 

@@ -51,7 +51,7 @@ def parse(
     aliases: Mapping[str, str] | None = None,
     word: str | None = None,
 ) -> T:
-    """Build `cls` from a command line (default: sys.argv). `aliases`: second names of flags, and their fields.
+    """Build `cls` from a command line (default: sys.argv). `aliases`: second names of flags and their fields.
 
     Raises UsageError for an unknown flag, one given twice, a value of the wrong type, and whatever ValueError
     the class itself raises. `word` is the flag that a bare word is pointed to. `--help` prints and exits.
@@ -240,9 +240,8 @@ def refuse_unknown(given: str, known: Sequence[str], word: str | None, instead: 
     if name in instead:
         raise UsageError(f"{flag} is not a flag of this command: {instead[name]}.")
     near = nearest(name, known) if flag.startswith("-") else None
-    raise UsageError(
-        f"{flag} is not a flag of this command; {f'did you mean --{near}?' if near else '--help lists what there is.'}"
-    )
+    hint = f"did you mean --{near}?" if near else "--help lists what there is."
+    raise UsageError(f"{flag} is not a flag of this command; {hint}")
 
 
 def to_flags(config: Any) -> list[str]:

@@ -69,7 +69,8 @@ def what_is_missing() -> str | None:
     remedy = "activate .venv, or pip install -r requirements.txt."
     if sys.version_info < PYTHON:
         needed = ".".join(map(str, PYTHON))
-        return f"{sys.executable} is Python {platform.python_version()}, but {needed} or newer is needed; {remedy}"
+        found = platform.python_version()
+        return f"{sys.executable} is Python {found}, but {needed} or newer is needed; {remedy}"
     if missing:
         return f"{sys.executable} lacks {', '.join(missing)}; {remedy}"
     return None

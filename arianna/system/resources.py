@@ -30,8 +30,8 @@ def check_disk(folder: Path, needed: int) -> None:
     needed, free = needed + SPARE_DISK, shutil.disk_usage(nearest(folder)).free
     if free < needed:
         raise ValueError(
-            f"{folder} would grow by {megabytes(needed)}, but its disk has {megabytes(free)} left; make room there, "
-            "give another --out_dir, or fewer evaluations with a larger --eval_interval."
+            f"{folder} would grow by {megabytes(needed)}, but its disk has {megabytes(free)} left; "
+            "make room there, give another --out_dir, or fewer evaluations with a larger --eval_interval."
         )
 
 
@@ -51,7 +51,8 @@ def check_file(path: Path, size: int) -> None:
     left = memory_left()
     if left is not None and left < size:
         raise ValueError(
-            f"{path} has {megabytes(size)}, but only {megabytes(left)} of memory can be had; use another file."
+            f"{path} has {megabytes(size)}, but only {megabytes(left)} of memory can be had; "
+            "use another file."
         )
 
 

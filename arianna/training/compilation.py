@@ -58,7 +58,8 @@ def choose(
     if settled:
         began = "the run began with compiled steps, but" if before else "--compile was given, but"
         raise UsageError(
-            f"{began} torch.compile failed ({failure}). Install a compiler, or begin with --fresh --compile=no."
+            f"{began} torch.compile failed ({failure}). "
+            "Install a compiler, or begin with --fresh --compile=no."
         )
     say(f"torch.compile failed ({failure}): continuing without it")
     return model, False

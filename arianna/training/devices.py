@@ -17,7 +17,8 @@ from arianna.ops import one_thread
 from arianna.system.config import UsageError
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel's and AMD's processors; the last of arm64's
-MISSING = {  # what a device needs, by the first word of its name; torch's own sentences are about its operators
+# what a device needs, by the first word of its name; torch's own sentences are about its operators
+MISSING = {
     "mps": (torch.backends.mps.is_available, "a Mac with Apple's own processor"),
     "cuda": (torch.cuda.is_available, "an NVIDIA GPU and a torch built for it"),
 }

@@ -56,8 +56,8 @@ NOT_KEPT = (
     *ELSEWHERE,
 )  # settings of one start, and those that follow from others
 TRAINER_HELP = """
-Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes its own,
-out/ft/config.toml.
+Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes
+its own, out/ft/config.toml.
 
 Any flag of train_arianna.py that changes a fine-tune works here too and is passed on. The most used:
   --max_iters X         optimizer steps (also --iterations; default 1000)

@@ -59,8 +59,8 @@ def read_log(folder: Path) -> dict[int, dict[str, Any]]:
     """
     if not (folder / NAME).is_file():
         raise FileNotFoundError(
-            f"{folder / NAME} is missing; it holds the losses of the run in {folder}, by which the best checkpoint is found. "
-            "Put it back, or train again with --fresh."
+            f"{folder / NAME} is missing; it holds the losses of the run in {folder}, "
+            "by which the best checkpoint is found. Put it back, or train again with --fresh."
         )
     entries: dict[int, dict[str, Any]] = {}
     for line in (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -93,7 +93,8 @@ class Window:
         seconds = time.monotonic() - self.started
         milliseconds, speed = 1000 * seconds / self.steps, self.tokens / seconds
         left = f"{(max_iters - step) * milliseconds / 60_000:.0f}m left"
-        line = f"{step} | loss {self.loss:.4f} | lr {rate:.2e} | {milliseconds:.2f}ms | {speed:,.0f} tok/s | {left}"
+        pace = f"{milliseconds:.2f}ms | {speed:,.0f} tok/s | {left}"
+        line = f"{step} | loss {self.loss:.4f} | lr {rate:.2e} | {pace}"
         return line, {
             "step": step,
             "loss": self.loss,

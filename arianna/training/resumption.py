@@ -53,6 +53,6 @@ def check_sources(cfg: TrainConfig, survey: Survey) -> None:
     if changed:
         raise UsageError(
             f"{folder} holds a run on other conversations or another tokenizer: it was not started with this "
-            f"{' and this '.join(changed)}. Give the old file to go on, --fresh to begin anew (the old folder is kept), "
-            "or another --out_dir."
+            f"{' and this '.join(changed)}. Give the old file to go on, "
+            "--fresh to begin anew (the old folder is kept), or another --out_dir."
         )

@@ -52,7 +52,8 @@ def check_run(state: dict[str, Any], path: Path) -> None:
     fits = fits and run.get("dtype") in (None, "float32", "bfloat16")
     if not fits or not isinstance(state.get("iter_num", 0), int):
         raise ValueError(
-            f"{path} is damaged or not a state of a run: its 'run' or 'iter_num' is of another kind. Use another copy of it."
+            f"{path} is damaged or not a state of a run: its 'run' or 'iter_num' is of another kind. "
+            "Use another copy of it."
         )
 
 
@@ -82,7 +83,8 @@ def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str]
     """
     if run.get("format") != RUN_FORMAT:
         raise RefusedError(
-            f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. Begin anew with --fresh."
+            f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. "
+            "Begin anew with --fresh."
         )
     then, now = run["config"], dataclasses.asdict(cfg)
     changed = [f"{k} is {v}, was {then.get(k)}" for k, v in now.items() if k not in FREE and v != then.get(k)]
@@ -90,7 +92,8 @@ def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str]
     if changed:
         raise RefusedError(
             f"{folder} holds a run that was started differently: {'; '.join(changed)}. "
-            "Give the old values to go on, --fresh to begin anew (the old folder is kept), or another --out_dir."
+            "Give the old values to go on, --fresh to begin anew (the old folder is kept), "
+            "or another --out_dir."
         )
 
 

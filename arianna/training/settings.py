@@ -29,7 +29,8 @@ class TrainConfig:
     loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
     # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
     base_text_dir: str | None = None
-    replay: float = 0.0  # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
+    # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
+    replay: float = 0.0
     # weight of a term that prefers answers under their own question to those under another
     question_contrast: float = 0.0
     learning_rate: float | None = None  # peak; by default 2e-3 from scratch, 1e-5 from a base
@@ -147,7 +148,8 @@ FREE = {
     "compile",
 }
 FREE |= {"nproc", "tensorboard", "wandb"}
-"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile: the run stays as it began."""
+"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile:
+the run stays as it began."""
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:

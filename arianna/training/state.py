@@ -114,7 +114,8 @@ def start_or_continue(
         )
     if found.get("iter_num", 0) >= cfg.max_iters:
         raise RefusedError(
-            f"{folder}/ckpt.pt is at iteration {found['iter_num']}, so --max_iters={cfg.max_iters} leaves nothing to do; give more."
+            f"{folder}/ckpt.pt is at iteration {found['iter_num']}, "
+            f"so --max_iters={cfg.max_iters} leaves nothing to do; give more."
         )
     shutil.copy2(folder / "ckpt.pt", folder / "ckpt_llama2c.pt")  # the file is another program's: it stays
     return restore(found, cfg, folder, device)

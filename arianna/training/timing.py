@@ -21,7 +21,8 @@ from arianna_data import POOL, Task
 from model import Transformer
 
 MEASURED = 50_000  # tokens of a run from which on both formats are timed: six steps, two or three seconds
-CLEARLY = 0.9  # bfloat16 must take less of float32's time: near a tie, the same command is to choose the same each time
+# bfloat16 must take less of float32's time: near a tie, the same command is to choose the same each time
+CLEARLY = 0.9
 
 
 def chooses(cfg: TrainConfig, task: Task, device: torch.device) -> bool:
