@@ -245,6 +245,37 @@ def test_a_run_does_not_go_on_with_another_optimizer_schedule_or_format(tmp_path
         train(dataclasses.replace(cfg, **other))
 
 
+STAYS = {"schedule": "wsd", "warmup_iters": 2, "learning_rate": 1e-3}
+
+
+def test_a_run_whose_rate_stays_can_be_lengthened(tmp_path, base):
+    whole = settings_for(tmp_path, base, max_iters=8, decay_ratio=0.0, out_dir=str(tmp_path / "a"), **STAYS)
+    train(whole)
+    part = dataclasses.replace(whole, max_iters=4, out_dir=str(tmp_path / "b"))
+    train(part)
+    train(dataclasses.replace(part, max_iters=8))
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("decay_ratio", [0.5, 1.0])
+def test_a_run_whose_rate_has_begun_to_fall_keeps_its_length(tmp_path, base, decay_ratio):
+    cfg = settings_for(tmp_path, base, max_iters=4, decay_ratio=decay_ratio, **STAYS)
+    train(cfg)
+    with pytest.raises(config.UsageError, match="max_iters is 8, was 4"):
+        train(dataclasses.replace(cfg, max_iters=8))
+
+
+def test_a_setting_that_an_older_run_did_not_know_had_its_default(tmp_path, base):
+    cfg = settings_for(tmp_path, base, max_iters=2)
+    train(cfg)
+    state = torch.load(tmp_path / "run/ckpt.pt", weights_only=True)
+    del state["run"]["config"]["question_contrast"]
+    checkpoint.save(tmp_path / "run/ckpt.pt", state)
+    train(cfg)  # goes on: there is nothing to do
+    with pytest.raises(config.UsageError, match="question_contrast is 1.0, was 0.0"):
+        train(dataclasses.replace(cfg, question_contrast=1.0))
+
+
 def test_its_settings_file_repeats_a_run(tmp_path, base):
     train(settings_for(tmp_path, base, fresh=True, save_minutes=9.0))
     kept = tmp_path / "run/config.toml"

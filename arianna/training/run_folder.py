@@ -11,7 +11,7 @@ from arianna.formats import checkpoint
 from arianna.system import config, processes
 from arianna.system.config import UsageError
 from arianna.system.files import rename_aside, sha256, write_atomic
-from arianna.training.settings import FREE, TrainConfig
+from arianna.training.settings import FREE, TrainConfig, learning_rate
 
 RUN_FORMAT = 1  # of the `run` entry in our checkpoints
 NEWEST, BEFORE = "ckpt.pt", "ckpt_prev.pt"
@@ -77,17 +77,21 @@ def keep_settings(folder: Path, cfg: Any) -> None:
         write_atomic(folder / config.SETTINGS_FILE, config.text_of(cfg, without=("fresh",)).encode())
 
 
-def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> None:
+def check_same_run(
+    run: dict[str, Any], step: int, cfg: TrainConfig, inputs: dict[str, str], folder: Path
+) -> None:
     """Raise RefusedError if settings that change the weights, or inputs, are not those the stored run was
-    started with.
+    started with. `step`: the next one. A setting that the run did not know yet had its default.
     """
     if run.get("format") != RUN_FORMAT:
         raise RefusedError(
             f"{folder} holds a run of format {run.get('format')}; this program writes {RUN_FORMAT}. "
             "Begin anew with --fresh."
         )
-    then, now = run["config"], dataclasses.asdict(cfg)
-    changed = [f"{k} is {v}, was {then.get(k)}" for k, v in now.items() if k not in FREE and v != then.get(k)]
+    then = {field.name: field.default for field in dataclasses.fields(cfg)} | run["config"]
+    free = FREE | ({"max_iters"} if same_rates(cfg, then["max_iters"], step) else set())
+    now = dataclasses.asdict(cfg)
+    changed = [f"{k} is {v}, was {then[k]}" for k, v in now.items() if k not in free and v != then[k]]
     changed += changed_inputs(run, cfg, inputs, folder)
     if changed:
         raise RefusedError(
@@ -95,6 +99,16 @@ def check_same_run(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str]
             "Give the old values to go on, --fresh to begin anew (the old folder is kept), "
             "or another --out_dir."
         )
+
+
+def same_rates(cfg: TrainConfig, max_iters: int, steps: int) -> bool:
+    """Whether a run of another length had the same learning rates so far: then it can be lengthened, as one
+    whose rate stays.
+    """
+    if not cfg.warmup < max_iters or steps > cfg.max_iters:
+        return False
+    other = dataclasses.replace(cfg, max_iters=max_iters)
+    return all(learning_rate(cfg, step) == learning_rate(other, step) for step in range(steps))
 
 
 def changed_inputs(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> list[str]:

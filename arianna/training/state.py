@@ -89,7 +89,7 @@ def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
     found = latest_state(Path(cfg.out_dir))
     if found is None or "run" not in found:
         return None
-    check_same_run(found["run"], cfg, inputs, Path(cfg.out_dir))
+    check_same_run(found["run"], found["iter_num"], cfg, inputs, Path(cfg.out_dir))
     state = State(None, None, found["iter_num"], best_step=found["run"]["best_step"])
     return Progress(state.step, state.finished(cfg))
 
@@ -101,7 +101,7 @@ def start_or_continue(
     folder = Path(cfg.out_dir)
     found = latest_state(folder, set_damaged_aside=True)
     if found is not None and "run" in found:
-        check_same_run(found["run"], cfg, inputs, folder)
+        check_same_run(found["run"], found["iter_num"], cfg, inputs, folder)
         return restore(found, cfg, folder, device)
     if cfg.init_from == "scratch" and found is not None:
         raise RefusedError(f"{folder} holds a checkpoint of another program; give another --out_dir.")
