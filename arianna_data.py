@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
     environment.prepare()
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -324,8 +325,6 @@ def say(text: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    import sys
-
     words = sys.argv[1:] if argv is None else argv
     command = words[0] if words else "--help"
     if command not in ("train_vocab", "pretokenize", "-h", "--help"):

@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 from arianna import search
 from arianna.corpus import prepare
 from arianna.corpus.prepare import Survey
+from arianna.formats import check_tokenizer, open_model
 from arianna.reporting import printed
+from arianna.scoring import choose as choosing
 from arianna.system import config, processes
 from arianna.system.config import UsageError
 from arianna.system.files import remove_leftovers, write_missing
@@ -125,7 +127,6 @@ def pipeline(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey, given: s
 def preflight(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey) -> Job:
     """Read every input, say what was found, and refuse what cannot work before anything is written."""
     say(*printed.survey_lines(survey))
-    from arianna.formats import check_tokenizer, open_model
     from arianna.scoring import base_text
     from arianna.training import devices, needs, resumption
     from tokenizer import Tokenizer
@@ -205,8 +206,6 @@ def find_settings(job: Job, given: set[str]) -> int:
 def choose(job: Job) -> tuple[Choice, Transformer]:
     """The run's result: the best checkpoint, blended with the base if it forgot too much. Blends are scored
     once."""
-    from arianna.formats import open_model
-    from arianna.scoring import choose as choosing
 
     run, kept = job.cfg.run, {"max_forgetting": job.cfg.max_forgetting, "blend": job.cfg.blend}
     points = choosing.evaluations(run)
@@ -290,7 +289,9 @@ def plan(job: Job, folder: Path) -> list[str]:
     trainer = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
     data = folder / "data"  # made already: this reads what was counted
     spelled = prepare.write_shards(job.survey, job.cfg.tokenizer, job.contexts, data, say).foreign
-    return printed.plan_lines(trainer, job.base, job.contexts[0], job.cfg.out_dir, spelled)
+    from arianna.reporting import plan as plans
+
+    return plans.plan_lines(trainer, job.base, job.contexts[0], job.cfg.out_dir, spelled)
 
 
 def morning_report(run: Path, choice: Choice) -> dict[str, Any]:
@@ -311,7 +312,6 @@ def morning_report(run: Path, choice: Choice) -> dict[str, Any]:
 def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, share: float) -> Point:
     """What a checkpoint's evaluation would have said of a blend."""
     import train_arianna
-    from arianna.scoring import choose as choosing
 
     blend = train_arianna.score_point(job.trainer, choosing.blended(base, tuned, share), point.step, share)
     texts = ", ".join(f"{loss:.4f}" for loss in blend.base_text.values())

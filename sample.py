@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Literal
 from arianna.chat import Chat, Continuation, Reader, Sampling, complete, converse
 from arianna.corpus.records import shown
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
+from arianna.scoring import blind
 from arianna.system import config
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.terminal import beside, say
@@ -128,8 +129,6 @@ def bare_words_are_questions(argv: list[str] | None) -> list[str]:
 def run(cfg: SampleConfig) -> int:
     """Check all that was given, what is quick first; then write. Raises UsageError for what is wrong."""
     if cfg.blind:
-        from arianna.scoring import blind
-
         return blind.run(cfg.checkpoint, cfg.compare, lambda names: opened(names, cfg), cfg.sampling)
     try:
         inputs = [*cfg.models, cfg.tokenizer, cfg.prompts_file]

@@ -20,17 +20,20 @@ import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from arianna import formats
 from arianna.corpus import prepare
+from arianna.corpus.encoding import write_prepared
+from arianna.ops import one_thread
+from arianna.scoring import base_text, scores
+from arianna.scoring.minimal_pairs import read_pairs, score_pairs
+from arianna.scoring.scores import Inputs
 from arianna.system import config
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.visible import visible
-
-if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
-    from arianna.scoring.scores import Inputs
-    from model import Transformer
-    from tokenizer import Tokenizer
+from model import Transformer
+from tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,6 @@ def check_out(cfg: EvaluateConfig) -> None:
 
 def evaluate_pairs(cfg: EvaluateConfig) -> dict[str, Any]:
     """The share of minimal pairs that each model has right."""
-    from arianna.ops import one_thread
-    from arianna.scoring.minimal_pairs import read_pairs, score_pairs
 
     kinds = read_pairs(cfg.pairs, cfg.pairs_each or None)
     models, tokenizer = open_models(cfg)
@@ -131,7 +132,6 @@ def evaluate(cfg: EvaluateConfig) -> dict[str, Any]:
     `difference`.
     """
     known = prepare.survey(cfg.conversations, print)
-    from arianna.scoring import scores
 
     models, tokenizer = open_models(cfg)
     sampling = {
@@ -154,7 +154,6 @@ def open_models(cfg: EvaluateConfig) -> tuple[list[Transformer], Tokenizer]:
     """The models, all in the context of the last, and their tokenizer. Raises ValueError where it is
     another model's.
     """
-    from arianna import formats
 
     base = formats.open_model(cfg.models[-1])
     models = [*(formats.open_model(path, base.args.max_seq_len) for path in cfg.models[:-1]), base]
@@ -169,9 +168,6 @@ def prepare_inputs(
     cfg: EvaluateConfig, known: prepare.Survey, base: Transformer, tokenizer: Tokenizer, folder: Path
 ) -> Inputs:
     """Write the rows that are scored into an empty folder, as a run has them, and read all inputs."""
-    from arianna.corpus.encoding import write_prepared
-    from arianna.ops import one_thread
-    from arianna.scoring import base_text, scores
 
     for path in (cfg.words, cfg.questions):
         check_text(path)

@@ -23,11 +23,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from arianna.reporting import night
+from arianna.reporting import charts, night, render
 from arianna.reporting import verdict as verdicts
 from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, ScoredRun, kept_or_new_scores, now, read_run
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import Difference, bootstrap
+from arianna.scoring.scores import compare
 from arianna.system import config
 from arianna.system.commands import next_commands
 from arianna.system.config import UsageError
@@ -72,7 +73,6 @@ def words_of(facts: dict[str, Any]) -> str:
 
 def three_answers(facts: dict[str, Any]) -> str:
     """Three held-out questions, each answered by base and tuned model, for the terminal."""
-    from arianna.reporting import render
 
     asked = render.three_of(render.questions(facts))
     return visible("\n".join(f"Q: {q['question']}\n{answer_lines(q['pairs'][0])}" for q in asked))
@@ -91,9 +91,6 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
     Raises ValueError if the folder holds no such run, or if what must be scored is not there any more.
     """
     scored = read_run(run)
-    from arianna.reporting import (
-        render,
-    )  # what needs torch comes after a folder that is no run has been refused
 
     scores = kept_or_new_scores(scored, sampling)
     facts = facts_of(scored, scores)
@@ -114,7 +111,6 @@ def facts_of(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
     """Everything the reports say, as plain values for JSON. What differs from one run or scoring to the
     next is under `times`.
     """
-    from arianna.scoring.scores import compare
 
     pairs = {
         name: (a["conversation_nats"], a["conversation_tokens"])
@@ -270,7 +266,6 @@ def plain(value: Any) -> Any:
 
 def drawings(scored: ScoredRun, search: dict[str, Any] | None = None) -> dict[str, Any]:
     """The curves, the frontier where there is base text, and the trials where there was a search."""
-    from arianna.reporting import charts
 
     name = verdicts.worst_text(scored.choice)
     budget = scored.settings["max_forgetting"]
@@ -283,7 +278,6 @@ def drawings(scored: ScoredRun, search: dict[str, Any] | None = None) -> dict[st
 
 def drawn_search(search: dict[str, Any]) -> dict[str, Any]:
     """The trials of a search over time."""
-    from arianna.reporting import charts
 
     return charts.searched(
         *night.dots(search), list(night.best_so_far(search)), search["base"], search["seconds"] / 60

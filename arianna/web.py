@@ -9,11 +9,10 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from model import Transformer
-    from tokenizer import Tokenizer
+from arianna.formats import html
+from model import Transformer
+from tokenizer import Tokenizer
 
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
@@ -32,8 +31,6 @@ def talk(models: Sequence[Transformer], paths: Sequence[str], tokenizer: Tokeniz
 
     Raises ValueError for a model or a tokenizer that no page can hold.
     """
-    from arianna.formats import html
-
     voices = [
         html.Voice(Path(path).stem, model.cpu().float()) for path, model in zip(paths, models, strict=True)
     ]

@@ -7,12 +7,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib
+from markupsafe import escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from arianna.scoring.choose import Choice, Point
-
-if TYPE_CHECKING:  # matplotlib takes a second to import
-    from matplotlib.axes import Axes
 
 SIZES = {"wide": (560, 390), "narrow": (340, 260)}  # CSS pixels; the page shows one of them
 MOST = 300  # points of a line; of more, neighbours are averaged
@@ -37,9 +39,6 @@ def drawn(name: str, alternative: str, draw: Callable[[Axes, str], None]) -> str
 
 
 def to_svg(name: str, size: str, alternative: str, draw: Callable[[Axes, str], None]) -> str:
-    import matplotlib
-    from markupsafe import escape
-    from matplotlib.figure import Figure
 
     width, height = SIZES[size]
     colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK)

@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING
 from arianna.corpus.prepare import Survey
 from arianna.scoring.choose import Choice
 from arianna.system.commands import next_commands
-from arianna.system.resources import megabytes
-from arianna.training import needs
-from arianna.training.settings import TrainConfig
 
 if TYPE_CHECKING:
     from arianna.corpus.encoding import Prepared
-    from model import Transformer
-
-SCORED_ROWS = 16  # of each side, before the run
 
 
 def survey_lines(survey: Survey) -> list[str]:
@@ -37,40 +31,6 @@ def prepared_lines(prepared: Prepared, context: int) -> list[str]:
         bytewise: prepared.bytes_spelled,
     }
     return [counts, *(f"  {count} {note}" for note, count in notes.items() if count)]
-
-
-def plan_lines(
-    cfg: TrainConfig, base: Transformer, context: int, out_dir: str, spelled: float | None
-) -> list[str]:
-    """Score the base and time a step on a copy of it: what will run, on what, for how long, and how much
-    disk.
-
-    The disk is what the run and its two results take. `context` is that of the rows to train on, `spelled`
-    the share of their characters that are spelled in bytes.
-    """
-    import train_arianna
-    from arianna.formats import open_model
-    from arianna.reporting import verdict
-    from arianna.scoring.losses import answer_loss
-    from arianna.training import devices
-    from arianna_data import Rows
-
-    if context != base.args.max_seq_len:
-        base = open_model(cfg.base, context)
-    rows = (Rows(cfg.data_dir, split, context, base.args.vocab_size) for split in ("val", "train"))
-    held_out, trained = (answer_loss(base, r, SCORED_ROWS).loss for r in rows)
-    word = verdict.about_base(held_out, trained, base.args.vocab_size, spelled)
-    seconds, task = train_arianna.time_steps(cfg, base)
-    parameters = sum(p.numel() for p in base.parameters())
-    disk = megabytes(needs.bytes_on_disk(cfg, parameters) + 2 * 4 * parameters)
-    return [
-        f"{cfg.base}: {parameters / 1e6:.2f} million parameters; "
-        f"held-out answers {held_out:.3f} nats a token",
-        *([word] if word else []),
-        f"{cfg.max_iters} iterations = {task.epochs(cfg.max_iters):.1f} epochs of your data, "
-        f"peak rate {cfg.peak:g}, on {devices.pick_device(cfg.device)}: "
-        f"about {seconds * cfg.max_iters / 60:.0f} minutes and {disk} in {out_dir}",
-    ]
 
 
 def short_verdict(choice: Choice, checkpoint: str, base: str) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from arianna import evaluate
 from arianna.reporting import charts, night
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import spread
 from arianna.system.visible import visible
-
-if TYPE_CHECKING:  # markupsafe and jinja2 are needed for the pages alone
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_BYTES = 1_900_000  # of the HTML page
@@ -43,7 +42,6 @@ def environment(
     """Jinja's environment for a kind of page: how an answer is marked up, and how any other value is made
     safe.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(TEMPLATES)
     made = Environment(
@@ -224,7 +222,6 @@ def pieces(sample: dict[str, Any]) -> Iterator[tuple[str, bool, bool]]:
 
 def marked_html(sample: dict[str, Any]) -> Markup:
     """Invented words as <u>, copied runs as <mark>, all text escaped."""
-    from markupsafe import Markup, escape
 
     out = Markup()
     for text, non_word, copied in pieces(sample):
@@ -235,7 +232,6 @@ def marked_html(sample: dict[str, Any]) -> Markup:
 
 def marked_markdown(sample: dict[str, Any]) -> Markup:
     """Invented words bold, copied runs in italics, on one line."""
-    from markupsafe import Markup
 
     out = ""
     for text, non_word, copied in pieces(sample):

@@ -11,18 +11,23 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from arianna import ROOT
+from arianna import ROOT, formats
+from arianna.corpus import prepare
+from arianna.ops import one_thread
 from arianna.scoring import choose
 from arianna.scoring.bootstrap import spread
 from arianna.scoring.choose import Choice, Point
+from arianna.scoring.losses import answer_loss
+from arianna.scoring.scores import MOST_ANSWERS, Halves, Inputs, read_inputs, score_models
 from arianna.system.files import sha256, write_atomic
-
-if TYPE_CHECKING:  # torch and all that needs it come when something is scored
-    from arianna.scoring.scores import Halves, Inputs
-    from model import Transformer
+from arianna.training.run_folder import RUN_FORMAT, latest_state
+from arianna_data import Rows
+from model import Transformer
+from tokenizer import Tokenizer
 
 FORMAT = 1  # of job.json
 SCORES_FORMAT = 2  # of scores.json and report.json
@@ -94,7 +99,6 @@ def this_machine() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    from importlib.metadata import version
 
     return {
         "Python": platform.python_version(),
@@ -137,7 +141,6 @@ def read_run(run: Path) -> ScoredRun:
     for name in ("log.jsonl", "job.json"):
         if not (run / name).is_file():
             raise no_run(run, f"it has no {name}")
-    from arianna.training.run_folder import RUN_FORMAT, latest_state
 
     state, job = (latest_state(run) or {}).get("run"), read_object(run / "job.json")
     if state is None or job is None:
@@ -247,8 +250,6 @@ def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
     needs.
     """
     check_unchanged(scored)
-    from arianna import formats
-    from arianna.scoring.scores import score_models
 
     base = formats.open_model(scored.job["paths"]["base"])
     inputs, counts = scoring_inputs(scored, base)
@@ -288,9 +289,6 @@ def score_candidates(
     """Nats and tokens by conversation of each checkpoint that is there, by its step; those of the one that
     is used are known.
     """
-    from arianna.ops import one_thread
-    from arianna.scoring.losses import answer_loss
-    from arianna.scoring.scores import MOST_ANSWERS
 
     answers = {scored.choice.used.step: used}
     with one_thread():
@@ -304,9 +302,6 @@ def score_candidates(
 
 def scoring_inputs(scored: ScoredRun, base: Transformer) -> tuple[Inputs, dict[str, int]]:
     """What base and tuned are scored with, and how many conversations and training rows there are."""
-    from arianna.scoring.scores import read_inputs
-    from arianna_data import Rows
-    from tokenizer import Tokenizer
 
     paths, shape = scored.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
     halves, counts = halves_of(scored)
@@ -318,7 +313,6 @@ def scoring_inputs(scored: ScoredRun, base: Transformer) -> tuple[Inputs, dict[s
 
 def halves_of(scored: ScoredRun) -> tuple[Halves, dict[str, int]]:
     """The conversations of a run, of many some, and how many there are on each side."""
-    from arianna.corpus import prepare
 
     known = prepare.survey(scored.job["paths"]["conversations"], print, scored.folder / "data")
     train, held_out = (

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from arianna.system.files import is_alive
 
 PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and with which it ends
@@ -39,8 +41,6 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
 
     A child waits some seconds, since the child of a wrapper that was just killed may be about to end.
     """
-    from filelock import FileLock, Timeout
-
     folder.mkdir(parents=True, exist_ok=True)
     held, note = FileLock(folder / f".{name}.lock"), folder / f".{name}.pid"
     try:
