@@ -171,10 +171,6 @@ FAULTS = {
         [{"messages": [QUESTION, ANSWER]}],
         "a list of conversations; each needs a line of its own",
     ),
-    "another format than before": (
-        {"messages": [QUESTION, ANSWER]},
-        "but line 1 is 'list of role and content'; a file has one format",
-    ),
     "a message that is no object": (
         said("why", ANSWER),
         "message 1 is text, not an object with 'role' and 'content'",

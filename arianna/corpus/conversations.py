@@ -69,16 +69,15 @@ class Line:
     whole: bool = False  # the fault is one of the whole file
 
 
-def parse(raw: bytes, number: int, kind: str = "", first: int = 0) -> Line:
-    """A record from its bytes. `kind`: the format that all records of the file have, as the one on line
-    `first`."""
+def parse(raw: bytes, number: int) -> Line:
+    """A record from its bytes."""
     try:
-        return to_line(*decode(raw), number, kind, first)
+        return to_line(*decode(raw), number)
     except LineError as error:
         return Line(number, fault=str(error), whole=isinstance(error, FileError))
 
 
-def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", first: int = 0) -> Line:
+def to_line(record: Any, counts: Counter[str], number: int) -> Line:
     """A line from its JSON value, in whichever of the formats it is."""
     kind, keys = kind_of(record)
     unread = check_keys(record, keys)
@@ -90,10 +89,6 @@ def to_line(record: Any, counts: Counter[str], number: int, expected: str = "", 
     check_names(checked)
     conversation = conversation_of(checked, system, number, counts)
     unread |= frozenset().union(*messages) - KNOWN_KEYS
-    if expected and kind != expected:
-        raise LineError(
-            f"this is the format '{kind}', but line {first} is '{expected}'; a file has one format"
-        )
     if len(conversation.turns) == sum(n % 2 for n in conversation.given if n >= 0):
         return Line(number, None, kind, Counter({LEFT_OUT: 1}), unread)
     return Line(number, conversation, kind, counts, unread)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +68,7 @@ class Look:
     n_faults: int
     not_utf8: int  # of the faults
     whole: bool  # the last fault is one of the whole file, and the rest was not looked at
+    kinds: dict[str, tuple[int, int]]  # formats of the records, each with its number and its first line
     keys: bytes  # of each conversation, see split.digests
     counts: Counter[str]
     unread: frozenset[str]
@@ -85,21 +86,23 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
     if folder and (known := recall(path, folder)):
         return known
     parts = sources.cut(source)
-    kind, first = first_format(source, parts)
     progress = Progress(f"checking {path}", sum(end - start for start, end in parts), say)
-    faults, lines, looks = [], 0, []
+    faults, lines, looks, kinds = [], 0, [], {}
     for (start, end), part in zip(
-        parts, each(look, [(source, *part, kind, first) for part in parts], workers), strict=True
+        parts, each(look, [(source, *part) for part in parts], workers), strict=True
     ):
         faults += [(lines + number, fault) for number, fault in part.faults][: MAX_FAULTS - len(faults)]
         if part.whole:
             raise FaultyError(f"{path}:{lines + part.faults[-1][0]}: {part.faults[-1][1]}.")
+        for kind, (number, first) in part.kinds.items():
+            before, earliest = kinds.get(kind, (0, lines + first))
+            kinds[kind] = (before + number, earliest)
         lines += part.lines
         looks.append(part)
         progress.add(end - start)
     counts = sum((part.counts for part in looks), Counter())
     keys = b"".join(part.keys for part in looks)
-    check(path, faults, looks, len(keys))
+    check(path, faults, looks, kinds)
     try:
         drawn = split.draw(keys)
     except FaultyError as error:
@@ -110,7 +113,7 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
     return Survey(
         path=str(path),
         sha256=sha256(path),
-        kind=f"{kind}{source.words}",
+        kind=f"{next(iter(kinds))}{source.words}",
         conversations=number,
         held_out=drawn.held_out,
         joined=counts[cleaning.JOINED],
@@ -124,25 +127,15 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
     )
 
 
-def first_format(source: Source, parts: Iterable[list[int]]) -> tuple[str, int]:
-    """The format and line of the first record without a fault, which all others must have; ("", 0) if the
-    first part has none."""
-    for start, end in parts:
-        lines = (
-            parse(raw, number) for number, raw in records(read_part(source, start, end), source.container)
-        )
-        return next(((line.kind, line.number) for line in lines if line.kind or line.whole), ("", 0))
-    return "", 0
-
-
-def look(source: Source, start: int, end: int, kind: str, first: int) -> Look:
+def look(source: Source, start: int, end: int) -> Look:
     """Check the records of a part."""
     data = read_part(source, start, end)
     faults: list[tuple[int, str]] = []
     keys: list[bytes] = []
+    kinds: dict[str, tuple[int, int]] = {}
     counts, unread, n_faults, not_utf8, whole = Counter(), frozenset(), 0, 0, False
     for number, raw in records(data, source.container):
-        line = parse(raw, number, kind, first)
+        line = parse(raw, number)
         if line.fault:
             n_faults += 1
             not_utf8 += "is not UTF-8" in line.fault
@@ -151,16 +144,29 @@ def look(source: Source, start: int, end: int, kind: str, first: int) -> Look:
             if line.whole:
                 whole = True
                 break
+        if line.kind:
+            before, first = kinds.get(line.kind, (0, number))
+            kinds[line.kind] = (before + 1, first)
         if line.conversation is not None:
             keys += split.digests(line.conversation)
         if line.counts:
             counts.update(line.counts)
         unread |= line.unread
-    return Look(sources.lines_in(data), faults, n_faults, not_utf8, whole, b"".join(keys), counts, unread)
+    return Look(
+        sources.lines_in(data), faults, n_faults, not_utf8, whole, kinds, b"".join(keys), counts, unread
+    )
 
 
-def check(path: str | Path, faults: list[tuple[int, str]], looks: list[Look], good: int) -> None:
-    """Raise FaultyError if there are faults, of which the first are given with the numbers of their lines."""
+def check(
+    path: str | Path,
+    faults: list[tuple[int, str]],
+    looks: list[Look],
+    kinds: dict[str, tuple[int, int]],
+) -> None:
+    """Raise FaultyError if records are of several kinds, or faulty: the first faults have the numbers of
+    their lines."""
+    if len(kinds) > 1:
+        raise FaultyError(mixed(path, kinds))
     number = sum(part.n_faults for part in looks)
     if number > 1 and number == sum(part.not_utf8 for part in looks):
         raise FaultyError(
@@ -169,16 +175,35 @@ def check(path: str | Path, faults: list[tuple[int, str]], looks: list[Look], go
             f"as UTF-8, with `iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl` for "
             "instance."
         )
-    if number > 1 and not good:
+    if number > 1 and not kinds:
         raise FaultyError(
             f"{path}: none of its {number:,} records can be read; of the first, on line {faults[0][0]}: "
             f"{faults[0][1]}."
         )
-    sentences = [f"{path}:{line}: {fault}." for line, fault in faults]
+    sentences = list(by_fault(path, faults))
     if number > MAX_FAULTS:
         sentences.append(f"{number - MAX_FAULTS} more lines of {path} are faulty.")
     if sentences:
         raise FaultyError("\n".join(sentences))
+
+
+def mixed(path: str | Path, kinds: dict[str, tuple[int, int]]) -> str:
+    """What to say of a file whose records are of several kinds."""
+    told = ", ".join(f"{number:,} of '{kind}' (from line {first})" for kind, (number, first) in kinds.items())
+    return (
+        f"{path} mixes {len(kinds)} kinds of records: {told}; a file has one format: write all of them in "
+        "one of these, or leave the others out."
+    )
+
+
+def by_fault(path: str | Path, faults: list[tuple[int, str]]) -> Iterator[str]:
+    """A sentence for each different fault, with all its lines."""
+    lines: dict[str, list[int]] = {}
+    for line, fault in faults:
+        lines.setdefault(fault, []).append(line)
+    for fault, (first, *others) in lines.items():
+        same = f"; the same on line{'s' * (len(others) > 1)} {', '.join(map(str, others))}" if others else ""
+        yield f"{path}:{first}: {fault}{same}."
 
 
 def notes(
@@ -198,6 +223,8 @@ def notes(
             f"many conversations begin with the same question, which would have held out {drawn.before:,} of "
             f"{number:,}; they are "
             f"told apart by more of their words, so that {drawn.held_out:,} are held out"
+            + f"; {drawn.equal:,} equal ones are all trained"
+            * (drawn.equal > 0)
         )
     return told
 

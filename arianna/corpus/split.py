@@ -30,14 +30,16 @@ class Split:
     ] = ()  # digests that too many conversations have: the next level of their key counts
     # how many would have been held out by their first question alone, where that was too many
     before: int = 0
+    equal: int = 0  # conversations that are trained for all that, as too many are equal
 
     def holds_out(self, conversation: Conversation) -> bool:
         """Whether a conversation is on the held-out side."""
         first = digest(key(conversation)).hex()
         if first not in self.parted:
             return first <= self.last
-        _, questions, every = digests(conversation)
-        return (every if questions.hex() in self.parted else questions).hex() <= self.last
+        _, questions, every = (d.hex() for d in digests(conversation))
+        deeper = every if questions in self.parted else questions
+        return deeper not in self.parted and deeper <= self.last
 
 
 def key(conversation: Conversation) -> str:
@@ -77,20 +79,26 @@ def draw(joined: bytes) -> Split:
 
     Held out are the lowest digests of first questions, until 10% of the conversations and at least 8 are.
     Where so many conversations share a first question that this would miss by more than half, those are
-    parted by more of their words. Raises FaultyError for fewer than 20 conversations, or if none is left to
-    train on.
+    parted by more of their words, and those that are equal are trained. Raises FaultyError for fewer than 20
+    conversations, or if none is left to train on.
     """
     effective = level(joined, 0)
     number, wanted = len(effective), to_hold_out(len(effective))
     if number < FEWEST:
         raise FaultyError(too_few(number))
     held, last = lowest(effective, wanted)
-    before = held
+    before, equal = held, 0
     parted: set[bytes] = set()
-    for deeper in range(1, LEVELS):
+    for deeper in range(1, LEVELS + 1):
         if held <= 1.5 * wanted and held < number:
             break
         large = {d for d, count in Counter(effective).items() if count > wanted // 2}
+        if deeper == LEVELS:
+            others = [d for d in effective if d not in large]
+            if len(others) >= wanted / 2:  # else too few to measure with
+                parted, equal = parted | large, number - len(others)
+                held, last = lowest(others, wanted)
+            break
         parted |= large
         effective = [
             other if d in large else d for d, other in zip(effective, level(joined, deeper), strict=True)
@@ -98,7 +106,7 @@ def draw(joined: bytes) -> Split:
         held, last = lowest(effective, wanted)
     if held == number:
         raise FaultyError(none_left(number, len(set(effective))))
-    return Split(held, last.hex(), tuple(sorted(d.hex() for d in parted)), before if parted else 0)
+    return Split(held, last.hex(), tuple(sorted(d.hex() for d in parted)), before if parted else 0, equal)
 
 
 def level(joined: bytes, number: int) -> list[bytes]:

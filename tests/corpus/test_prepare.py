@@ -124,7 +124,7 @@ def test_several_processes_make_the_same_files(talk, tmp_path):
 def test_all_faults_are_told_as_for_a_small_file(talk, monkeypatch):
     lines = talk.read_text().splitlines()
     for number in (4, 30, 31, 60):
-        lines[number] = '{"prompt": "another format", "completion": "here"}'
+        lines[number] = line(f"What is {number}?", "")
     lines[50] = "[nothing"
     write(talk, lines)
     told = []
@@ -132,15 +132,33 @@ def test_all_faults_are_told_as_for_a_small_file(talk, monkeypatch):
         with pytest.raises(FaultyError) as error:
             check()
         told.append(str(error.value))
-    assert told[0] == told[1] and told[0].count("\n") == 4 and f"{talk}:51: " in told[0]
-    assert "but line 1 is 'list of role and content'; a file has one format" in told[0]
+    assert told[0] == told[1] and told[0].count("\n") == 1 and f"{talk}:51: " in told[0]
+    assert "needs an answer; the same on lines 31, 32, 61." in told[0]
+
+
+def test_a_file_of_several_kinds_of_records_is_told_in_one_sentence(talk, monkeypatch):
+    lines = talk.read_text().splitlines()
+    for number in (4, 30, 31, 60):
+        lines[number] = '{"prompt": "another format", "completion": "here"}'
+    lines[70], lines[80] = '{"messages": [{"role": "user", "content": "why"}]}', "[nothing"
+    lines[71] = lines[70].replace("}]", '}, {"role": "assistant", "content": "so"}]')
+    write(talk, lines)
+    expected = (
+        f"{talk} mixes 3 kinds of records: 83 of 'list of role and content' (from line 1), 4 of 'object with "
+        "prompt and completion' (from line 5), 1 of 'object with messages' (from line 72); a file has one "
+        "format: write all of them in one of these, or leave the others out."
+    )
+    for check in (lambda: whole(talk, monkeypatch), lambda: survey(talk, quiet)):
+        with pytest.raises(FaultyError) as error:
+            check()
+        assert str(error.value) == expected
 
 
 def test_faults_beyond_the_first_are_counted(talk):
-    write(talk, [line("good", "yes"), *["bad"] * 300])
+    write(talk, [line("good", "yes"), *[f"bad {'x' * n}" for n in range(300)]])
     with pytest.raises(FaultyError, match="280 more lines of .* are faulty") as error:
         survey(talk, quiet)
-    assert str(error.value).count("\n") == 20 and f"{talk}:21: " in str(error.value)
+    assert f"{talk}:2: " in str(error.value) and ", 20, 21." in str(error.value)
 
 
 def test_a_kind_of_data_that_cannot_be_learned_is_told_alone_and_with_its_line(talk):

@@ -143,6 +143,16 @@ def test_conversations_with_the_same_questions_stay_together_when_the_first_is_t
     assert not {c.turns[1][0] for c in held_out} & {c.turns[1][0] for c in train}
 
 
+def test_where_too_many_are_equal_they_are_trained_and_others_are_held_out():
+    for n in range(30):  # whether the equal ones come first depends on their hash
+        every = [*numbered(80), *[Conversation(((f"Hello {n}!", "Hi."),))] * 120]
+        train, held_out = split_sides(every)
+        assert len(held_out) == 20 == drawn(every).held_out and len(train) == 180
+        assert drawn(every).equal in (0, 120) and not {*held_out} & {*train}
+    few = [*numbered(7), *[Conversation((("Hello!", "Hi."),))] * 20]
+    assert split_sides(few)[1] == few[:7]
+
+
 def test_a_split_that_misses_its_tenth_by_less_than_half_stays_as_it_is():
     stayed = set()
     for start in range(60):  # whether the twelve of one question are held out depends on their hash
