@@ -1,5 +1,6 @@
-"""The package behind the six scripts. A file imports only from steps below its own; files of one room may
-import each other.
+"""The package behind the six scripts, in rooms that stand on a ladder.
+
+A file imports only from steps below its own; files of one room may import each other.
 
     11 arianna_ft.py                                     5 arianna/formats/   arianna/generate.py
     10 arianna/report.py  arianna/search.py              4 model.py   arianna_data.py

@@ -87,12 +87,7 @@ class Continuation:
     """What a model adds to a prompt: iterate for pieces of text, none of which ends within a character."""
 
     def __init__(
-        self,
-        model: Transformer,
-        tokenizer: Tokenizer,
-        ids: Sequence[int],
-        sampling: Sampling,
-        number: int = 0,
+        self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number=0
     ):
         from arianna import generate  # imports torch
 
@@ -105,9 +100,7 @@ class Continuation:
             if token in (BOS, EOS):
                 break
             self.ids.append(token)
-            whole = self.tokenizer.decode(
-                self.ids
-            )  # of all: a token's own text depends on what stands before it
+            whole = self.tokenizer.decode(self.ids)  # all of them: a token's text depends on those before it
             if not whole.endswith(HALF_A_CHARACTER):
                 yield whole[len(written) :]
                 written = whole
@@ -119,11 +112,11 @@ class Continuation:
             note(f"the context of {len(self.ids)} tokens is full")
 
 
-def until_next_question(parts: Iterable[str]) -> Iterator[str]:
-    """The parts of a text before a line that begins with "Q:": some models ask a question of their own."""
+def until_next_question(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces of a text before a line that begins with "Q:": some models ask a question of their own."""
     text, end = "", 0
-    for part in parts:
-        text, first = text + part, end
+    for piece in pieces:
+        text, first = text + piece, end
         question = NEXT_QUESTION.search(text, first)
         end = question.start() if question else len(text)
         yield text[first:end]
@@ -169,7 +162,7 @@ class Chat:
 
     def reset(self) -> None:
         self.turns: list[Turn] = []
-        self.number = 0  # of the next answer, for its seed: a conversation begun anew goes the same way
+        self.number = 0  # the next answer's number, for its seed: a conversation begun anew goes the same way
 
     def reply(self, question: str) -> None:
         """Answer a question on stdout and remember the turn. Ctrl-C ends the answer where it is."""
@@ -241,6 +234,6 @@ def ask(interactive: bool) -> str | None:
 
 
 def typed() -> str:
-    """What stands on the line that is being typed."""
+    """The text on the line that is being typed."""
     readline = sys.modules.get("readline")
     return readline.get_line_buffer() if readline else ""

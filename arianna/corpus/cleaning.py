@@ -8,10 +8,8 @@ from typing import Any
 
 from arianna.corpus.template import ASSISTANT, USER, join_lines
 
-NOT_TEXT = {
-    "a control character": re.compile(
-        r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-    ),  # all but tab and the two that end lines
+NOT_TEXT = {  # tab and the two characters that end lines are text
+    "a control character": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
     "half of a surrogate pair": re.compile(r"[\ud800-\udfff]"),
 }
 NEW_LINE = re.compile("\r\n?|[\u2028\u2029]")
@@ -57,8 +55,7 @@ def clean(text: str, name: str, counts: Counter[str]) -> str:
 
 
 def plain_characters(text: str, name: str, counts: Counter[str]) -> str:
-    """A text with one kind of line ends and without invisible characters. Raises LineError for control
-    characters."""
+    """A text with plain line ends, nothing invisible in it. Raises LineError for a control character."""
     for what, pattern in NOT_TEXT.items():
         if bad := pattern.search(text):
             raise LineError(
@@ -72,8 +69,7 @@ def plain_characters(text: str, name: str, counts: Counter[str]) -> str:
 
 
 def without_template(text: str, name: str, counts: Counter[str]) -> str:
-    """A question without Q: before it and A: behind it, an answer without A: before it: the template adds
-    them."""
+    """A question or answer without the Q: and A: that its writer put around it: the template adds them."""
     if name.startswith("the system"):
         return text
     bare = text
@@ -90,14 +86,7 @@ def without_template(text: str, name: str, counts: Counter[str]) -> str:
 
 def named(value: Any) -> str:
     """What a JSON value is, in words."""
-    words = {
-        type(None): "null",
-        bool: "true or false",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        dict: "an object",
-    }
+    words = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
     return words.get(type(value), "a number")
 
 

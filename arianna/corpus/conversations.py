@@ -1,5 +1,4 @@
-"""Conversations from the records of a file, checked: questions and answers that take turns. Standard library
-only."""
+"""Conversations from the records of a file, checked: questions and answers that take turns."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ MERGED = "messages followed one of the same role and were joined to it by a new 
 UNANSWERED = "conversations end in a question without an answer, which was left out"
 GREETED = "conversations begin with the assistant; that greeting is context of the first turn and not trained"
 GIVEN_ANSWERS = (
-    "answers are marked as not to be trained (weight, train or loss_weight of 0): they are context, never "
-    "trained or scored"
+    "answers are marked as not to be trained (weight, train or loss_weight of 0): "
+    "they are context, never trained or scored"
 )
 LEFT_OUT = "conversations have no answer that is to be trained and were left out"
 NO_SYSTEM = "system messages are null and were left out"
@@ -45,9 +44,9 @@ class Conversation:
     system: str = ""
     line: int = 0
     greeting: str = ""  # what the assistant said before the first question: context, never trained
-    given: frozenset[int] = (
-        frozenset()
-    )  # texts that are context only: 0 the first question, 1 its answer, 2 ...; -1 the system text
+    # texts that are context, neither trained nor scored: 0 the first question, 1 its answer, 2 the second
+    # question and so on; -1 the system text
+    given: frozenset[int] = frozenset()
 
     @property
     def texts(self) -> list[str]:
@@ -57,16 +56,15 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Line:
-    """A record of a file: its conversation, or the fault that keeps it from being one, or neither if it was
-    left out."""
+    """A record of a file: its conversation, or its fault, or neither if it was left out."""
 
     number: int
     conversation: Conversation | None = None
     kind: str = ""  # the format, in words
     counts: Counter[str] = field(default_factory=Counter)  # what was changed, in words, and how often
-    unread: frozenset[str] = frozenset()  # keys that are nothing to us
+    unread: frozenset[str] = frozenset()  # keys that change nothing here
     fault: str = ""
-    whole: bool = False  # the fault is one of the whole file
+    whole: bool = False  # whether the fault is one of the whole file
 
 
 def parse(raw: bytes, number: int) -> Line:
@@ -95,8 +93,7 @@ def to_line(record: Any, counts: Counter[str], number: int) -> Line:
 
 
 def conversation_of(messages: list[Message], system: Any, line: int, counts: Counter[str]) -> Conversation:
-    """Turns of questions and answers. Messages of one role that follow each other are one; what was changed
-    is counted."""
+    """The conversation of messages. Those of one role in a row become one text; changes are counted."""
     runs = [(role, list(group)) for role, group in groupby(messages, lambda m: m.role)]
     opening = runs.pop(0)[1] if runs and runs[0][0] == "system" else []
     greeting = runs.pop(0)[1] if len(runs) > 1 and runs[0][0] == "assistant" else []
@@ -128,10 +125,8 @@ def check_names(messages: list[Message]) -> None:
     """Raise LineError where answers come from two names, so that nobody knows which of them is the model."""
     names = list(dict.fromkeys(m.name for m in messages if m.role == "assistant"))
     if len(names) > 1:
-        raise LineError(
-            f"answers are from {shown(names[0])} and from {shown(names[1])}; which of them is the model is "
-            "not told"
-        )
+        both = f"{shown(names[0])} and from {shown(names[1])}"
+        raise LineError(f"answers are from {both}; which of them is the model is not told")
 
 
 def check_order(runs: list[tuple[str, list[Message]]]) -> None:
@@ -149,19 +144,17 @@ def check_order(runs: list[tuple[str, list[Message]]]) -> None:
 def are_trained(run: list[Message]) -> bool:
     """Whether messages that follow each other are trained. Raises LineError where only some are."""
     if len({m.trained for m in run}) > 1:
-        raise LineError(
-            f"messages {run[0].number} to {run[-1].number} are of one role, some to be trained and some not; "
-            "part them"
-        )
+        numbers = f"messages {run[0].number} to {run[-1].number}"
+        raise LineError(f"{numbers} are of one role, some to be trained and some not; part them")
     return run[0].trained
 
 
 def system_text(opening: list[Message], beside: Any, counts: Counter[str]) -> str:
     """The text of the system messages, or of the key beside the list."""
-    said = [m for m in opening if m.content is not None]
-    if len(said) < len(opening):
-        counts[NO_SYSTEM] += len(opening) - len(said)
-    text = text_of(said, "the system text", counts, may_be_empty=True) if said else ""
+    not_null = [m for m in opening if m.content is not None]
+    if len(not_null) < len(opening):
+        counts[NO_SYSTEM] += len(opening) - len(not_null)
+    text = text_of(not_null, "the system text", counts, may_be_empty=True) if not_null else ""
     if beside:
         other = text_of([Message(0, "system", beside, True)], "the system text", counts)
         if text and text != other:

@@ -1,5 +1,7 @@
-"""Encode conversations as rows of tokens; mark each token as trained, scored or given. Imports no torch:
-workers start fast."""
+"""Encode conversations as rows of tokens; mark each token as trained, scored or given.
+
+Nothing here imports torch, so that the processes that encode start fast.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,13 @@ ANSWER = 4  # an answer's own token: scored
 TERMINATOR = 8  # the new line and BOS that end an answer: scored apart
 ROW = 16  # first token of a row
 CONTINUED = 32  # with ROW: the row goes on with the conversation of the row before it
-CONTEXT = 64  # of an answer, or its end, that is marked as not to be trained: neither trained nor scored
+CONTEXT = 64  # part of an answer that its author marked as not to be trained: neither trained nor scored
 GIVEN, QUESTION = b"\0", bytes([TRAIN_ALL])
 WORDS, END = (bytes([TRAIN_ALL | TRAIN_ANSWERS | scored]) for scored in (ANSWER, TERMINATOR))
+# flags of a turn's pieces: the system text, the greeting and "Q:", the question, "A:", the answer, its end.
+# The marks "Q:" and "A:" are not trained: a base that never saw them finds them so unlikely that they would
+# take much of each step
 KINDS = (QUESTION, GIVEN, QUESTION, GIVEN, WORDS, END)
-"""Flags of a turn's pieces: the system text, the greeting and "Q:", the question, "A:", the answer, its end.
-Marks that are always given are not trained: a base that never saw them finds them so unlikely that they would
-take much of each step."""
 
 SHORTEST_CONTEXT = 16  # tokens; a conversation is not cut into shorter rows
 ASCII = {  # typography that the tokenizer may have to spell in bytes, which llama2.c's run does not print
@@ -44,18 +46,16 @@ ASCII = {  # typography that the tokenizer may have to spell in bytes, which lla
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a preflight tells of conversations that were made into rows, those held out included."""
+    """Counts over the conversations that were made into rows, those held out included."""
 
     conversations: int = 0
-    held_out: int = 0  # of the conversations
+    held_out: int = 0  # how many of the conversations
     rows: int = 0
-    tokens: int = 0  # of the conversations; rows repeat some
+    tokens: int = 0  # without those that a second row repeats
     longest: int = 0  # tokens of the longest conversation
     longer: int = 0  # conversations of more tokens than the context
     typographic: int = 0  # quotes, dashes, ellipses and spaces that became ASCII
-    others: Counter[str] = field(
-        default_factory=Counter
-    )  # other characters that the tokenizer spells in bytes
+    others: Counter[str] = field(default_factory=Counter)  # other characters that are spelled in bytes
     characters: int = 0  # of all texts
 
     @property
@@ -110,7 +110,7 @@ def kinds_of(given: frozenset[int], turn: int) -> tuple[bytes, ...]:
     return system, marks, question, answer_mark, words, end
 
 
-def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def rows_of(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows (tokens, flags) of an encoded conversation, none with more than max_seq_len tokens.
 
     A row that goes on begins with what `repeated` gives, which is neither trained nor scored: every token but
@@ -145,11 +145,10 @@ def windows(tokens: np.ndarray, flags: np.ndarray, max_seq_len: int) -> list[tup
 def repeated(
     tokens: np.ndarray, starts: np.ndarray, answers: np.ndarray, done: int, max_seq_len: int
 ) -> np.ndarray:
-    """What a row begins with that goes on at `done`: BOS, the question of the turn it is in, the last quarter
-    context of the answer.
+    """The tokens with which a row begins that goes on at `done`: BOS, the question, the answer's last tokens.
 
-    Of a question longer than half a context the end is kept. A quarter of the context at least is left for
-    what is new.
+    Of the answer they are a quarter of a context at most, of the question its last half context, so that a
+    quarter at least is left for what is new.
     """
     turn = np.searchsorted(starts, done) - 1
     start, answer = starts[turn], answers[turn]
@@ -161,8 +160,10 @@ def repeated(
 
 
 def ascii_typography(text: str, tokenizer: Tokenizer) -> tuple[str, int, Counter[str]]:
-    """A text in which typography that the tokenizer spells in bytes is ASCII, how many characters that
-    changed, and the others beyond ASCII that it spells in bytes. What has a token of its own stays."""
+    """A text whose typography is ASCII where the tokenizer would spell it in bytes.
+
+    Also returned: how many characters changed, and the others that the tokenizer spells in bytes.
+    """
     if text.isascii():
         return text, 0, Counter()
     spelled = Counter(
@@ -176,7 +177,7 @@ def ascii_typography(text: str, tokenizer: Tokenizer) -> tuple[str, int, Counter
 def plain_conversation(
     conversation: Conversation, tokenizer: Tokenizer
 ) -> tuple[Conversation, int, Counter[str]]:
-    """`ascii_typography` of all texts of a conversation."""
+    """A conversation with `ascii_typography` of all its texts, and the sums of what that counted."""
     if all(map(str.isascii, conversation.texts)):
         return conversation, 0, Counter()
     plain, changed, spelled = zip(*(ascii_typography(t, tokenizer) for t in conversation.texts), strict=True)
@@ -193,7 +194,7 @@ def prepare_conversations(
     max_seq_len: int,
     val_seq_len: int,
 ) -> tuple[dict[str, bytes], Prepared]:
-    """The files of a data folder by name, and what is to be told of them. Writes nothing.
+    """The files of a data folder by name, and the counts to tell. Writes nothing.
 
     Rows have at most max_seq_len tokens; those held out at most val_seq_len, the base's context, if that is
     less: base and tuned are scored alike.
@@ -206,7 +207,7 @@ def prepare_conversations(
         "val": (encoded[len(train) :], min(max_seq_len, val_seq_len)),
     }
     rows = {
-        split: [row for c in half for row in windows(*c, context)]
+        split: [row for c in half for row in rows_of(*c, context)]
         for split, (half, context) in halves.items()
     }
     files = {f"{split}.bin": b"".join(tokens.tobytes() for tokens, _ in half) for split, half in rows.items()}

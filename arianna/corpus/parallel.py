@@ -45,11 +45,8 @@ def fill(
         write_atomic(folder / NOTE, json.dumps(note).encode())
     missing = [n for n in range(len(jobs)) if not part_note(folder, n).exists()]
     progress = Progress(f"preparing {folder}", sum(sizes), say, sum(sizes) - sum(sizes[n] for n in missing))
-    for n, _ in zip(
-        missing,
-        each(make_part, [(folder, n, len(jobs), make, jobs[n]) for n in missing], workers),
-        strict=True,
-    ):
+    calls = [(folder, n, len(jobs), make, jobs[n]) for n in missing]
+    for n, _ in zip(missing, each(make_part, calls, workers), strict=True):
         progress.add(sizes[n])
     made = [json.loads(part_note(folder, n).read_bytes()) for n in range(len(jobs))]
     files = sorted(path.name for path in folder.iterdir() if SHARD.fullmatch(path.name))
@@ -62,9 +59,8 @@ def fill(
 def make_part(folder: Path, number: int, parts: int, make, job: tuple) -> None:
     """Write a part's shards, then its note."""
     files, counts = make(*job)
-    for name, data in sorted(
-        files.items(), key=lambda f: f[0].endswith(".bin")
-    ):  # tokens without a mask are prose
+    # masks first: tokens whose mask is missing would be taken for prose
+    for name, data in sorted(files.items(), key=lambda file: file[0].endswith(".bin")):
         stem, _, suffix = name.partition(".")
         if data:
             write_atomic(folder / (f"{stem}_{number:05}.{suffix}" if parts > 1 else name), data)
@@ -138,18 +134,18 @@ def become_worker() -> None:
 
 
 class Progress:
-    """Says every few seconds how far a job of so many bytes is."""
+    """A report, every few seconds, of how far a job of so many bytes is."""
 
     def __init__(self, what: str, size: int, say: Say, done: int = 0):
         self.what, self.size, self.say, self.before, self.done = what, size, say, done, done
-        self.started = self.said = time.monotonic()
+        self.started = self.reported = time.monotonic()
 
     def add(self, size: int) -> None:
         self.done += size
         now = time.monotonic()
-        if now - self.said < SAY_SECONDS:
+        if now - self.reported < SAY_SECONDS:
             return
-        self.said, speed = now, (self.done - self.before) / (now - self.started)
+        self.reported, speed = now, (self.done - self.before) / (now - self.started)
         self.say(
             f"{self.what}: {self.done / self.size:.0%}, {speed / 1e6:.1f} MB/s, "
             f"{(self.size - self.done) / speed:.0f} s left"

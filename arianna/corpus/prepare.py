@@ -1,10 +1,10 @@
 """A file of conversations becomes token shards in two passes, whatever its size.
 
-    found = survey("data/mine.jsonl", say)  # every line checked, the split drawn
-    prepared = write_shards(found, "data/tok4096.model", (256, 256), folder, say)  # train.bin, val.bin, masks
+    surveyed = survey("data/mine.jsonl", say)  # every line checked, the split drawn
+    write_shards(surveyed, "data/tok4096.model", (256, 256), folder, say)  # train.bin, val.bin and masks
 
-Both passes go through the file in parts of some megabytes, by all cores where there are several. In memory
-are one part a process, and 48 bytes a conversation to find duplicates and to draw the split.
+Both passes go through the file in parts of some megabytes, by all cores where there are several. Memory holds
+one part a process, and 48 bytes a conversation to find duplicates and to draw the split.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Survey:
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen in a part."""
+    """What the first pass saw in one part of a file."""
 
     lines: int
-    faults: list[tuple[int, str]]  # the first, with the number of their line in the part
+    faults: list[tuple[int, str]]  # the first MAX_FAULTS, each with the number of its line in the part
     n_faults: int
-    not_utf8: int  # of the faults
-    whole: bool  # the last fault is one of the whole file, and the rest was not looked at
+    not_utf8: int  # how many of the faults are bytes that are not UTF-8
+    whole: bool  # whether the last fault is one of the whole file: the rest was then not looked at
     kinds: dict[str, tuple[int, int]]  # formats of the records, each with its number and its first line
     keys: bytes  # of each conversation, see split.digests
     counts: Counter[str]
@@ -88,9 +88,8 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
     parts = sources.cut(source)
     progress = Progress(f"checking {path}", sum(end - start for start, end in parts), say)
     faults, lines, looks, kinds = [], 0, [], {}
-    for (start, end), part in zip(
-        parts, each(look, [(source, *part) for part in parts], workers), strict=True
-    ):
+    seen = each(look, [(source, *bounds) for bounds in parts], workers)
+    for (start, end), part in zip(parts, seen, strict=True):
         faults += [(lines + number, fault) for number, fault in part.faults][: MAX_FAULTS - len(faults)]
         if part.whole:
             raise FaultyError(f"{path}:{lines + part.faults[-1][0]}: {part.faults[-1][1]}.")
@@ -158,27 +157,22 @@ def look(source: Source, start: int, end: int) -> Look:
 
 
 def check(
-    path: str | Path,
-    faults: list[tuple[int, str]],
-    looks: list[Look],
-    kinds: dict[str, tuple[int, int]],
+    path: str | Path, faults: list[tuple[int, str]], looks: list[Look], kinds: dict[str, tuple[int, int]]
 ) -> None:
-    """Raise FaultyError if records are of several kinds, or faulty: the first faults have the numbers of
-    their lines."""
+    """Raise FaultyError if records are of several kinds, or faulty. `faults` have their lines' numbers."""
     if len(kinds) > 1:
         raise FaultyError(mixed(path, kinds))
     number = sum(part.n_faults for part in looks)
     if number > 1 and number == sum(part.not_utf8 for part in looks):
         raise FaultyError(
             f"{path} is not UTF-8 but Windows-1252 or Latin-1, it seems ({number:,} lines, the first is line "
-            f"{faults[0][0]}); save it "
-            f"as UTF-8, with `iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl` for "
-            "instance."
+            f"{faults[0][0]}); save it as UTF-8, for instance with "
+            f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl`."
         )
     if number > 1 and not kinds:
         raise FaultyError(
-            f"{path}: none of its {number:,} records can be read; of the first, on line {faults[0][0]}: "
-            f"{faults[0][1]}."
+            f"{path}: none of its {number:,} records can be read; "
+            f"of the first, on line {faults[0][0]}: {faults[0][1]}."
         )
     sentences = list(by_fault(path, faults))
     if number > MAX_FAULTS:
@@ -189,10 +183,10 @@ def check(
 
 def mixed(path: str | Path, kinds: dict[str, tuple[int, int]]) -> str:
     """What to say of a file whose records are of several kinds."""
-    told = ", ".join(f"{number:,} of '{kind}' (from line {first})" for kind, (number, first) in kinds.items())
+    each_kind = ", ".join(f"{n:,} of '{kind}' (from line {first})" for kind, (n, first) in kinds.items())
     return (
-        f"{path} mixes {len(kinds)} kinds of records: {told}; a file has one format: write all of them in "
-        "one of these, or leave the others out."
+        f"{path} mixes {len(kinds)} kinds of records: {each_kind}; a file has one format: "
+        "write all of them in one of these, or leave the others out."
     )
 
 
@@ -209,24 +203,23 @@ def by_fault(path: str | Path, faults: list[tuple[int, str]]) -> Iterator[str]:
 def notes(
     counts: Counter[str], duplicates: int, unread: frozenset[str], drawn: Split, number: int
 ) -> list[str]:
-    """What is to be told of a file, a sentence each."""
+    """Sentences to tell of a file: what was changed, what stands more than once, what was not read."""
     marks = {what.removeprefix("mark "): count for what, count in counts.items() if what.startswith("mark ")}
-    told = [f"{count:,} {what}" for what, count in counts.items() if count and not what.startswith("mark ")]
+    lines = [f"{count:,} {what}" for what, count in counts.items() if count and not what.startswith("mark ")]
     if marks:
-        told.append(f"{sum(marks.values()):,} {cleaning.MARKED.format(', '.join(marks))}")
+        lines.append(f"{sum(marks.values()):,} {cleaning.MARKED.format(', '.join(marks))}")
     if duplicates:
-        told.append(f"{duplicates:,} conversations stand more than once")
+        lines.append(f"{duplicates:,} conversations stand more than once")
     if unread:
-        told.append(f"keys that are nothing to training were left unread: {', '.join(sorted(unread))}")
+        lines.append(f"keys that are nothing to training were left unread: {', '.join(sorted(unread))}")
     if drawn.parted:
-        told.append(
-            f"many conversations begin with the same question, which would have held out {drawn.before:,} of "
-            f"{number:,}; they are "
-            f"told apart by more of their words, so that {drawn.held_out:,} are held out"
-            + f"; {drawn.equal:,} equal ones are all trained"
-            * (drawn.equal > 0)
+        equal = f"; {drawn.equal:,} equal ones are all trained" if drawn.equal else ""
+        lines.append(
+            "many conversations begin with the same question, which would have held out "
+            f"{drawn.before:,} of {number:,}; they are told apart by more of their words, "
+            f"so that {drawn.held_out:,} are held out{equal}"
         )
-    return told
+    return lines
 
 
 # ---- second pass ----
@@ -236,26 +229,25 @@ def recall(path: str | Path, folder: Path) -> Survey | None:
     """The survey of a file, if shards of it are in the folder."""
     known = read_note(folder).get("of", {}).get("survey")
     names = {field.name for field in fields(Survey)} - {"path"}
-    return (
-        Survey(str(path), **known)
-        if known and known.keys() == names and sha256(path) == known["sha256"]
-        else None
-    )
+    same = known and known.keys() == names and sha256(path) == known["sha256"]
+    return Survey(str(path), **known) if same else None
 
 
 def iter_conversations(
     survey: Survey, held_out: bool | None = None, most: int | None = None
 ) -> Iterator[Conversation]:
-    """Conversations of a side (None: of both) in the order of the file; with `most`, at most so many, spread
-    over its parts."""
-    given, line, drawn = 0, 0, survey.split
+    """Conversations of a side (None: of both) in the order of the file.
+
+    With `most`, there are at most so many, spread over the parts of the file.
+    """
+    count, line, drawn = 0, 0, survey.split
     for number, (start, end) in enumerate(survey.parts, 1):
         data = read_part(survey.source, start, end)
         for conversation in conversations_in(survey.path, data, survey.container, line):
-            if most is not None and given >= most * number // len(survey.parts):
+            if most is not None and count >= most * number // len(survey.parts):
                 break
             if held_out is None or drawn.holds_out(conversation) == held_out:
-                given += 1
+                count += 1
                 yield conversation
         line += sources.lines_in(data)
 
@@ -301,14 +293,11 @@ def write_shards(
     say: Say,
     workers: int | None = None,
 ) -> Prepared:
-    """Write train*.bin, val*.bin and their masks, one of each for a part of the file; what is there already
-    is not made again.
+    """Write train*.bin, val*.bin and their masks, one of each for every part of the file.
 
-    `contexts`: the most tokens of a row to train on, and of one held out.
+    `contexts`: the most tokens of a row to train on, and of one held out. Shards already there stay.
     """
-    from arianna.corpus.encoding import (
-        Prepared,
-    )  # numpy and sentencepiece: a faulty line is told before they are loaded
+    from arianna.corpus.encoding import Prepared  # loads numpy: a faulty line is told before
 
     jobs = [(survey.source, *part, survey.split, str(tokenizer), *contexts) for part in survey.parts]
     sizes = [end - start for start, end in survey.parts]
@@ -319,8 +308,8 @@ def write_shards(
 def encode_part(
     source: Source, start: int, end: int, split: Split, tokenizer: str, max_seq_len: int, val_seq_len: int
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The shards of a part of a file by name, and what is to be told of them."""
-    from arianna.corpus.encoding import prepare_conversations  # as above
+    """The shards of a part of a file by name, and the counts to tell."""
+    from arianna.corpus.encoding import prepare_conversations  # loads numpy
 
     halves: tuple[list[Conversation], list[Conversation]] = ([], [])
     for conversation in conversations_in(source.path, read_part(source, start, end), source.container):

@@ -33,21 +33,14 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
 }
 USUAL = {"user", "assistant", "system", "human", "gpt"}  # names of roles that need no word
-TOOL_ROLES = {
-    "tool",
-    "function",
-    "ipython",
-    "observation",
-    "tool_call",
-    "tool_response",
-    "function_call",
-    "function_response",
-}
+TOOL_ROLES = set(
+    "tool function ipython observation tool_call tool_response function_call function_response".split()
+)
 TRAINED_KEYS = ("weight", "train", "loss_weight")  # OpenAI's, axolotl's and LLaMA-Factory's
 TOOL_KEYS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
 MEDIA_KEYS = ("images", "image", "image_url", "audios", "audio", "input_audio", "videos", "video")
 MASK_KEYS = ("loss_mask", "mask")
-OTHER_KEYS = ("history", "context", *MASK_KEYS)  # of a record; each changes what is to be learned
+OTHER_KEYS = ("history", "context", *MASK_KEYS)  # keys of a record that change what is to be learned
 PREFERENCE_KEYS = ("chosen", "rejected")
 NOTHING = (None, "", [], {}, False)
 
@@ -108,9 +101,8 @@ def no_number(word: str) -> NoReturn:
     raise LineError(f"{word} is not JSON")
 
 
-JSON = json.JSONDecoder(
-    object_pairs_hook=unique, parse_constant=no_number, parse_int=float
-)  # int() refuses 5,000 digits
+# numbers become float, since int() refuses 5,000 digits
+JSON = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number, parse_int=float)
 
 
 # ---- formats ----
@@ -149,10 +141,8 @@ def pair_format(
             raise LineError(f"the object has both {keys[0]!r} and {keys[1]!r}; it needs one of them")
     keys = (questions[0], answers[0])
     if keys[0] == "instruction":
-        return f"Alpaca object with instruction and {keys[1]}", (
-            *keys,
-            *(key for key in INPUT_KEYS if key in record),
-        )
+        inputs = [key for key in INPUT_KEYS if key in record]
+        return f"Alpaca object with instruction and {keys[1]}", (*keys, *inputs)
     lists = "lists of " if isinstance(record[keys[0]], list) else ""
     return f"object with {lists}{keys[0]} and {keys[1]}", keys
 
@@ -163,13 +153,9 @@ def refuse_object(record: dict[str, Any]) -> NoReturn:
     refuse_preferences(record)
     if isinstance(record.get("text"), str):
         mark = FOREIGN.search(record["text"])
-        template = (
-            "the template Q: and A:"
-            if FORGED.search(record["text"])
-            else f"a template ({mark[0]})"
-            if mark
-            else "no roles"
-        )
+        template = f"a template ({mark[0]})" if mark else "no roles"
+        if FORGED.search(record["text"]):
+            template = "the template Q: and A:"
         raise FileError(
             f"the object is text with {template} ({keys}); make it an object with prompt and completion"
         )
@@ -182,17 +168,17 @@ def refuse_object(record: dict[str, Any]) -> NoReturn:
 
 
 def refuse_preferences(record: dict[str, Any]) -> None:
+    """Raise FileError for a pair of a chosen and a rejected answer."""
     if present := [key for key in PREFERENCE_KEYS if key in record]:
         raise FileError(
-            f"the object is a preference pair (its keys are {', '.join(map(shown, [*record][:8]))}); there "
-            "is no training on preferences "
-            f"here: keep the prompt and {shown(present[0])}, named prompt and completion"
+            f"the object is a preference pair (its keys are {', '.join(map(shown, [*record][:8]))}); "
+            "there is no training on preferences here: "
+            f"keep the prompt and {shown(present[0])}, named prompt and completion"
         )
 
 
 def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
-    """The keys of a record that are not read. Raises FileError for one that would change what is to be
-    learned."""
+    """The keys of a record that are not read. Raises FileError for one that changes what is to be learned."""
     if not isinstance(record, dict):
         return frozenset()
     others = record.keys() - {*keys, *SYSTEM_KEYS}
@@ -202,13 +188,13 @@ def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
     for key in (*TOOL_KEYS, *MEDIA_KEYS, *OTHER_KEYS):
         if key in others and says_something(key, record):
             raise FileError(
-                f"the object has {shown(key)}, {meaning(key)}; take such conversations out, or the key if it "
-                "may be ignored"
+                f"the object has {shown(key)}, {meaning(key)}; "
+                "take such conversations out, or the key if it may be ignored"
             )
     if record.get("label") is not None:
         raise FileError(
-            "the object has 'label', which says whether an answer is wanted and is not read here; keep the "
-            "wanted ones"
+            "the object has 'label', which says whether an answer is wanted and is not read here; "
+            "keep the wanted ones"
         )
     for key in TRAINED_KEYS:
         if key in others and record[key] not in (None, 1):  # True is equal to 1
@@ -218,25 +204,18 @@ def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
     return frozenset(others)
 
 
-def says_something(key: str, found: dict[str, Any]) -> bool:
+def says_something(key: str, record: dict[str, Any]) -> bool:
     """Whether a key is there with a value that is more than a placeholder; of a mask, 0 is more."""
-    return found.get(key) not in ((None,) if key in MASK_KEYS else NOTHING)
+    return record.get(key) not in ((None,) if key in MASK_KEYS else NOTHING)
 
 
 def meaning(key: str) -> str:
     """What a key that is not read stands for."""
-    kind = (
-        "tool and function calls"
-        if key in TOOL_KEYS
-        else "images, sound or film"
-        if key in MEDIA_KEYS
-        else ""
-    )
-    return (
-        f"{kind}, which a model of text alone cannot learn"
-        if kind
-        else "which changes what is to be learned and is not read here"
-    )
+    if key in TOOL_KEYS:
+        return "tool and function calls, which a model of text alone cannot learn"
+    if key in MEDIA_KEYS:
+        return "images, sound or film, which a model of text alone cannot learn"
+    return "which changes what is to be learned and is not read here"
 
 
 def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
@@ -244,18 +223,12 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
     if len(keys) < 2:
         messages = record[keys[0]] if keys else record
         if not isinstance(messages, list):
-            hint = (
-                "; it is JSON within quotes: write it without them"
-                if isinstance(messages, str) and messages[:1] in "[{"
-                else ""
-            )
+            quoted = isinstance(messages, str) and messages[:1] in "[{"
+            hint = "; it is JSON within quotes: write it without them" if quoted else ""
             raise LineError(f"the messages are {named(messages)}, not a list{hint}")
         return messages
-    question, answer, about = (
-        record[keys[0]],
-        record[keys[1]],
-        [record[key] for key in keys[2:] if record[key]],
-    )
+    question, answer, *about = (record[key] for key in keys)
+    about = list(filter(None, about))
     if isinstance(question, list) and isinstance(answer, list):
         return question + answer
     if isinstance(question, str) and all(isinstance(text, str) for text in about):
@@ -300,8 +273,8 @@ def role_of(name: Any, number: int, counts: Counter[str]) -> str:
             )
         what = shown(name) if isinstance(name, str) else named(name)
         raise LineError(
-            f"message {number} has the unknown role {what}; known are user, assistant, system and their "
-            "usual names"
+            f"message {number} has the unknown role {what}; "
+            "known are user, assistant, system and their usual names"
         )
     if name not in USUAL:
         counts[NAMED.format(shown(name), role)] += 1
@@ -315,28 +288,28 @@ def is_trained(found: dict[str, Any], number: int) -> bool:
         if value not in (0, 1):  # True and False are equal to them
             shown_value = f"{value:g}" if isinstance(value, float) else named(value)
             raise FileError(
-                f"message {number} has {shown(key)} {shown_value}; an answer is trained (1) or not (0), "
-                "nothing between"
+                f"message {number} has {shown(key)} {shown_value}; "
+                "an answer is trained (1) or not (0), nothing between"
             )
     return all(values.values())
 
 
 def plain(content: Any, name: str) -> str:
-    """Content as text; parts of text are joined by new lines."""
+    """Content as text; a list of texts is joined by new lines."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise LineError(f"{name} is {named(content)}, not text")
-    parts = []
-    for part in content:
-        part_type = part.get("type", "text") if isinstance(part, dict) else None
-        if isinstance(part, dict) and part_type not in ("text", "input_text", "output_text"):
+    texts = []
+    for item in content:
+        kind = item.get("type", "text") if isinstance(item, dict) else None
+        if isinstance(item, dict) and kind not in ("text", "input_text", "output_text"):
             raise FileError(
-                f"{name} has a part of type {shown(str(part_type))}; only text can be learned: take such "
-                "conversations out"
+                f"{name} has a part of type {shown(str(kind))}; "
+                "only text can be learned: take such conversations out"
             )
-        text = part.get("text") if isinstance(part, dict) else part
+        text = item.get("text") if isinstance(item, dict) else item
         if not isinstance(text, str):
             raise LineError(f"{name} has a part that is {named(text)}, not text")
-        parts.append(text)
-    return "\n".join(parts)
+        texts.append(text)
+    return "\n".join(texts)

@@ -1,5 +1,4 @@
-"""A file of conversations as a whole: what it is, where its records lie, and a sentence for what cannot be
-read.
+"""A file of conversations as a whole: what it is, where its records lie, why it cannot be read.
 
 JSON may come one record a line, as values over several lines, or as one array; plain or compressed by gzip.
 """
@@ -43,8 +42,7 @@ UTF_16_AND_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 
 
 class FaultyError(ValueError):
-    """A file or a list of conversations that cannot be used, and why: a sentence, or several with a new line
-    between two."""
+    """A file or a list of conversations cannot be used: one sentence, or several, each on a line."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,8 @@ class Source:
     @property
     def words(self) -> str:
         """How the records lie in the file, where it is not the usual way."""
-        container = {"lines": "", "values": ", over several lines each", "array": ", in a JSON array"}[
-            self.container
-        ]
-        return container + ", compressed by gzip" * self.zipped
+        ways = {"lines": "", "values": ", over several lines each", "array": ", in a JSON array"}
+        return ways[self.container] + ", compressed by gzip" * self.zipped
 
 
 # ---- recognised as a whole ----
@@ -98,8 +94,8 @@ def check_path(path: str) -> None:
     """Raise FaultyError unless a file can be there."""
     if re.match(r"[a-z][a-z0-9+.-]+://", path):
         raise FaultyError(
-            f"{path} is an address; nothing is fetched from the network here: download the file and give its "
-            "path."
+            f"{path} is an address; nothing is fetched from the network here: "
+            "download the file and give its path."
         )
     if os.path.isdir(path):
         inside = sorted(p.name for p in Path(path).iterdir() if p.suffix in (".jsonl", ".json", ".gz"))
@@ -154,8 +150,8 @@ def named_text(text: str) -> str:
         if re.fullmatch(rf"{name_of_column}(?:{mark}{name_of_column})+", first):
             columns = ", ".join(column.strip(' "') for column in first.split(mark))
             return f"{name} with the columns {columns}; save it as JSON lines"
-    if found := FOREIGN.search(text):
-        return f"text in another template ({found[0].strip()})"
+    if mark := FOREIGN.search(text):
+        return f"text in another template ({mark[0].strip()})"
     return f"no JSON but plain text, it seems (it begins with {first[:40]!r})"
 
 
@@ -174,9 +170,8 @@ def container_of(head: bytes) -> str:
         if is_array_of_records([record]):
             return "array"
     value, end = first_value(text, 0)
-    several = "\n" in text[:end] or (
-        "\n" not in text and text[end : end + 1] == "\r"
-    )  # an old Mac's line end
+    old_mac = "\n" not in text and text[end : end + 1] == "\r"
+    several = "\n" in text[:end] or old_mac
     return "values" if isinstance(value, (dict, list)) and several else "lines"
 
 
@@ -227,8 +222,7 @@ def cut_lines(file: BinaryIO, size: int) -> list[list[int]]:
 
 
 def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
-    """The same for records that do not end with their line; they are all looked at. Raises FaultyError where
-    one is broken."""
+    """The parts of a file whose records do not end with their line. Raises FaultyError for a broken one."""
     file.seek(0)
     head = file.read(MAX_LINE)
     start = len(head) - len(head.removeprefix(BOM_UTF8).lstrip())
@@ -243,8 +237,8 @@ def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
             if last < 0:
                 line = lines + lines_in(data[:at]) + 1
                 raise FaultyError(
-                    f"{source.path}:{line}: the JSON record that begins here is broken, or longer than "
-                    f"{MAX_LINE:,} bytes."
+                    f"{source.path}:{line}: the JSON record that begins here is broken, "
+                    f"or longer than {MAX_LINE:,} bytes."
                 )
             end = last
         if not end:
@@ -255,8 +249,8 @@ def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
     if (rest := file.read(PART).strip()) != (b"]" if source.container == "array" else b""):
         what = "goes on behind its end" if rest else "breaks off"
         raise FaultyError(
-            f"{source.path}:{lines + 1}: the JSON {what}; it was not written to its end, or changed "
-            "afterwards."
+            f"{source.path}:{lines + 1}: the JSON {what}; "
+            "it was not written to its end, or changed afterwards."
         )
     return parts
 

@@ -25,12 +25,9 @@ class Split:
 
     held_out: int
     last: str  # the highest digest that is held out, hexadecimal
-    parted: tuple[
-        str, ...
-    ] = ()  # digests that too many conversations have: the next level of their key counts
-    # how many would have been held out by their first question alone, where that was too many
-    before: int = 0
-    equal: int = 0  # conversations that are trained for all that, as too many are equal
+    parted: tuple[str, ...] = ()  # digests of too many conversations: the next level of their key decides
+    before: int = 0  # how many their first question alone would have held out, where that was too many
+    equal: int = 0  # conversations that are all trained, since too many of them are equal
 
     def holds_out(self, conversation: Conversation) -> bool:
         """Whether a conversation is on the held-out side."""
@@ -43,8 +40,7 @@ class Split:
 
 
 def key(conversation: Conversation) -> str:
-    """What conversations have in common that must not be parted: the first question, its letters and digits
-    in one case."""
+    """The folded first question: conversations that have it in common are not parted."""
     return folded(conversation.turns[0][0])
 
 
@@ -115,8 +111,7 @@ def level(joined: bytes, number: int) -> list[bytes]:
 
 
 def lowest(of_each: Sequence[bytes], wanted: int) -> tuple[int, bytes]:
-    """How many conversations have the lowest digests that are at least `wanted` together, and the highest of
-    those."""
+    """The lowest digests that `wanted` conversations or more have: how many have them, and the highest."""
     counts = Counter(of_each)
     held, last = 0, b""
     for last in sorted(counts):
@@ -127,20 +122,19 @@ def lowest(of_each: Sequence[bytes], wanted: int) -> tuple[int, bytes]:
 
 
 def to_hold_out(number: int) -> int:
-    """How many of so many conversations are held out at least."""
+    """The least number of conversations to hold out of so many."""
     return max(FEWEST_HELD_OUT, round(number * HELD_OUT_SHARE))
 
 
 def none_left(number: int, different: int) -> str:
     return (
-        f"{number} conversations have only {different} different texts, so that {to_hold_out(number)} cannot "
-        "be held out "
-        "and others left to train on; equal conversations stay together."
+        f"{number} conversations have only {different} different texts, so that {to_hold_out(number)} "
+        "cannot be held out and others left to train on; equal conversations stay together."
     )
 
 
 def too_few(number: int) -> str:
     return (
-        f"{number} conversations are too few: at least {FEWEST} are needed, {FEWEST_HELD_OUT} of them to "
-        "measure with."
+        f"{number} conversations are too few: at least {FEWEST} are needed, "
+        f"{FEWEST_HELD_OUT} of them to measure with."
     )

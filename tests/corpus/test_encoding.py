@@ -24,7 +24,7 @@ from arianna.corpus.encoding import (
     encode_turns,
     plain_conversation,
     prepare_conversations,
-    windows,
+    rows_of,
     write_prepared,
 )
 from arianna.corpus.template import render
@@ -146,7 +146,7 @@ def test_texts_that_are_given_are_neither_trained_nor_scored(tokenizer):
 def test_a_long_conversation_with_given_answers_is_cut_as_one_without(tokenizer):
     turns = (("so?", "I do not know, and you do not know. We will see."), ("hi", "yes")) * 2
     trained, given = (encode_turns(Conversation(turns, given=frozenset(g)), tokenizer) for g in ((), (1, 7)))
-    rows = [[row.tolist() for row, _ in windows(*encoded, 20)] for encoded in (trained, given)]
+    rows = [[row.tolist() for row, _ in rows_of(*encoded, 20)] for encoded in (trained, given)]
     assert rows[0] == rows[1] and len(rows[0]) > 3
 
 
@@ -200,13 +200,13 @@ def test_a_prompt_spelled_otherwise_than_its_turn_has_no_tokens_of_its_own():
 
 def test_a_conversation_that_fits_is_one_row(tokenizer):
     tokens, flags = encode_turns(talk("why so?", "I do not know.", "hi", "yes"), tokenizer)
-    ((row, row_flags),) = windows(tokens, flags, len(tokens))
+    ((row, row_flags),) = rows_of(tokens, flags, len(tokens))
     assert row.tolist() == tokens.tolist() and row_flags.tolist() == flags.tolist()
-    assert len(windows(tokens, flags, len(tokens) - 1)) == 2
+    assert len(rows_of(tokens, flags, len(tokens) - 1)) == 2
 
 
 def test_this_is_how_a_long_answer_goes_on_in_further_rows(tokenizer):
-    rows = windows(
+    rows = rows_of(
         *encode_turns(talk("so?", "I do not know, and you do not know. We will see."), tokenizer), 16
     )
     asked = ["▁Q", ":", "▁so", "?", "<0x0A>", "A", ":"]
@@ -238,7 +238,7 @@ def test_this_is_how_a_long_answer_goes_on_in_further_rows(tokenizer):
 
 
 def test_this_is_how_several_turns_go_on_and_no_row_ends_within_a_question(tokenizer):
-    rows = windows(*encode_turns(talk("hi", "yes, I do not know", "why so?", "well"), tokenizer), 17)
+    rows = rows_of(*encode_turns(talk("hi", "yes, I do not know", "why so?", "well"), tokenizer), 17)
     assert [spelled(row, tokenizer) for row in rows] == [
         [
             (FIRST, ["<s>"]),
@@ -262,7 +262,7 @@ def test_this_is_how_several_turns_go_on_and_no_row_ends_within_a_question(token
 def test_of_a_question_longer_than_half_the_context_the_end_is_repeated(tokenizer):
     question = "why do you not know what you do not know and what you will know then?"
     asked = [f"▁{word}" for word in question.split()[:13]]
-    rows = windows(*encode_turns(talk(question, "I do not know, and you do not"), tokenizer), 16)
+    rows = rows_of(*encode_turns(talk(question, "I do not know, and you do not"), tokenizer), 16)
     assert [spelled(row, tokenizer) for row in rows[:3]] == [
         [
             (FIRST, ["<s>"]),
@@ -302,7 +302,7 @@ def numbered(turns: list[tuple[int, int, int]]) -> tuple[np.ndarray, np.ndarray]
 )
 def test_any_conversation_is_cut_so_that_every_token_is_a_target_once(turns, context):
     tokens, flags = numbered(turns)
-    rows = windows(tokens, flags, context)
+    rows = rows_of(tokens, flags, context)
     new = [(int(t), int(f)) for row in rows for t, f in zip(*row, strict=True) if int(f) & ~(ROW | CONTINUED)]
     assert new == list(zip(tokens.tolist(), flags.tolist(), strict=True))[1:]
     starts = np.flatnonzero(tokens == BOS)
@@ -333,14 +333,14 @@ def test_any_conversation_is_cut_so_that_every_token_is_a_target_once(turns, con
     st.integers(16, 64),
 )
 def test_no_row_ends_within_a_question_that_fits(turns, context):
-    for row, flags in windows(*numbered(turns), context):
+    for row, flags in rows_of(*numbered(turns), context):
         assert flags[-1] & (ANSWER | TERMINATOR)
         assert row[0] == BOS
 
 
 def test_a_context_too_short_to_cut_for_is_refused():
     with pytest.raises(ValueError, match="the context is 15 tokens; conversations need at least 16"):
-        windows(*numbered([(3, 30, 1)]), 15)
+        rows_of(*numbered([(3, 30, 1)]), 15)
 
 
 # ---- typography ----

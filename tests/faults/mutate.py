@@ -254,8 +254,8 @@ MUTATIONS = [
     ),
     Mutation(
         "corpus: one format a file",
-        "arianna/corpus/conversations.py",
-        "    if expected and kind != expected:",
+        "arianna/corpus/prepare.py",
+        "    if len(kinds) > 1:",
         "    if False:",
         f"{CONVERSATIONS}::test_a_faulty_line_is_named_with_its_place_in_one_sentence",
     ),
@@ -276,7 +276,7 @@ MUTATIONS = [
     Mutation(
         "corpus: nothing is right",
         "arianna/corpus/prepare.py",
-        "    if number > 1 and not good:",
+        "    if number > 1 and not kinds:",
         "    if False:",
         f"{CONVERSATIONS}::test_a_file_in_which_nothing_is_right_is_told_in_one_sentence",
     ),
@@ -564,7 +564,7 @@ MUTATIONS = [
     Mutation(
         "settings that change the weights may not differ",
         "arianna/training/run_folder.py",
-        " if k not in FREE and v != then.get(k)",
+        " if k not in free and v != then[k]",
         " if False",
         "tests/test_train_arianna.py::test_a_run_does_not_go_on_with_another_optimizer_schedule_or_format",
     ),
