@@ -35,8 +35,10 @@ from tokenizer import IGNORE, train
 if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for it
     from torch import Tensor
 
+    MicroBatch = tuple[Tensor, Tensor]  # inputs and targets (B, T)
+
 PAD_TO = 16  # rows of a batch are padded to a multiple of so many tokens, for few different shapes
-WINDOW = 1 << 24  # rows that are shuffled together: 128 MB of row numbers
+BLOCK = 1 << 24  # rows that are shuffled together: 128 MB of row numbers
 POOL = 16  # conversations are grouped by length within so many batches
 CONVERSATIONS = (".jsonl", ".json", ".gz")  # ends of names of files of conversations; others hold prose
 
@@ -57,9 +59,8 @@ class Rows:
         self.tokens = [open_shard(f, vocab_size) for f in self.files]
         self.masks = [open_mask(f, t) for f, t in zip(self.files, self.tokens, strict=True)]
         spans = [self.spans(i) for i in range(len(self.files))]
-        self.index = np.concatenate(
-            [np.column_stack([np.full(len(s), i), s]) for i, s in enumerate(spans)]
-        )  # (N, 3)
+        numbered = [np.column_stack([np.full(len(s), i), s]) for i, s in enumerate(spans)]
+        self.index = np.concatenate(numbered)  # (N, 3): shard, first token, last + 1
         self.lengths = self.index[:, 2] - self.index[:, 1]
         if not len(self.index):
             raise ValueError(f"{folder} has no row of two tokens or more in {split}*.bin.")
@@ -67,7 +68,7 @@ class Rows:
     def spans(self, i: int) -> np.ndarray:
         """The rows of shard i, each as its first and last+1 token, (N, 2) int64."""
         n, mask = len(self.tokens[i]), self.masks[i]
-        if mask is None:  # the last token of a window is the first of the next: each token is a target once
+        if mask is None:  # a row's last token is the next one's first: each token is a target once
             first = np.arange(0, n - 1, self.max_seq_len)
             return np.column_stack([first, np.minimum(first + self.max_seq_len + 1, n)])
         first = np.flatnonzero(mask & ROW)
@@ -75,8 +76,8 @@ class Rows:
         too_long = int((last - first).max(initial=0))
         if len(first) == 0 or first[0] != 0 or too_long > self.max_seq_len + 1:
             raise ValueError(
-                f"{self.files[i]} has rows of up to {too_long} tokens; the context is {self.max_seq_len}. "
-                "Prepare it again."
+                f"{self.files[i]} has rows of up to {too_long} tokens; "
+                f"the context is {self.max_seq_len}. Prepare it again."
             )
         return np.column_stack([first, last])[last - first > 1]
 
@@ -97,8 +98,7 @@ class Rows:
         return tokens[:-1], np.where(flags & self.trained, tokens[1:], IGNORE), flags
 
     def order(self, start: int, count: int, seed: int, batch_size: int) -> np.ndarray:
-        """Row numbers at positions start to start+count-1 of the endless walk through the data, (count,)
-        int64.
+        """Row numbers at positions start to start+count-1 of an endless walk over the rows, (count,) int64.
 
         Each epoch is a fresh shuffle; conversations are then grouped by length within pools of POOL batches,
         so that little is padded. A pure function of its arguments.
@@ -119,22 +119,22 @@ class Rows:
 def shuffled(n: int, start: int, count: int, seed: int) -> np.ndarray:
     """Positions start to start+count-1 of epoch after epoch over n rows, (count,) int64.
 
-    In each epoch every row comes once. Up to WINDOW rows, the order is a fresh shuffle of all; of more,
-    window follows window as the rows lie, each shuffled.
+    In each epoch every row comes once. Up to BLOCK rows, the order is a fresh shuffle of all; of more, block
+    follows block as the rows lie, each shuffled.
     """
     pieces = [np.empty(0, np.int64)]
     while count:
         epoch, at = divmod(start, n)
-        part = window_order(n, epoch, at // WINDOW, seed)[at % WINDOW :][:count]
-        pieces.append(part)
-        start, count = start + len(part), count - len(part)
+        piece = block_order(n, epoch, at // BLOCK, seed)[at % BLOCK :][:count]
+        pieces.append(piece)
+        start, count = start + len(piece), count - len(piece)
     return np.concatenate(pieces)
 
 
 @lru_cache(maxsize=4)
-def window_order(n: int, epoch: int, window: int, seed: int) -> np.ndarray:
-    first = window * WINDOW
-    return first + np.random.default_rng([seed, 0, epoch, window]).permutation(min(WINDOW, n - first))
+def block_order(n: int, epoch: int, block: int, seed: int) -> np.ndarray:
+    first = block * BLOCK
+    return first + np.random.default_rng([seed, 0, epoch, block]).permutation(min(BLOCK, n - first))
 
 
 def open_shard(path: Path, vocab_size: int) -> np.ndarray:
@@ -142,15 +142,15 @@ def open_shard(path: Path, vocab_size: int) -> np.ndarray:
     size = path.stat().st_size
     if size == 0 or size % 2:
         raise ValueError(
-            f"{path} has {size} bytes; a token shard holds two bytes a token and at least one token. Prepare "
-            "it again."
+            f"{path} has {size} bytes; a token shard holds two bytes a token and at least one token. "
+            "Prepare it again."
         )
     tokens = np.memmap(path, dtype="<u2", mode="r")
     largest = int(tokens.max())
     if largest >= vocab_size:
         raise ValueError(
-            f"{path} holds the token id {largest}, but the model has {vocab_size} tokens. Prepare it with "
-            "the model's tokenizer."
+            f"{path} holds the token id {largest}, but the model has {vocab_size} tokens. "
+            "Prepare it with the model's tokenizer."
         )
     return tokens
 
@@ -161,15 +161,14 @@ def open_mask(shard: Path, tokens: np.ndarray) -> np.ndarray | None:
         return None
     if path.stat().st_size != len(tokens):
         raise ValueError(
-            f"{path} has {path.stat().st_size} flags for the {len(tokens)} tokens of {shard}. Prepare both "
-            "again."
+            f"{path} has {path.stat().st_size} flags for the {len(tokens)} tokens of {shard}. "
+            "Prepare both again."
         )
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
 def collate(rows: Sequence[tuple[np.ndarray, np.ndarray]], longest: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, T) int64, padded on the right: nothing attends to the padding, and its targets
-    are ignored."""
+    """Inputs and targets (B, T) int64, padded on the right, where targets are ignored."""
     import torch
 
     width = min(-(-max(len(x) for x, _ in rows) // PAD_TO) * PAD_TO, longest)
@@ -187,36 +186,27 @@ def epochs(steps: int, rows_a_step: int, replay: float, rows: int) -> float:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimizer step sees: its parts (inputs and targets), how many targets they have, which rows
-    they are."""
+    """The rows of one optimizer step, as micro batches of inputs and targets."""
 
-    parts: list[tuple[Tensor, Tensor]]
-    n_targets: int  # of all parts, those of replay too
-    rows: np.ndarray
-    replay: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # parts of rows that are replayed
-    pairs: list[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(
-        default_factory=list
-    )  # training/contrast.py
+    micro_batches: list[MicroBatch]
+    n_targets: int  # in all micro batches, the replayed ones too
+    rows: np.ndarray  # the rows' numbers
+    replay: list[MicroBatch] = field(default_factory=list)  # micro batches of replayed rows
+    pairs: list[tuple[MicroBatch, MicroBatch]] = field(default_factory=list)  # see training/contrast.py
 
     @property
     def tokens(self) -> int:
         """How many tokens the step computes, padding included."""
-        return sum(x.numel() for x, _ in self.parts + self.replay)
+        return sum(x.numel() for x, _ in self.micro_batches + self.replay)
 
 
 class Task:
-    """The batches of a run. With `replay`, that share of the rows comes from a second set of rows."""
+    """The batches of a run, each of `accumulated` times batch_size rows, a share of them from `replay`."""
 
     def __init__(
-        self,
-        rows: Rows,
-        batch_size: int,
-        parts: int,
-        seed: int,
-        replay: Rows | None = None,
-        share: float = 0.0,
+        self, rows: Rows, batch_size: int, accumulated: int, seed: int, replay: Rows | None = None, share=0.0
     ):
-        self.rows, self.batch_size, self.parts, self.seed = rows, batch_size, parts, seed
+        self.rows, self.batch_size, self.accumulated, self.seed = rows, batch_size, accumulated, seed
         self.replay, self.share = replay, share if replay is not None else 0.0
 
     def iter_batches(self, start_step: int) -> Iterator[Batch]:
@@ -228,20 +218,20 @@ class Task:
 
     def epochs(self, steps: int) -> float:
         """How often `steps` steps go through the rows."""
-        return epochs(steps, self.batch_size * self.parts, self.share, len(self.rows))
+        return epochs(steps, self.batch_size * self.accumulated, self.share, len(self.rows))
 
     def batch(self, step: int) -> Batch:
-        size = self.batch_size * self.parts
-        replayed = [int(s * size * self.share) for s in (step, step + 1)]  # rows of replay in steps 0 to s-1
-        own = self.rows.order(step * size - replayed[0], size - replayed[1] + replayed[0], self.seed, size)
-        again = (
-            self.replay.order(replayed[0], replayed[1] - replayed[0], self.seed, size) if self.share else ()
-        )
-        parts, replay = self.in_parts(self.rows, own), self.in_parts(self.replay, again)
-        return Batch(parts, sum(int((y != IGNORE).sum()) for _, y in parts + replay), own, replay)
+        """The batch of a step, of whose rows `share` are replayed, on average over the steps."""
+        size = self.batch_size * self.accumulated
+        start, end = (int(s * size * self.share) for s in (step, step + 1))  # of the walk through replay
+        own = self.rows.order(step * size - start, size - (end - start), self.seed, size)
+        again = self.replay.order(start, end - start, self.seed, size) if self.share else ()
+        micro_batches, replay = self.collated(self.rows, own), self.collated(self.replay, again)
+        n_targets = sum(int((y != IGNORE).sum()) for _, y in micro_batches + replay)
+        return Batch(micro_batches, n_targets, own, replay)
 
-    def in_parts(self, rows: Rows, numbers: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Rows in parts of batch_size, the last of which may have fewer."""
+    def collated(self, rows: Rows, numbers: Sequence[int]) -> list[MicroBatch]:
+        """Rows as micro batches of batch_size rows, the last of which may have fewer."""
         picked = [rows.row(n)[:2] for n in numbers]
         return [
             collate(picked[i : i + self.batch_size], rows.max_seq_len)
@@ -254,16 +244,14 @@ class Task:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What `train_vocab` and `pretokenize` take."""
+    """The settings of `train_vocab` and `pretokenize`."""
 
-    # a folder of texts (.txt, .md) or one; for pretokenize also conversations (.jsonl)
-    data: str = "data/texts"
+    data: str = "data/texts"  # a text (.txt, .md) or folder of them; for pretokenize also conversations
     model: str = "data/tok4096.model"  # the tokenizer: written by train_vocab, read by pretokenize
     out: str = "data/tok4096"  # folder for the shards (pretokenize)
     vocab_size: int = 4096  # tokens of the tokenizer (train_vocab)
     val_tail: float = 0.01  # share of each file's end that is held out (pretokenize)
-    # instead: share of all paragraphs that is held out, chosen by hash (pretokenize)
-    val_paragraphs: float = 0.0
+    val_paragraphs: float = 0.0  # instead, share of all paragraphs, chosen by hash (pretokenize)
     max_seq_len: int = 256  # context of the model, in tokens: the longest row of conversations (pretokenize)
     threads: int = 2  # processor threads (train_vocab)
     force: bool = False  # replace what is there
@@ -280,27 +268,27 @@ def pretokenize(cfg: TextConfig) -> str:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; the shards need a folder: give --out another name.")
     if Path(cfg.data).suffix in CONVERSATIONS:
-        found, contexts = prepare.survey(cfg.data, say), (cfg.max_seq_len, cfg.max_seq_len)
-        check_folder(cfg, [Path(cfg.data)], prepare.shards_of(found, cfg.model, contexts))
-        made = prepare.write_shards(found, cfg.model, contexts, out, say)
-        for note in found.notes:
+        survey, contexts = prepare.survey(cfg.data, say), (cfg.max_seq_len, cfg.max_seq_len)
+        check_folder(cfg, [Path(cfg.data)], prepare.shards_of(survey, cfg.model, contexts))
+        made = prepare.write_shards(survey, cfg.model, contexts, out, say)
+        for note in survey.notes:
             say(f"  {note}")
         return (
-            f"{made.tokens:,} tokens of {made.conversations:,} conversations, {made.held_out:,} of them held "
-            f"out, in {made.rows:,} rows"
+            f"{made.tokens:,} tokens of {made.conversations:,} conversations, "
+            f"{made.held_out:,} of them held out, in {made.rows:,} rows"
         )
     files = texts.text_files(cfg.data)
     check_folder(cfg, files, texts.shards_of(files, cfg.model, cfg.val_tail, cfg.val_paragraphs))
     n = texts.prepare_texts(files, cfg.model, cfg.val_tail, cfg.val_paragraphs, out, say)
     bytes_a_token = n["val_bytes"] / max(n["val_tokens"], 1)
     return (
-        f"{n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out ({bytes_a_token:.3f} bytes "
-        "a token)"
+        f"{n['train_tokens']:,} tokens for training, {n['val_tokens']:,} held out "
+        f"({bytes_a_token:.3f} bytes a token)"
     )
 
 
 def check_folder(cfg: TextConfig, inputs: list[Path], made_of: dict[str, Any]) -> None:
-    """Raise UsageError if the folder for the shards holds anything but what the same command has made."""
+    """Raise UsageError if the folder for the shards holds anything that the same command has not made."""
     ours = [cfg.out] if parallel.read_note(Path(cfg.out)).get("of") == made_of else []
     check_outputs([cfg.out], [*inputs, cfg.model], cfg.force, ours)
 
@@ -314,7 +302,7 @@ def train_vocab(cfg: TextConfig) -> str:
         )
     check_outputs([model, model.with_suffix(".bin")], files, cfg.force)
     for file in files:
-        texts.read_text(file)  # refuses what is no prose
+        texts.read_text(file)  # raises ValueError unless it is prose
     tokenizer = train(files, model, cfg.vocab_size, cfg.threads)
     write_atomic(model.with_suffix(".bin"), tokenizer.to_bin())
     return f"{model} and {model.with_suffix('.bin')}: {tokenizer.vocab_size} tokens"

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # the Python, its packages and variables, before any
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -52,7 +53,7 @@ REFUSED, KILLED = 2, 128 + 9  # the trainer's exit code after a sentence of its 
 
 @dataclass(frozen=True)
 class Job:
-    """All that is known before the first step."""
+    """All that is known before the first of the six steps."""
 
     cfg: PipelineConfig
     trainer: TrainConfig
@@ -74,8 +75,7 @@ class Job:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The whole job; a signal ends it with 128 + its number. No half-written file is left; the next start
-    goes on."""
+    """Do the whole job; returns its exit code, 128 + n after signal n. The next start goes on."""
     try:
         with processes.stoppable():
             return whole_job(argv)
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def whole_job(argv: list[str] | None) -> int:
-    """Everything that is checked before torch is imported, then the pipeline."""
+    """Check all that can be checked before torch is imported, then go through the pipeline."""
     cfg, trainer, given = read_settings(argv, __doc__)
     dashboards.check(trainer)
     if cfg.hours:
@@ -105,14 +105,14 @@ def whole_job(argv: list[str] | None) -> int:
 
 
 def pipeline(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey, given: set[str]) -> int:
-    """The steps, in their order."""
+    """Go through the steps in their order; returns the exit code."""
     job = preflight(cfg, trainer, survey)
     if cfg.dry_run:
         return dry_run(job)
     with processes.lock(Path(cfg.out_dir), "arianna_ft"):
         with begun(job):
             convert(job)
-            tokenize(job)
+            tokenize(job, cfg.run)
             code = find_settings(job, given) if cfg.hours else train(job)
         if code:
             return code
@@ -152,8 +152,8 @@ def preflight(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey) -> Job:
 def convert(job: Job) -> None:
     """Write the conversations as text, one behind the other, to be read by people."""
     cfg = job.cfg
-    kept = config.text_of(cfg, job.trainer, without=NOT_KEPT).encode()
-    write_missing({config.SETTINGS_FILE: kept}, cfg.run)  # first: it tells that what follows is ours
+    settings = config.text_of(cfg, job.trainer, without=NOT_KEPT).encode()
+    write_missing({config.SETTINGS_FILE: settings}, cfg.run)  # first: it shows whose folder this is
     if job.progress is None or not cfg.corpus.exists():
         try:
             prepare.write_corpus(job.survey, cfg.corpus)
@@ -161,9 +161,8 @@ def convert(job: Job) -> None:
             say(f"{error.strerror}; the readable copy is left out")
 
 
-def tokenize(job: Job) -> None:
+def tokenize(job: Job, folder: Path) -> None:
     """Write the token shards: of the conversations to train on and held out, and of the base text."""
-    folder = job.cfg.run
     prepared = prepare.write_shards(job.survey, job.cfg.tokenizer, job.contexts, folder / "data", say)
     say(*printed.prepared_lines(prepared, job.contexts[0]))
     write_missing(job.base_text, folder / "base_text")
@@ -185,15 +184,13 @@ def train(job: Job) -> int:
     if code == REFUSED:
         raise SystemExit(code)  # it has said why
     if code == KILLED:
-        say(
-            "training was killed from outside, for want of memory perhaps; the same command goes on from here"
-        )
+        reason = "perhaps for lack of memory"
+        say(f"training was killed from outside, {reason}; the same command goes on from here")
     return code
 
 
 def find_settings(job: Job, given: set[str]) -> int:
-    """In place of one training: search settings for hours, then train with the best; those that were given
-    stay."""
+    """Search settings for hours, then train with the best; those that the person has given stay."""
     from arianna.reporting import scored_run
 
     cfg = job.cfg
@@ -204,20 +201,17 @@ def find_settings(job: Job, given: set[str]) -> int:
 
 
 def choose(job: Job) -> tuple[Choice, Transformer]:
-    """The run's result: the best checkpoint, blended with the base if it forgot too much. Blends are scored
-    once."""
-
-    run, kept = job.cfg.run, {"max_forgetting": job.cfg.max_forgetting, "blend": job.cfg.blend}
+    """The run's result: the best checkpoint, blended with the base if it forgot too much."""
+    run, limits = job.cfg.run, {"max_forgetting": job.cfg.max_forgetting, "blend": job.cfg.blend}
     points = choosing.evaluations(run)
     best = choosing.best_checkpoint(points)
     tuned = open_model(run / f"ckpt_{best.step:06d}.pt")
     base = open_model(job.cfg.base, tuned.args.max_seq_len)
-    choice = choosing.recall(kept, run)
+    choice = choosing.recall(limits, run)
     if choice is None or choice.best != best:
-        choice = choosing.choose(
-            points, **kept, score=lambda point, share: score_blend(job, base, tuned, point, share)
-        )
-        choosing.remember(choice, kept, run)
+        score = functools.partial(score_blend, job, base, tuned)
+        choice = choosing.choose(points, **limits, score=score)
+        choosing.remember(choice, limits, run)  # another start does not score the blends again
     return choice, choosing.blended(base, tuned, choice.used.blend)
 
 
@@ -227,9 +221,9 @@ def export(job: Job, model: Transformer) -> None:
 
     update_model(model, job.cfg.checkpoint, "checkpoint", tokenizer=job.tokenizer)
     update_model(model, job.cfg.binary, "llama2c")
-    beside, made = Path(job.cfg.tokenizer).with_suffix(".bin"), job.tokenizer.to_bin()
-    if not (beside.is_file() and beside.read_bytes() == made):
-        write_missing({job.cfg.tokenizer_bin.name: made}, job.cfg.tokenizer_bin.parent)
+    beside, data = Path(job.cfg.tokenizer).with_suffix(".bin"), job.tokenizer.to_bin()
+    if not (beside.is_file() and beside.read_bytes() == data):
+        write_missing({job.cfg.tokenizer_bin.name: data}, job.cfg.tokenizer_bin.parent)
 
 
 def report(job: Job, choice: Choice) -> int:
@@ -257,8 +251,7 @@ def report(job: Job, choice: Choice) -> int:
 
 @contextlib.contextmanager
 def begun(job: Job) -> Iterator[None]:
-    """Within, a run is begun or goes on. After a refusal everything is as it was, but for a run that has
-    saved steps."""
+    """A context in which a run begins or goes on; a refusal leaves all as it was, unless steps were saved."""
     cfg = job.cfg
     folders = (cfg.corpus.parent, Path(cfg.out_dir), *(cfg.run / name for name in ("", "data", "base_text")))
     for folder in folders:
@@ -274,20 +267,17 @@ def begun(job: Job) -> Iterator[None]:
 
 def dry_run(job: Job) -> int:
     """Score the base and time a step on prepared rows; what that needs on disk is gone afterwards."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepared = prepare.write_shards(job.survey, job.cfg.tokenizer, job.contexts, folder / "data", say)
-        say(*printed.prepared_lines(prepared, job.contexts[0]))
-        write_missing(job.base_text, folder / "base_text")
-        say(*plan(job, folder))
+    with tempfile.TemporaryDirectory() as folder:
+        tokenize(job, Path(folder))
+        say(*plan(job, Path(folder)))
     say("dry run: nothing was written")
     return 0
 
 
 def plan(job: Job, folder: Path) -> list[str]:
-    """What will run on the rows in a folder, told from the base's score on them and the time of a step."""
+    """Lines that tell what will run, from the base's score on the rows in a folder and the time of a step."""
     trainer = replace(job.trainer, data_dir=str(folder / "data"), base_text_dir=str(folder / "base_text"))
-    data = folder / "data"  # made already: this reads what was counted
+    data = folder / "data"  # the shards are written already: this reads their counts
     spelled = prepare.write_shards(job.survey, job.cfg.tokenizer, job.contexts, data, say).foreign
     from arianna.reporting import plan as plans
 
@@ -295,7 +285,7 @@ def plan(job: Job, folder: Path) -> list[str]:
 
 
 def morning_report(run: Path, choice: Choice) -> dict[str, Any]:
-    """The facts of the report, which is made unless it is there and of this choice."""
+    """The facts of the report, which is made unless one of this choice is there."""
     from arianna import report as reports
 
     try:
@@ -310,7 +300,7 @@ def morning_report(run: Path, choice: Choice) -> dict[str, Any]:
 
 
 def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, share: float) -> Point:
-    """What a checkpoint's evaluation would have said of a blend."""
+    """The evaluation of a blend of the base with a checkpoint; `share` is the checkpoint's."""
     import train_arianna
 
     blend = train_arianna.score_point(job.trainer, choosing.blended(base, tuned, share), point.step, share)

@@ -19,7 +19,7 @@ from tokenizer import IGNORE
 
 NORM_EPS = 1e-5  # fixed in llama2.c's run.c, as is ROPE_THETA: a model with others would talk otherwise in C
 ROPE_THETA = 10000.0
-SCORED_TOKENS = 256  # whose logits `nll` holds at a time: 4 MB with 4096 tokens to choose from
+SCORED_TOKENS = 256  # tokens whose logits `nll` holds at a time: 4 MB with a vocabulary of 4096
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ class ModelArgs:
 
 def rope_table(args: ModelArgs) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles, each (max_seq_len, D/2) (Su et al. 2021, arXiv 2104.09864)."""
-    # float32 whatever the weights are in: bfloat16 has 8 bits, so it cannot tell position 256 from 257. On
-    # the CPU also where weights are made on the meta device: arithmetic there imports torch's compiler, which
-    # takes a second
+    # in float32, whatever the weights are in: bfloat16 has 8 bits and cannot tell position 256 from 257.
+    # On the CPU, also for a model on the meta device: arithmetic there imports torch's compiler in a second
     pairs = torch.arange(0, args.head_dim, 2, device="cpu").float()
     positions = torch.arange(args.max_seq_len, device="cpu").float()
     angles = torch.outer(positions, 1.0 / ROPE_THETA ** (pairs / args.head_dim))
@@ -83,8 +82,8 @@ def rope_table(args: ModelArgs) -> tuple[Tensor, Tensor]:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair of neighbours of the head dimension by its position's angle.
 
-    x is (B, T, H, D). Neighbours are x[2i] and x[2i+1], as in llama2.c; Hugging Face turns x[i] with x[i +
-    D/2], so formats/hf.py moves rows of wq and wk.
+    x is (B, T, H, D). Neighbours are x[2i] and x[2i+1], as in llama2.c; Hugging Face turns x[i] with
+    x[i + D/2], so formats/hf.py moves rows of wq and wk.
     """
     pairs = x.float().unflatten(-1, (-1, 2))  # (B, T, H, D/2, 2)
     cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, D/2)
@@ -177,20 +176,19 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The whole model. `tied`: the output matrix is the token embedding's, as llama2.c trains it."""
+    """The whole model. `tied`: the output matrix is that of the token embedding, as llama2.c trains it."""
 
     def __init__(self, args: ModelArgs, tied: bool = True):
         super().__init__()
         self.args = args
         self.tied = tied
-        # zeros until a file or init_weights fills them: normal(), which nn.Embedding draws, is arithmetic,
-        # too
+        # zeros until a file or init_weights fills them: nn.Embedding would draw normal numbers for nothing
         embeddings = torch.zeros(args.vocab_size, args.dim)
         self.tok_embeddings = nn.Embedding.from_pretrained(embeddings, freeze=False)
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
         self.output = Linear(args.dim, args.vocab_size)
-        if tied:  # a sixth of the parameters of a model this small would be a second matrix of 4096 tokens
+        if tied:  # a second matrix of 4096 tokens would be a sixth of the parameters of a model this small
             self.output.weight = self.tok_embeddings.weight
         cos, sin = rope_table(args)
         self.register_buffer("freqs_cos", cos, persistent=False)  # not in files: they follow from the shape
@@ -199,19 +197,15 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
         """Draw new weights as llama2.c does: normal(0, 0.02), but wo and w3 smaller by 1/sqrt(2 n_layers)."""
-        generator = torch.Generator().manual_seed(seed)  # of its own: nobody else's random numbers move
-        small = 0.02 / math.sqrt(
-            2 * self.args.n_layers
-        )  # each layer adds twice to x: so its size stays as it came in
+        generator = torch.Generator().manual_seed(seed)  # its own: nobody else's random numbers change
+        small = 0.02 / math.sqrt(2 * self.args.n_layers)  # each layer adds twice to x, whose size then stays
         for name, p in self.named_parameters():
             if p.dim() > 1:
-                scaled = name.endswith(
-                    ("wo.weight", "w3.weight")
-                )  # GPT-2 would say w2; llama2.c's own choice is w3
+                scaled = name.endswith(("wo.weight", "w3.weight"))  # GPT-2 scales w2, llama2.c w3
                 p.normal_(0.0, small if scaled else 0.02, generator=generator)
 
     def hidden_states(self, tokens: Tensor, cache: Tensor | None = None) -> Tensor:
-        """What the output matrix sees, (B, T, C), for tokens (B, T).
+        """The input of the output matrix, (B, T, C), for tokens (B, T).
 
         A cache (layers, 2, B, K, S, D) gets their keys and values in its first T places.
         """
@@ -244,15 +238,15 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def as_teacher(self, tokens: Tensor) -> Teacher:
-        """What `forward` of another model needs to learn this one's predictions for tokens (B, T)."""
+        """This model's predictions for tokens (B, T), as `forward` of another model takes them to learn."""
         return self.hidden_states(tokens).flatten(0, 1), self.output.weight
 
     @torch.no_grad()
     def nll(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each target in nats, (B, T) float32; 0 where the target is -1."""
         x = self.hidden_states(tokens).flatten(0, 1)
-        parts = [
+        losses = [
             F.cross_entropy(self.output(h).float(), y, ignore_index=IGNORE, reduction="none")
             for h, y in zip(x.split(SCORED_TOKENS), targets.flatten().split(SCORED_TOKENS), strict=True)
         ]
-        return torch.cat(parts).view(targets.shape)
+        return torch.cat(losses).view(targets.shape)

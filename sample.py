@@ -1,11 +1,11 @@
 """Let a model write: go on from prompts, answer questions, set two models side by side, or talk.
 
     python sample.py --checkpoint=out/ckpt_ft.pt --start="Q: What is consciousness?" --max_new_tokens=200
-    python sample.py "What is time?"         # --question="What is time?", with the template of the
-    conversations python sample.py --compare=out/ckpt_v1_base.pt --prompts_file=prompts.txt --out=answers.md
-    python sample.py --chat                  # at the terminal; /reset, /quit; Ctrl-C stops an answer python
-    sample.py --web                   # in the browser, for this machine alone python sample.py --blind
-    # which of base and tuned answers better? Their names come at the end
+    python sample.py "What is time?"         # the same as --question="What is time?"
+    python sample.py --compare=out/ckpt_v1_base.pt --prompts_file=prompts.txt --out=answers.md
+    python sample.py --chat                  # at the terminal; /reset, /quit; Ctrl-C stops an answer
+    python sample.py --web                   # in the browser, for this machine alone
+    python sample.py --blind                 # which of base and tuned answers better? Names at the end
 
 A model is a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder. Text ends where the model
 says so (BOS or EOS), after --max_new_tokens, or where the model's context ends.
@@ -50,9 +50,8 @@ class SampleConfig:
     checkpoint: str = "out/ckpt_ft.pt"  # the model: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
     compare: str | None = None  # a second model: its texts for the same prompts and seed stand beside
     tokenizer: str | None = None  # by default the model's own, else data/tok4096.model
-    # text to go on from, \n for a new line; behind a question comes "A:"; any number
-    start: tuple[str, ...] = ()
-    question: tuple[str, ...] = ()  # to answer: a --start with the template of the conversations; any number
+    start: tuple[str, ...] = ()  # text to go on from, \n for a new line; "A:" follows a question; any number
+    question: tuple[str, ...] = ()  # a question to answer, in the template of the conversations; any number
     system: str | None = None  # system text ahead of each --question, or of a --chat
     prompts_file: str | None = None  # a file with one --start a line
     chat: bool = False  # a conversation at the terminal
@@ -67,7 +66,7 @@ class SampleConfig:
     top_p: float = 0.9  # and of these from the fewest that have this probability together
     seed: int = 1337  # the same seed gives the same text
     device: str = "auto"  # auto: cuda if there is one, else cpu
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights
+    dtype: Literal["float32", "bfloat16"] = "float32"  # number format of the weights
 
     def __post_init__(self) -> None:
         for name, least in (("num_samples", 1), ("max_new_tokens", 1), ("top_k", 0), ("seed", 0)):
@@ -83,13 +82,11 @@ class SampleConfig:
 
     def check_together(self) -> None:
         """Raise ValueError for flags of which one would not be used."""
-        given = [name for name in (*TALKS, "start", "question", "prompts_file", "out") if getattr(self, name)]
-        if given and given[0] in TALKS and len(given) > 1:
-            raise ValueError(f"--{given[1]} does not go with --{given[0]}; leave one of them out")
-        if self.chat and self.compare:
-            raise ValueError("--compare does not go with --chat; leave one of them out")
-        if given and given[0] in TALKS and self.num_samples > 1:
-            raise ValueError(f"--num_samples does not go with --{given[0]}; leave one of them out")
+        flags = [name for name in (*TALKS, "start", "question", "prompts_file", "out") if getattr(self, name)]
+        talk, *others = flags if flags and flags[0] in TALKS else [None]
+        others += ["compare"] * bool(self.chat and self.compare) + ["num_samples"] * (self.num_samples > 1)
+        if talk and others:
+            raise ValueError(f"--{others[0]} does not go with --{talk}; leave one of them out")
         if self.force and self.out is None:
             raise ValueError("--force lets --out replace a file; give --out, or leave --force out")
         if self.system is not None and not (self.chat or self.question):
@@ -107,7 +104,7 @@ class SampleConfig:
 def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(SampleConfig, bare_words_are_questions(argv), __doc__)
     if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="replace")  # what is not UTF-8 there is no reason to stop
+        sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 is no reason to stop
     try:
         return run(cfg)
     except KeyboardInterrupt:
@@ -127,7 +124,7 @@ def bare_words_are_questions(argv: list[str] | None) -> list[str]:
 
 
 def run(cfg: SampleConfig) -> int:
-    """Check all that was given, what is quick first; then write. Raises UsageError for what is wrong."""
+    """Check all inputs, the quick ones first; then write. Raises UsageError for what is wrong."""
     if cfg.blind:
         return blind.run(cfg.checkpoint, cfg.compare, lambda names: opened(names, cfg), cfg.sampling)
     try:
@@ -151,15 +148,15 @@ def run(cfg: SampleConfig) -> int:
     if cfg.chat:
         return converse(talk)
     if cfg.compare or cfg.out:
-        return compare(models, tokenizer, texts, encoded, cfg)
+        return write_columns(models, tokenizer, texts, encoded, cfg)
     return write(models[0], tokenizer, texts, encoded, cfg)
 
 
-# ---- what was given ----
+# ---- inputs ----
 
 
 def prompts(cfg: SampleConfig) -> list[str]:
-    """All texts to go on from; without any, one that is empty. Raises ValueError for what holds none."""
+    """All texts to go on from, an empty one if there are none. Raises ValueError for an empty input."""
     if not all(question.strip() for question in cfg.question):
         raise ValueError("--question is empty; give a question")
     starts = [asking(unescape(text)) for text in cfg.start]
@@ -174,7 +171,7 @@ def unescape(text: str) -> str:
 
 
 def asking(text: str) -> str:
-    """A text with "A:" behind it if it ends in a question: a model is trained on what comes behind that."""
+    """A text with "A:" behind it if it ends in a question: a model is trained on what follows that."""
     asked = text.rstrip()
     return f"{asked}\n{ASSISTANT}" if asked.rpartition("\n")[2].startswith(f"{USER} ") else text
 
@@ -196,8 +193,8 @@ def read_prompts(path: Path) -> list[str]:
 def opened(names: Sequence[str], cfg: SampleConfig) -> tuple[Tokenizer, list[Transformer]]:
     """The models of the given files and the tokenizer that they were trained with.
 
-    Raises ValueError or OSError for what is missing, damaged or does not fit together; torch is not imported
-    before.
+    Raises ValueError or OSError for what is missing, damaged or does not fit together. Torch is imported
+    only once the files are known to be there.
     """
     check_files(names, cfg)
     from arianna import formats
@@ -259,7 +256,7 @@ def write(
     encoded: Sequence[list[int]],
     cfg: SampleConfig,
 ) -> int:
-    """Each prompt and what follows it, as it comes."""
+    """Print each prompt and what follows it, as it comes."""
     for i, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
         for number in range(cfg.num_samples):
             say("\n---\n\n" if i or number else "")
@@ -272,14 +269,14 @@ def write(
     return 0
 
 
-def compare(
+def write_columns(
     models: Sequence[Transformer],
     tokenizer: Tokenizer,
     texts: Sequence[str],
     encoded: Sequence[list[int]],
     cfg: SampleConfig,
 ) -> int:
-    """What one or two models add to each prompt, in columns on the terminal, and as Markdown in --out."""
+    """Print what one or two models add to each prompt, in columns; write it to --out as Markdown."""
     several = cfg.num_samples > 1
     numbers = [f"\n({n + 1} of {cfg.num_samples})" if several else "" for n in range(cfg.num_samples)]
     headings = [visible(text + number) for text in texts for number in numbers]
@@ -301,7 +298,7 @@ def compare(
 
 
 def markdown(rows: Sequence[tuple[str, Sequence[str]]], names: Sequence[str], drawn: str) -> str:
-    """A table a prompt, a column a model. `drawn` says how the texts were sampled."""
+    """A table for each prompt with a column for each model. `drawn` says how the texts were sampled."""
     lines = [f"# {' and '.join(map(literal, names))}", "", literal(drawn)]
     for heading, cells in rows:
         lines += ["", f"## {literal(' '.join(heading.split())) or '(no prompt)'}", ""]

@@ -28,13 +28,12 @@ from arianna.system import config
 from arianna.system.files import check_outputs, write_atomic
 
 UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3
+ADVICE = "Train it with `python arianna_data.py train_vocab`."
 IGNORE = -1  # in place of a token: a target that is not predicted, as in llama2.c
 FIRST_PIECE = FIRST_BYTE + 256
 SPACE = "\u2581"  # SentencePiece's sign for a space
-MOST_WORDS, LONGEST_WORD = 1 << 17, 64  # words whose tokens are kept, and their longest length
-PROBE = (
-    " a  bc\n\n Q:\td\u00a0\u3000e\ufb01 \u0301x\u00b4 "  # a tokenizer that normalises text would change it
-)
+MOST_WORDS, LONGEST_WORD = 1 << 17, 64  # words whose tokens are cached, and the length of the longest
+PROBE = " a  bc\n\n Q:\td\u00a0\u3000e\ufb01 \u0301x\u00b4 "  # a tokenizer that normalises would change it
 MAX_FILE_BYTES = 64 << 20
 REQUIRED_CHARS = "‘’“”–—…£§°" + "àáâäæçèéêëîïñòóôöœùúûü" + "ÀÁÂÄÆÇÈÉÊËÎÏÑÒÓÔÖŒÙÚÛÜ"
 
@@ -49,27 +48,22 @@ class Tokenizer:
         self.path = Path(path)
         self.sp = load(self.path)
         self.vocab_size: int = self.sp.vocab_size()
-        found = (self.sp.unk_id(), self.sp.bos_id(), self.sp.eos_id())
-        if found != (UNK, BOS, EOS):
+        ids = (self.sp.unk_id(), self.sp.bos_id(), self.sp.eos_id())
+        if ids != (UNK, BOS, EOS):
             raise ValueError(
-                f"{path} has unk, BOS, EOS at ids {found[0]}, {found[1]}, {found[2]}; llama2.c's programs "
-                "need 0, 1, 2. "
-                "Train it with `python arianna_data.py train_vocab`."
+                f"{path} has unk, BOS, EOS at ids {ids[0]}, {ids[1]}, {ids[2]}; "
+                f"llama2.c's programs need 0, 1, 2. {ADVICE}"
             )
-        for byte in range(256):
-            if (
-                self.vocab_size <= FIRST_BYTE + byte
-                or self.sp.id_to_piece(FIRST_BYTE + byte) != f"<0x{byte:02X}>"
-            ):
+        for byte, number in enumerate(range(FIRST_BYTE, FIRST_PIECE)):
+            if self.vocab_size <= number or self.sp.id_to_piece(number) != f"<0x{byte:02X}>":
                 raise ValueError(
-                    f"{path} has no token for byte {byte} at id {FIRST_BYTE + byte}; llama2.c's programs "
-                    "need the 256 bytes "
-                    "at ids 3 to 258. Train it with `python arianna_data.py train_vocab`."
+                    f"{path} has no token for byte {byte} at id {number}; "
+                    f"llama2.c's programs need the 256 bytes at ids 3 to 258. {ADVICE}"
                 )
         self.words = Words(self.sp)
-        self.by_words = self.parts_at_spaces()
+        self.by_words = self.encodes_by_words()
 
-    def parts_at_spaces(self) -> bool:
+    def encodes_by_words(self) -> bool:
         """Whether a text may be encoded word by word.
 
         It may if this is a BPE (its scores are ranks, whole numbers), if spaces stand only at the start of
@@ -89,30 +83,24 @@ class Tokenizer:
             )
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
-        return (
-            [BOS] * bos
-            + (list(chain.from_iterable(self.words_of(text))) if self.by_words else self.sp.encode(text))
-            + [EOS] * eos
-        )
+        ids = list(chain.from_iterable(self.words_of(text))) if self.by_words else self.sp.encode(text)
+        return [BOS] * bos + ids + [EOS] * eos
 
     def words_of(self, text: str) -> list[list[int]]:
         """The tokens of a text, word by word."""
         return list(map(self.words.__getitem__, text.split(" "))) if text else []
 
     def encode_to(self, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The tokens of a text, and for each end (rising) how many of them text[:end] begins with as well."""
+        """The tokens of a text, and for each end how many of them the tokens of text[:end] begin with."""
         if not self.by_words:
             whole = self.sp.encode(text)
             return whole, [common_prefix(self.sp.encode(text[:end]), whole) for end in ends]
-        words = self.words_of(text)
-        found = []
-        for part in (text[:end] for end in ends):  # its words are the text's but for the last
-            number = part.count(" ")
-            found.append(
-                sum(map(len, words[:number]))
-                + common_prefix(self.words[part.rpartition(" ")[2]], words[number])
-            )
-        return list(chain.from_iterable(words)), found
+        words, counts = self.words_of(text), []
+        for beginning in (text[:end] for end in ends):  # its words are the text's, up to the last one
+            number = beginning.count(" ")
+            last = common_prefix(self.words[beginning.rpartition(" ")[2]], words[number])
+            counts.append(sum(map(len, words[:number])) + last)
+        return list(chain.from_iterable(words)), counts
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.sp.decode(list(ids))
@@ -137,8 +125,7 @@ class Tokenizer:
 class Words(dict[str, list[int]]):
     """A cache of the tokens of words, each with the space before it.
 
-    Most words of a text have been seen before, so that looking them up is several times as fast as
-    SentencePiece.
+    Most words of a text occurred before, so that looking them up is several times as fast as SentencePiece.
     """
 
     def __init__(self, sp: SentencePieceProcessor):
@@ -171,8 +158,8 @@ def load(path: Path) -> SentencePieceProcessor:
         if is_tokenizer_bin(path.read_bytes()):
             raise ValueError(
                 f"{path} is llama2.c's tokenizer.bin, which holds tokens and scores but not how text is "
-                "prepared, so that training "
-                "could spell it otherwise than C; give the .model that it was made from."
+                "prepared, so that training could spell it otherwise than C; "
+                "give the .model that it was made from."
             ) from None
         raise ValueError(f"{path} is not a SentencePiece model; a .model file is needed.") from None
     return sp
@@ -190,8 +177,7 @@ def is_tokenizer_bin(data: bytes) -> bool:
 
 
 def train(texts: Sequence[Path], out: Path, vocab_size: int, threads: int) -> Tokenizer:
-    """Train a BPE tokenizer as llama2.c's programs need it on text files and write it to `out` (a .model
-    file).
+    """Train a BPE tokenizer, as llama2.c's programs need it, on text files; write it to `out` (a .model).
 
     Raises ValueError for texts that are not UTF-8 or too short for so many tokens, and for too few tokens.
     """
@@ -200,9 +186,8 @@ def train(texts: Sequence[Path], out: Path, vocab_size: int, threads: int) -> To
     model = BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=lines_of(
-                texts
-            ),  # not input=...: SentencePiece would write the paths into the file
+            # not input=...: SentencePiece would write the paths into the file
+            sentence_iterator=lines_of(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -243,28 +228,29 @@ def lines_of(texts: Sequence[Path]) -> Iterator[str]:
 
 
 def why_not(error: str, vocab_size: int) -> str:
-    """What SentencePiece's own words mean for the one who trains."""
+    """A sentence for what SentencePiece's own error means."""
     if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
         return (
-            f"the text is too short for {vocab_size} tokens: it has material for {most[1]}. Give more text, "
-            f"or --vocab_size={most[1]}."
+            f"the text is too short for {vocab_size} tokens: it has material for {most[1]}. "
+            f"Give more text, or --vocab_size={most[1]}."
         )
     if least := re.search(r"required_chars\. \d+ vs (\d+)", error):
         return (
-            f"{vocab_size} tokens are too few: bytes and characters alone are {least[1]}. Give "
-            "--vocab_size=512 or more."
+            f"{vocab_size} tokens are too few: bytes and characters alone are {least[1]}. "
+            "Give --vocab_size=512 or more."
         )
     if "sentences_.empty" in error:
         return "the text has no line to learn from; give more text."
+    reason = error.splitlines()[0]
     return (
-        f"no tokenizer of {vocab_size} tokens could be trained ({error.splitlines()[0]}); try another "
-        "--vocab_size or more text."
+        f"no tokenizer of {vocab_size} tokens could be trained ({reason}); "
+        "try another --vocab_size or more text."
     )
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `python tokenizer.py FILE.model` takes besides the file."""
+    """The settings of `python tokenizer.py FILE.model`, besides the file."""
 
     force: bool = False  # replace a .bin that is there
 

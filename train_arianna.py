@@ -61,8 +61,7 @@ from tokenizer import Tokenizer
 def train_step(
     state: State, batch: Batch, cfg: TrainConfig, forward: Callable, precision: Precision, group: ProcessGroup
 ) -> float:
-    """One update; returns the loss before it in nats per target token. A loss that is not finite changes
-    nothing.
+    """One update; returns the loss before it, in nats per target token. If it is not finite, nothing changes.
 
     Each process computes its shard of the rows; since the loss is divided by the targets of the whole batch,
     the sums over all processes are its loss and its gradient.
@@ -71,7 +70,8 @@ def train_step(
     for param_group in state.optimizer.param_groups:
         param_group["lr"] = rate
     total = torch.zeros((), device=precision.device)
-    for x, y, replayed in [(*part, False) for part in batch.parts] + [(*part, True) for part in batch.replay]:
+    fresh = [(*micro, False) for micro in batch.micro_batches]
+    for x, y, replayed in fresh + [(*micro, True) for micro in batch.replay]:
         # replayed rows are dealt from the last process on, so that each process gets as many rows in all
         x, y = (group.shard(t, backwards=replayed).to(precision.device) for t in (x, y))
         if len(x) == 0:
@@ -105,7 +105,7 @@ def time_steps(cfg: TrainConfig, base: Transformer) -> tuple[float, Task]:
 
 
 def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -> choose.Point:
-    """What an evaluation in this run would say of a model, such as a blend of a checkpoint with the base."""
+    """The evaluation, as in this run, of another model, such as a blend of a checkpoint with the base."""
     texts = base_text_rows(cfg, model.args)
     score = evaluate_model(model, held_out_rows(cfg, model.args), texts, cfg.eval_rows)
     return choose.Point(step, share, score.answers.loss, score.base_text)
@@ -115,7 +115,7 @@ def score_point(cfg: TrainConfig, model: Transformer, step: int, share: float) -
 
 
 class Run:
-    """A run in its folder: what `train` does between two steps."""
+    """A run in its folder: its state and data, and what is done between two steps."""
 
     def __init__(self, cfg: TrainConfig, log: Log, group: ProcessGroup, model: Transformer | None):
         self.cfg, self.log, self.group, self.folder = cfg, log, group, Path(cfg.out_dir)
@@ -155,15 +155,15 @@ class Run:
         seconds = time_formats(train_step, self.cfg, self.state.model, self.task, self.state.teacher)
         wins = self.group.is_main and seconds["bfloat16"] < CLEARLY * seconds["float32"]
         name = "bfloat16" if self.group.any(wins) else "float32"  # the main process's choice is that of all
-        told = ", ".join(f"{1000 * taken:.0f} ms in {dtype}" for dtype, taken in seconds.items())
-        self.log.say(f"a step takes {told}: computing in {name}")
+        times = ", ".join(f"{1000 * taken:.0f} ms in {dtype}" for dtype, taken in seconds.items())
+        self.log.say(f"a step takes {times}: computing in {name}")
         return name
 
     def announce(self) -> None:
         cfg, state = self.cfg, self.state
         size = sum(p.numel() for p in state.model.parameters())
-        processes_told = f", {self.group.size} processes" if self.group.size > 1 else ""
-        on = f"{self.device} ({self.precision.name}){processes_told}"
+        several = f", {self.group.size} processes" if self.group.size > 1 else ""
+        on = f"{self.device} ({self.precision.name}){several}"
         self.log.say(
             f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out"
         )
@@ -262,7 +262,7 @@ class Run:
 
     def line(self, window: Window) -> None:
         step, rate = self.state.step, learning_rate(self.cfg, self.state.step - 1)
-        line, entry = window.told(step, self.cfg.max_iters, rate)
+        line, entry = window.summary(step, self.cfg.max_iters, rate)
         self.log.say(line)
         self.log.record(**entry)
 

@@ -107,7 +107,6 @@ def check_out(cfg: EvaluateConfig) -> None:
 
 def evaluate_pairs(cfg: EvaluateConfig) -> dict[str, Any]:
     """The share of minimal pairs that each model has right."""
-
     kinds = read_pairs(cfg.pairs, cfg.pairs_each or None)
     models, tokenizer = open_models(cfg)
     with one_thread():
@@ -118,8 +117,8 @@ def evaluate_pairs(cfg: EvaluateConfig) -> dict[str, Any]:
 def pairs_table(result: dict[str, Any]) -> str:
     """A line for each model."""
     return "\n".join(
-        f"{file}: {shown(score, '.1%')} of {score['pairs']:,} minimal pairs right (files: "
-        f"{len(score['kinds'])}; 50% is chance)"
+        f"{file}: {shown(score, '.1%')} of {score['pairs']:,} minimal pairs right "
+        f"(files: {len(score['kinds'])}; 50% is chance)"
         for file, score in zip(result["files"], result["scores"], strict=True)
     )
 
@@ -128,33 +127,20 @@ def pairs_table(result: dict[str, Any]) -> str:
 
 
 def evaluate(cfg: EvaluateConfig) -> dict[str, Any]:
-    """The scores of `checkpoint` and `compare` (None without), each in the base's context, and their
-    `difference`.
-    """
+    """The scores of both models in the base's context, and their difference (None without a second)."""
     known = prepare.survey(cfg.conversations, print)
-
     models, tokenizer = open_models(cfg)
-    sampling = {
-        name: getattr(cfg, name) for name in ("samples_each", "temperature", "top_p", "top_k", "seed")
-    }
+    settings = ("samples_each", "temperature", "top_p", "top_k", "seed")
+    sampling = {name: getattr(cfg, name) for name in settings}
     with tempfile.TemporaryDirectory() as folder:
         inputs = prepare_inputs(cfg, known, models[-1], tokenizer, Path(folder))
         tuned, base = (*scores.score_models(models, inputs, **sampling), None)[:2]
-    difference = scores.compare(tuned, base) if base else None
-    return {
-        "files": cfg.models,
-        "sampling": sampling,
-        "checkpoint": tuned,
-        "compare": base,
-        "difference": difference,
-    }
+    result = {"files": cfg.models, "sampling": sampling, "checkpoint": tuned, "compare": base}
+    return result | {"difference": scores.changes(tuned, base) if base else None}
 
 
 def open_models(cfg: EvaluateConfig) -> tuple[list[Transformer], Tokenizer]:
-    """The models, all in the context of the last, and their tokenizer. Raises ValueError where it is
-    another model's.
-    """
-
+    """The models, all in the last one's context, and their tokenizer. Raises ValueError for another one."""
     base = formats.open_model(cfg.models[-1])
     models = [*(formats.open_model(path, base.args.max_seq_len) for path in cfg.models[:-1]), base]
     tokenizer = formats.open_tokenizer(cfg.models[0], cfg.tokenizer)
@@ -168,7 +154,6 @@ def prepare_inputs(
     cfg: EvaluateConfig, known: prepare.Survey, base: Transformer, tokenizer: Tokenizer, folder: Path
 ) -> Inputs:
     """Write the rows that are scored into an empty folder, as a run has them, and read all inputs."""
-
     for path in (cfg.words, cfg.questions):
         check_text(path)
     context, vocab_size = base.args.max_seq_len, base.args.vocab_size
@@ -205,7 +190,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def differences(result: dict[str, Any]) -> str:
-    """What the two models differ by, a line each."""
+    """The differences between the two models, a line each."""
     tuned, base, difference = (result[name] for name in ("checkpoint", "compare", "difference"))
     change = {"value": tuned["answers"]["loss"] - base["answers"]["loss"], "low": None, "high": None}
     rises = {"held-out answers, nats a token": shown(difference["answers"] or change, "+.3f")}
@@ -219,7 +204,7 @@ def differences(result: dict[str, Any]) -> str:
 
 def cells(scores: dict[str, Any]) -> dict[str, str]:
     """The words of a column of the table."""
-    loss, said, speed, heard = scores["answers"], scores["generated"], scores["times"], scores["listening"]
+    loss, texts, speed, heard = scores["answers"], scores["generated"], scores["times"], scores["listening"]
     seconds = speed["losses"] + speed["generation"]
     terminator = "-" if loss["terminator_loss"] is None else f"{loss['terminator_loss']:.3f}"
     bits = {
@@ -227,31 +212,31 @@ def cells(scores: dict[str, Any]) -> dict[str, str]:
         for name, text in scores["base_text"].items()
         if text["bits_per_byte"]
     }
-    share = {"value": heard["share"], "low": heard["low"], "high": heard["high"]}
+    fitting = {"value": heard["share"], "low": heard["low"], "high": heard["high"]}
     gain = {"value": heard["gain"], "low": heard["gain_low"], "high": heard["gain_high"]}
     return {
         "held-out answers, nats a token": f"{loss['loss']:.3f}",
         "  perplexity": f"{loss['perplexity']:.1f}",
         "  their end, nats a token": terminator,
-        "answers that fit their own question": shown(share, ".0%"),
+        "answers that fit their own question": shown(fitting, ".0%"),
         "  gain by it, nats a token": shown(gain, ".3f"),
         **{
             f"base {name}, nats (bits a byte)": f"{text['loss']:.3f}{bits.get(name, '')}"
             for name, text in scores["base_text"].items()
         },
-        f"stopped, of {said['answers']} answers": shown(said["stop_rate"], ".0%"),
-        "invented words, %": shown(said["non_words"], ".2f"),
-        "copied runs of eight words": shown(said["copied"], ".2%"),
-        "longest copy, words": str(said["longest_copy"]),
-        "repeated runs of four words": shown(said["repeated"], ".2%"),
-        "distinct pairs of words": "-" if said["distinct_2"] is None else f"{said['distinct_2']:.3f}",
-        "words an answer": f"{said['words']:.1f}",
+        f"stopped, of {texts['answers']} answers": shown(texts["stop_rate"], ".0%"),
+        "invented words, %": shown(texts["non_words"], ".2f"),
+        "copied runs of eight words": shown(texts["copied"], ".2%"),
+        "longest copy, words": str(texts["longest_copy"]),
+        "repeated runs of four words": shown(texts["repeated"], ".2%"),
+        "distinct pairs of words": "-" if texts["distinct_2"] is None else f"{texts['distinct_2']:.3f}",
+        "words an answer": f"{texts['words']:.1f}",
         "seconds; sampled tokens a second": f"{seconds:.0f}; {speed['tokens_per_second']:,.0f}",
     }
 
 
 def shown(ratio: dict[str, Any], form: str) -> str:
-    """A value with its interval, if there are."""
+    """A value with its interval, or a dash where there is none."""
     if ratio["value"] is None:
         return "-"
     interval = "" if ratio["low"] is None else f" ({ratio['low']:{form}} to {ratio['high']:{form}})"

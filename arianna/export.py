@@ -108,8 +108,7 @@ def check_paths(source: Path, out: Path, folder: bool) -> None:
 
 
 def read_options(cfg: ExportConfig) -> dict[str, Any]:
-    """The options that a format takes, from the command's. Raises ValueError for a tokenizer that is not the
-    model's."""
+    """The options that a format takes. Raises ValueError for a tokenizer that is not the model's."""
     options: dict[str, Any] = {"half": cfg.half, "gguf_type": cfg.gguf_type, "html_type": cfg.html_type}
     if cfg.tokenizer or cfg.format in CARRY_A_TOKENIZER or find_tokenizer(cfg.checkpoint):
         options["tokenizer"] = open_tokenizer(cfg.checkpoint, cfg.tokenizer)
@@ -118,15 +117,12 @@ def read_options(cfg: ExportConfig) -> dict[str, Any]:
 
 
 def page_options(cfg: ExportConfig) -> dict[str, Any]:
-    """What a page takes: a second model where one is given, and the names of both, which are their files'."""
+    """The options of a page: a second model where one is given, and both names, which are their files'."""
     if cfg.compare:
         open_tokenizer(cfg.compare, cfg.tokenizer)
-    compare = open_model(cfg.compare) if cfg.compare else None
-    return {
-        "compare": compare,
-        "names": (Path(cfg.out).stem, Path(cfg.compare or "base").stem),
-        "any_size": cfg.force,
-    }
+    second = open_model(cfg.compare) if cfg.compare else None
+    names = (Path(cfg.out).stem, Path(cfg.compare or "base").stem)
+    return {"compare": second, "names": names, "any_size": cfg.force}
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -201,8 +197,7 @@ def held_out_rows(data_dir: str, model: Transformer) -> Rows:
 
 
 def rows_beside(source: Path, model: Transformer) -> Rows | None:
-    """Held-out conversations of the run that the model is of, looked for beside it; None where none are that
-    fit it."""
+    """Held-out conversations of the model's run, looked for beside it; None where none fit it."""
     for folder in (source.parent / "data", source.parent / "ft" / "data"):
         with contextlib.suppress(OSError, ValueError):
             rows = held_out_rows(str(folder), model)

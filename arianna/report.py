@@ -28,7 +28,7 @@ from arianna.reporting import verdict as verdicts
 from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, ScoredRun, kept_or_new_scores, now, read_run
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import Difference, bootstrap
-from arianna.scoring.scores import compare
+from arianna.scoring.scores import changes
 from arianna.system import config
 from arianna.system.commands import next_commands
 from arianna.system.config import UsageError
@@ -118,7 +118,7 @@ def facts_of(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
         for a in [scores[name]["answers"]]
     }
     difference = bootstrap(pairs["base"], {int(step): pair for step, pair in scores["candidates"].items()})
-    change = compare(scores["tuned"], scores["base"])
+    change = changes(scores["tuned"], scores["base"])
     evidence = evidence_of(scored, scores, difference, change["listening"])
     paths = located(scored.job["paths"], scored.folder)
     named = {name: path or scored.job["paths"][name] for name, path in paths.items()}

@@ -31,9 +31,8 @@ def talk(models: Sequence[Transformer], paths: Sequence[str], tokenizer: Tokeniz
 
     Raises ValueError for a model or a tokenizer that no page can hold.
     """
-    voices = [
-        html.Voice(Path(path).stem, model.cpu().float()) for path, model in zip(paths, models, strict=True)
-    ]
+    pairs = zip(paths, models, strict=True)
+    voices = [html.Voice(Path(path).stem, model.cpu().float()) for path, model in pairs]
     return serve(html.page_bytes(voices, tokenizer, "F32", any_size=True))
 
 
@@ -53,21 +52,19 @@ def tell_and_open(address: str) -> None:
     """Print the address, and open it where a browser has a window: one in the terminal would take it over."""
     print(f"The model talks at {address} (only on this machine). Ctrl-C ends it.", flush=True)
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        threading.Thread(
-            target=webbrowser.open, args=(address,), daemon=True
-        ).start()  # some browsers return when they are closed
+        # in a thread: with some browsers the call returns when they are closed
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def handler_of(page: bytes) -> type[BaseHTTPRequestHandler]:
-    """What answers requests: the page at /, to this origin alone."""
+    """The class that answers requests: with the page at /, for this origin alone."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = PATIENCE
 
         def do_GET(self) -> None:
-            if not is_own(
-                self.headers.get_all("Host", []), self.headers.get_all("Origin", []), self.server.server_port
-            ):
+            hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
+            if not is_own(hosts, origins, self.server.server_port):
                 self.answer(403, b"Open the address that the program has printed.")
             elif self.path != "/":
                 self.answer(404, b"There is one page here, at /.")
@@ -89,7 +86,7 @@ def handler_of(page: bytes) -> type[BaseHTTPRequestHandler]:
             return "InnerArianna"
 
         def log_message(self, *_: object) -> None:
-            """Nothing: the terminal shows the address and no more."""
+            """Print nothing: the terminal shows the address and no more."""
 
     return Handler
 
@@ -100,8 +97,5 @@ def is_own(hosts: Sequence[str], origins: Sequence[str], port: int) -> bool:
     Another site's name may point to 127.0.0.1 (Host), and its page may send requests here (Origin).
     """
     own = {f"127.0.0.1:{port}", f"localhost:{port}"}
-    return (
-        len(hosts) == 1
-        and hosts[0] in own
-        and all(origin.removeprefix("http://") in own for origin in origins)
-    )
+    origins_are_own = all(origin.removeprefix("http://") in own for origin in origins)
+    return len(hosts) == 1 and hosts[0] in own and origins_are_own

@@ -166,11 +166,11 @@ def test_replay_takes_its_share_to_the_row(tmp_path_factory, batch_size, parts, 
         assert replayed == int(step * size * share)
         batch = task.batch(step)
         again = sum(len(x) for x, _ in batch.replay)
-        assert sum(len(x) for x, _ in batch.parts) == len(batch.rows) == size - again
-        assert all((x[:, 0] == 7).all() for x, _ in batch.parts) and all(
+        assert sum(len(x) for x, _ in batch.micro_batches) == len(batch.rows) == size - again
+        assert all((x[:, 0] == 7).all() for x, _ in batch.micro_batches) and all(
             (x[:, 0] == 9).all() for x, _ in batch.replay
         )
-        assert all(len(x) <= batch_size for x, _ in batch.parts + batch.replay)
+        assert all(len(x) <= batch_size for x, _ in batch.micro_batches + batch.replay)
         replayed += again
 
 
@@ -186,7 +186,7 @@ def test_the_targets_of_a_step_are_counted_over_all_its_parts(conversations):
     batch = Task(conversations, 2, 3, seed=1).batch(0)
     assert (
         batch.n_targets
-        == sum(int((y != IGNORE).sum()) for _, y in batch.parts)
+        == sum(int((y != IGNORE).sum()) for _, y in batch.micro_batches)
         == int((conversations.lengths[batch.rows] - 1).sum())
     )
 
@@ -199,8 +199,8 @@ def test_epochs_count_only_a_runs_own_rows(conversations, texts):
 
 def test_windows_are_shuffled_one_after_the_other_and_every_row_comes_once(monkeypatch):
     whole = shuffled(1000, 0, 2000, 3)
-    monkeypatch.setattr(arianna_data, "WINDOW", 300)
-    arianna_data.window_order.cache_clear()
+    monkeypatch.setattr(arianna_data, "BLOCK", 300)
+    arianna_data.block_order.cache_clear()
     order = shuffled(1000, 0, 2000, 3)
     for epoch in (order[:1000], order[1000:]):
         for first in (0, 300, 600, 900):
@@ -208,7 +208,7 @@ def test_windows_are_shuffled_one_after_the_other_and_every_row_comes_once(monke
     assert not np.array_equal(order[:1000], order[1000:]) and not np.array_equal(whole, order)
     for start in (0, 299, 850, 1900):
         assert np.array_equal(shuffled(1000, start, 100, 3), order[start : start + 100])
-    arianna_data.window_order.cache_clear()
+    arianna_data.block_order.cache_clear()
 
 
 # ---- commands ----

@@ -86,7 +86,7 @@ def test_exactly_max_iters_updates_are_taken(tmp_path_factory, max_iters):
 
 def gradient(parts: int) -> torch.Tensor:
     model, loaded = build(), batch(parts)
-    for x, y in loaded.parts:
+    for x, y in loaded.micro_batches:
         model(x, y, loaded.n_targets).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 

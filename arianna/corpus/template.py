@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from typing import Protocol
 
 USER, ASSISTANT = "Q:", "A:"  # what a question and an answer begin with
-FORGED = re.compile(
-    rf"^[^\S\n]*(?:{USER}|{ASSISTANT})", re.MULTILINE
-)  # a line of content that would look like a turn
+FORGED = re.compile(rf"^[^\S\n]*(?:{USER}|{ASSISTANT})", re.MULTILINE)  # content that would look like a turn
 NEXT_QUESTION = re.compile(rf"\n[^\S\n]*{USER}")  # a model that goes on by itself has begun another turn
 
 
 class Talk(Protocol):
-    """What is needed here of a conversation (conversations.Conversation, which imports this file)."""
+    """The part of a conversation that the template needs (conversations.Conversation imports this file)."""
 
     turns: tuple[tuple[str, str], ...]
     system: str
@@ -22,9 +20,10 @@ class Talk(Protocol):
 
 
 def prompt(question: str, system: str = "", greeting: str = "") -> str:
-    """What a model is given to answer. The system text stands on its own line ahead of the first question.
+    """The text that a model is given to answer.
 
-    A greeting is what the assistant said before the first question; it stands between the two.
+    The system text stands on a line of its own ahead of the first question; between the two stands the
+    greeting, if the assistant spoke first.
     """
     return f"{asked(question, system, greeting)}\n{ASSISTANT}"
 
@@ -66,8 +65,10 @@ def corpus_text(conversations: Iterable[Talk]) -> str:
 
 
 def join_lines(text: str) -> tuple[str, int]:
-    """Join each line that would forge a turn to the line before it; returns the text and how many were. Takes
-    linear time."""
+    """Join each line that would forge a turn to the line before it; returns the text and how many there were.
+
+    It takes linear time, also for a text of many blank lines.
+    """
     if not (USER in text or ASSISTANT in text) or not FORGED.search(text, 1):
         return text, 0
     pieces: list[str] = []

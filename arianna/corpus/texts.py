@@ -35,29 +35,31 @@ def documents(text: str) -> list[str]:
     return [d.strip("\n") for d in re.split(r"\n{3,}", text) if d.strip()]
 
 
-def split_tail(text: str, share: float) -> tuple[str, str]:
-    """All but the last `share` of a text, and the rest, cut at the next end of a paragraph, else of a line,
-    sentence or word."""
-    if share == 0:
+def split_tail(text: str, tail: float) -> tuple[str, str]:
+    """A text without and with its last part, `tail` of its length, cut at the next end of a paragraph.
+
+    Where there is none, it is cut at the end of a line, sentence or word.
+    """
+    if tail == 0:
         return text, ""
     body = text.rstrip()
-    cuts = ((end, body.find(end, int(len(body) * (1 - share)))) for end in ENDS)
+    cuts = ((end, body.find(end, int(len(body) * (1 - tail)))) for end in ENDS)
     cut = next((at + end.count(".") for end, at in cuts if at >= 0), len(text))
     return text[:cut], text[cut:]
 
 
-def split_paragraphs(text: str, share: float) -> tuple[str, str]:
-    """The paragraphs of a text without and with those whose SHA-256 is in the lowest `share`; of a text
-    without empty lines, the lines."""
-    kept: list[str] = []
-    held: list[str] = []
-    parted = r"(?<=\n)\n" if "\n\n" in text.strip() else r"\n"
-    for paragraph in re.split(
-        parted, text
-    ):  # each keeps one new line; further empty lines stay with the kept
-        low = int.from_bytes(hashlib.sha256(paragraph.strip().encode()).digest()[:8], "big") < share * 2**64
-        (held if low and paragraph.strip() else kept).append(paragraph)
-    return "\n".join(kept), "\n".join(held)
+def split_paragraphs(text: str, portion: float) -> tuple[str, str]:
+    """The paragraphs to train on and those held out, whose SHA-256 is in the lowest `portion` of all.
+
+    In a text without empty lines each line is a paragraph.
+    """
+    sides: tuple[list[str], list[str]] = ([], [])
+    border = r"(?<=\n)\n" if "\n\n" in text.strip() else r"\n"
+    for paragraph in re.split(border, text):  # each keeps its new line; further empty lines are trained on
+        digest = hashlib.sha256(paragraph.strip().encode()).digest()
+        low = int.from_bytes(digest[:8], "big") < portion * 2**64
+        sides[bool(low and paragraph.strip())].append(paragraph)
+    return "\n".join(sides[0]), "\n".join(sides[1])
 
 
 def encode_text(text: str, tokenizer: Tokenizer) -> np.ndarray:
@@ -74,15 +76,13 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start + 1} is 0x{data[error.start]:02X}) but Windows-1252 or "
-            "Latin-1 perhaps; "
-            "save it as UTF-8."
+            f"{path} is not UTF-8 (byte {error.start + 1} is 0x{data[error.start]:02X}) "
+            "but Windows-1252 or Latin-1 perhaps; save it as UTF-8."
         ) from None
     if holds_records(data[:HEAD]):
         raise ValueError(
             f"{path} holds JSON records, which would be learned as prose, braces and all; conversations have "
-            "names that end in .jsonl "
-            "and are given to arianna_ft.py --conversations or pretokenize --data."
+            "names that end in .jsonl and are given to arianna_ft.py --conversations or pretokenize --data."
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -93,14 +93,9 @@ def read_text(path: Path) -> str:
 def shards_of(
     texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float
 ) -> dict[str, Any]:
-    """All that the shards of texts depend on; not where they lie."""
-    held_out = [val_tail, val_paragraphs]
-    return {
-        "texts": [sha256(f) for f in texts],
-        "tokenizer": sha256(tokenizer),
-        "held out": held_out,
-        "part": PART,
-    }
+    """All that the shards of texts depend on, without the paths of the files."""
+    hashes, held_out = [sha256(f) for f in texts], [val_tail, val_paragraphs]
+    return {"texts": hashes, "tokenizer": sha256(tokenizer), "held out": held_out, "part": PART}
 
 
 def prepare_texts(
@@ -114,13 +109,12 @@ def prepare_texts(
 ) -> dict[str, int]:
     """Write the shards of text files; returns the number of tokens and bytes of each side."""
     sizes = [f.stat().st_size for f in texts]
-    parts = np.cumsum([0, *sizes])[:-1] // PART if texts else []
-    groups = [[n for n, at in enumerate(parts) if at == number] for number in sorted(set(parts))]
+    numbers = np.cumsum([0, *sizes])[:-1] // PART if texts else []  # the group of each text
+    groups = [[n for n, at in enumerate(numbers) if at == number] for number in sorted(set(numbers))]
     jobs = [([str(texts[n]) for n in group], tokenizer, val_tail, val_paragraphs) for group in groups]
     made_of = shards_of(texts, tokenizer, val_tail, val_paragraphs)
-    made = fill(
-        folder, made_of, encode_texts, jobs, [sum(sizes[n] for n in group) for group in groups], say, workers
-    )
+    group_sizes = [sum(sizes[n] for n in group) for group in groups]
+    made = fill(folder, made_of, encode_texts, jobs, group_sizes, say, workers)
     return {name: sum(part[name] for part in made) for name in made[0]}
 
 
@@ -136,8 +130,6 @@ def encode_texts(
     for side, name in enumerate(("train", "val")):
         tokens = np.concatenate([encode_text(half[side], tokenizer_of(model)) for half in halves])
         files[f"{name}.bin"] = tokens.tobytes()
-        counts |= {
-            f"{name}_tokens": len(tokens),
-            f"{name}_bytes": sum(len(half[side].encode()) for half in halves),
-        }
+        counts[f"{name}_tokens"] = len(tokens)
+        counts[f"{name}_bytes"] = sum(len(half[side].encode()) for half in halves)
     return files, counts

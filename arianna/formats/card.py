@@ -1,5 +1,4 @@
-"""The model card of a Hugging Face folder: what the model is, how it is asked, and what its run's report
-says of it."""
+"""The model card of a Hugging Face folder: what the model is, how to ask it, what its run's report says."""
 
 from __future__ import annotations
 
@@ -11,32 +10,30 @@ from model import Transformer
 
 
 def card(model: Transformer, report: dict[str, Any] | None) -> str:
-    """In Markdown. `report`: what a run's report.json holds, where there is one."""
-    a = model.args
-    found = figures(report) if report else {}
-    rows = [f"| {name} | {value} |" for name, value in found.items() if name != "verdict"]
+    """The card in Markdown. `report`: the contents of a run's report.json, where there is one."""
+    a, more = model.args, []
+    if report:
+        named_figures = figures(report)
+        verdict = named_figures.pop("verdict")
+        rows = [f"| {name} | {value} |" for name, value in named_figures.items()]
+        more = ["## How it was made", "", verdict, "", "| what | value |", "|---|---|", *rows, ""]
     return CARD.format(
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         shape=f"dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, "
         f"{a.vocab_size} tokens, a context of {a.max_seq_len}",
-        more="\n".join(
-            ["## How it was made", "", found["verdict"], "", "| what | value |", "|---|---|", *rows, ""]
-            if found
-            else []
-        ),
+        more="\n".join(more),
     )
 
 
 def figures(report: dict[str, Any]) -> dict[str, str]:
-    """What a run's report says of the model, in words by name. Raises KeyError, TypeError or ValueError
-    for what is no report."""
+    """Facts of a run's report by name. Raises KeyError, TypeError or ValueError for what is no report."""
     run, counts, choice = report["run"], report["conversations"], report["choice"]
     before, after = (report["scores"][name]["answers"]["loss"] for name in ("base", "tuned"))
-    texts = {
-        name: (loss, choice["used"]["base_text"][name]) for name, loss in choice["base"]["base_text"].items()
-    }
+    used = choice["used"]
+    texts = {name: (loss, used["base_text"][name]) for name, loss in choice["base"]["base_text"].items()}
+    blend = "no" if used["blend"] == 1 else f"{used['blend']:.0%} of the way"
     return {
-        # which file to use is told to who trained it
+        # without the sentence that tells who trained it which file to use
         "verdict": re.split(r"(?<=\.) (?:Use|Keep) ", report["verdict"]["sentence"])[0],
         "held-out answers, nats a token": f"{before:.3f} before, {after:.3f} after",
         **{
@@ -44,10 +41,8 @@ def figures(report: dict[str, Any]) -> dict[str, str]:
             for n, (b, t) in texts.items()
         },
         "conversations": f"{counts['train']} trained on, {counts['held_out']} held out",
-        "training": f"{choice['used']['step']} iterations, peak rate {run['peak']:g}",
-        "blended with the base": "no"
-        if choice["used"]["blend"] == 1
-        else f"{choice['used']['blend']:.0%} of the way",
+        "training": f"{used['step']} iterations, peak rate {run['peak']:g}",
+        "blended with the base": blend,
     }
 
 

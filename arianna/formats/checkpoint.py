@@ -1,8 +1,8 @@
 """llama2.c checkpoints in and out, checked: nothing in a file is trusted before it has been looked at.
 
 A checkpoint is llama2.c's dict: `model` (its state dict), `optimizer`, `model_args`, `iter_num`,
-`best_val_loss`, `config`;
-ours may add `run`, what an exact resume needs. Errors are ValueError (or OSError) with one sentence.
+`best_val_loss`, `config`; ours may add `run`, what an exact resume needs. Errors are ValueError (or OSError)
+with one sentence.
 """
 
 from __future__ import annotations
@@ -31,26 +31,19 @@ from tokenizer import Tokenizer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
-MODEL_ARGS = (
-    "dim",
-    "n_layers",
-    "n_heads",
-    "n_kv_heads",
-    "vocab_size",
-    "multiple_of",
-    "max_seq_len",
-    "dropout",
-)
+MODEL_ARGS = "dim n_layers n_heads n_kv_heads vocab_size multiple_of max_seq_len dropout".split()
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 COMPILED = "_orig_mod."  # torch.compile's prefix, which llama2.c's older files carry
 MAX_ENTRIES = 100_000
-MAX_LIST_BYTES = 16 << 20  # of an archive's list of entries, which is read whole
+MAX_LIST_BYTES = 16 << 20  # size of an archive's list of entries, which is read whole
 MAX_TABLE = 1 << 22  # numbers in each of a model's two tables of angles
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint file. Checks every byte's CRC first (torch does not), then unpickles tensors and
-    plain values only."""
+    """The contents of a checkpoint file, of which only tensors and plain values are unpickled.
+
+    All CRCs are checked first, which torch does not do.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a checkpoint file is needed there.")
@@ -62,10 +55,8 @@ def load(path: str | Path) -> dict[str, Any]:
         except OSError:
             raise
         except Exception as error:  # there is no list of what a crafted pickle makes the unpickler raise
-            asked = re.search(
-                r"GLOBAL (\S+)", str(error)
-            )  # the rest of torch's message advises to open it unchecked
-            if asked:
+            asked = re.search(r"GLOBAL (\S+)", str(error))
+            if asked:  # torch's whole message would advise to open the file unchecked
                 raise ValueError(f"{path} {diagnosis.of_refused(asked[1])}.") from None
             raise ValueError(
                 f"{path} is not a checkpoint of tensors and plain values. Use another copy of it."
@@ -84,21 +75,20 @@ def check_zip(file: BinaryIO, path: Path) -> None:
         if known := diagnosis.what_it_is(path):
             raise ValueError(f"{path} {known}.")
         raise ValueError(
-            f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. Use another "
-            f"copy of it."
+            f"{damaged}: it has {size:,} bytes and is no zip archive, which torch.save writes. "
+            "Use another copy of it."
         )
     check_file(path, size)
     try:
-        if (
-            zipfile._EndRecData(file)[zipfile._ECD_SIZE] > MAX_LIST_BYTES
-        ):  # there is no public way to ask before ZipFile reads it
+        # ZipFile reads the whole list of entries, and there is no public way to ask for its size before
+        if zipfile._EndRecData(file)[zipfile._ECD_SIZE] > MAX_LIST_BYTES:
             raise ValueError(f"{path} has too many entries; torch.save writes fewer, so it is not opened.")
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_ENTRIES or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
                 raise ValueError(
-                    f"{path} has compressed or too many entries; torch.save writes neither, so it is not "
-                    f"opened."
+                    f"{path} has compressed or too many entries; "
+                    "torch.save writes neither, so it is not opened."
                 )
             if sum(e.file_size for e in entries) > size:
                 raise ValueError(f"{damaged}: its entries claim more bytes than its {size:,}.")
@@ -109,11 +99,10 @@ def check_zip(file: BinaryIO, path: Path) -> None:
         raise ValueError(f"{damaged}: the check sum of {broken} is wrong. Use another copy of it.")
 
 
-def build_model(found: dict[str, Any], path: str | Path, max_seq_len: int | None = None) -> Transformer:
-    """The model of a loaded checkpoint in float32, on the CPU. `max_seq_len` gives it another context
-    than it had."""
-    args = read_args(found["model_args"], path)
-    weights = {k.removeprefix(COMPILED): v for k, v in found["model"].items() if isinstance(k, str)}
+def build_model(contents: dict[str, Any], path: str | Path, max_seq_len: int | None = None) -> Transformer:
+    """The model of a loaded checkpoint, float32 on the CPU. `max_seq_len` gives it another context."""
+    args = read_args(contents["model_args"], path)
+    weights = {k.removeprefix(COMPILED): v for k, v in contents["model"].items() if isinstance(k, str)}
     weights = {k: v for k, v in weights.items() if not k.endswith(("freqs_cos", "freqs_sin"))}
     embedding, output = weights.get("tok_embeddings.weight"), weights.get("output.weight")
     tied = output is None or same(embedding, output)
@@ -124,23 +113,23 @@ def build_model(found: dict[str, Any], path: str | Path, max_seq_len: int | None
     return model_of(args, tied, {name: weight.float() for name, weight in weights.items()}, max_seq_len)
 
 
-def read_args(found: dict[str, Any], path: str | Path) -> ModelArgs:
+def read_args(model_args: dict[str, Any], path: str | Path) -> ModelArgs:
     """ModelArgs of a checkpoint's model_args; another eps or unknown entries are refused."""
     known = {f.name for f in dataclasses.fields(ModelArgs)}
-    unknown = sorted(set(map(str, found)) - known)
+    unknown = sorted(set(map(str, model_args)) - known)
     if unknown:
         raise ValueError(f"{path} has model_args unknown to llama2.c: {', '.join(unknown)}.")
-    missing = sorted({"dim", "n_layers", "n_heads", "vocab_size"} - set(found))
+    missing = sorted({"dim", "n_layers", "n_heads", "vocab_size"} - set(model_args))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)} in its model_args.")
     try:
-        args = plausible(ModelArgs(**{**found, "dropout": 0.0}))
+        args = plausible(ModelArgs(**{**model_args, "dropout": 0.0}))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from None
     if args.max_seq_len * args.head_dim // 2 > MAX_TABLE:
         raise ValueError(
-            f"{path}: a context of {args.max_seq_len} with heads of {args.head_dim} is beyond what can be "
-            f"computed here."
+            f"{path}: a context of {args.max_seq_len} with heads of {args.head_dim} "
+            "is beyond what can be computed here."
         )
     if args.norm_eps != NORM_EPS:
         raise ValueError(f"{path} has norm_eps {args.norm_eps}; llama2.c's programs compute with {NORM_EPS}.")
@@ -153,16 +142,15 @@ def check_weights(path: str | Path, weights: dict[str, Any], wanted: dict[str, t
         if not is_plain(tensor):
             kind = getattr(tensor, "dtype", type(tensor).__name__)
             raise ValueError(f"{path}: {name} is {kind}, not a plain tensor of floats.")
-    check_shapes(
-        path, {name: tuple(tensor.shape) for name, tensor in weights.items()}, wanted, "its model_args ask"
-    )
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    check_shapes(path, shapes, wanted, "its model_args ask")
     for name, tensor in weights.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"{path}: {name} claims {tensor.numel():,} numbers, more than the file holds.")
         if not all_finite(tensor):
             raise ValueError(
-                f"{path}: {name} holds NaN or infinity, so the model cannot be used. Use an earlier "
-                f"checkpoint."
+                f"{path}: {name} holds NaN or infinity, so the model cannot be used. "
+                "Use an earlier checkpoint."
             )
 
 
@@ -177,8 +165,7 @@ def is_plain(tensor: Any) -> bool:
 
 
 def tokenizer_of(checkpoint: dict[str, Any]) -> dict[str, str] | None:
-    """Which tokenizer a checkpoint says that it was trained with, {"sha256", "path"}; None for one that
-    does not say.
+    """The tokenizer that a checkpoint was trained with, {"sha256", "path"}; None where it does not say.
 
     The state of a run says it in `run`, weights alone say it in `config`.
     """
@@ -212,8 +199,7 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
 
 
 def stored(model: Transformer, options: Options) -> Transformer:
-    """The model that a file gives back: with `half` a copy whose weights are float16's nearest, in
-    float32."""
+    """The model that a file gives back: with `half` a float32 copy whose weights are rounded to float16."""
     if not options.half:
         return model
     model = copy.deepcopy(model)
@@ -229,8 +215,8 @@ def pack(model: Transformer, half: bool = False, **entries: Any) -> dict[str, An
         state = {k: v.half() for k, v in state.items()}
         if not all(map(all_finite, state.values())):
             raise ValueError(
-                "the model has weights beyond 65,504, the largest number of float16, so it cannot be "
-                "stored in half."
+                "the model has weights beyond 65,504, the largest number of float16, "
+                "so it cannot be stored in half."
             )
     if model.tied:
         state["output.weight"] = state["tok_embeddings.weight"]
@@ -250,10 +236,8 @@ def to_bytes(model: Transformer, options: Options) -> bytes:
     packed = pack(model, options.half)
     if options.tokenizer is not None:
         options.tokenizer.check_fits(model.args.vocab_size, "the model")
-        packed["config"]["tokenizer"] = {
-            "sha256": sha256(options.tokenizer.path),
-            "path": str(options.tokenizer.path),
-        }
+        path = options.tokenizer.path
+        packed["config"]["tokenizer"] = {"sha256": sha256(path), "path": str(path)}
     return serialized(packed)
 
 

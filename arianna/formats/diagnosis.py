@@ -12,8 +12,7 @@ OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began 
 
 
 def what_it_is(path: Path) -> str | None:
-    """What a file is by its first bytes, and what to do, in half a sentence; None for nothing that is
-    known."""
+    """What a file is by its first bytes, and what to do, in half a sentence; None if that tells nothing."""
     with open(path, "rb") as file:
         head = file.read(512)
     if head.startswith(OLD_TORCH):
@@ -39,20 +38,16 @@ def what_it_is(path: Path) -> str | None:
 
 def of_contents(contents: Any) -> str:
     """What the contents of a file of torch.save are that lack a checkpoint's entries, and what to do."""
-    if (
-        isinstance(contents, Mapping)
-        and contents
-        and all(isinstance(value, Tensor) for value in contents.values())
-    ):
+    is_mapping = isinstance(contents, Mapping) and bool(contents)
+    if is_mapping and all(isinstance(value, Tensor) for value in contents.values()):
         if any(str(name).startswith(("model.", "lm_head.")) for name in contents):
             return (
                 "is the state_dict of a Hugging Face model; "
                 "give its folder, with config.json and model.safetensors"
             )
         return (
-            "is a state_dict: weights without their model's shape; save {'model': state_dict, "
-            "'model_args': {...}} "
-            "as llama2.c's train.py does"
+            "is a state_dict: weights without their model's shape; "
+            "save {'model': state_dict, 'model_args': {...}} as llama2.c's train.py does"
         )
     return "is not a llama2.c checkpoint: it needs the entries 'model' and 'model_args'"
 

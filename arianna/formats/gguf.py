@@ -1,10 +1,8 @@
 """GGUF, for llama.cpp and what is built on it (Ollama, LM Studio): out in F32, F16 or Q8_0, and back in.
 
-The tensors are llama2.c's as they are: llama.cpp's llama turns neighbours (2i, 2i+1) of a head, as
-llama2.c does. What llama.cpp
-reorders when it converts a Hugging Face model is that model's own order. The package gguf, which writes
-and reads, is imported when it
-is used.
+The tensors are llama2.c's as they are: llama.cpp's llama turns neighbours (2i, 2i+1) of a head, as llama2.c
+does. (What llama.cpp reorders when it converts a Hugging Face model is that model's own order.) The package
+gguf, which writes and reads, is optional; it is imported when it is used.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from arianna.corpus.template import ASSISTANT, USER
 from arianna.formats.llama2c_int8 import compute_in_int8
 from arianna.formats.names import GGUF, names
 from arianna.formats.options import Options
-from arianna.formats.shapes import by_rule, check_shapes, model_of, plausible, weight_shapes
+from arianna.formats.shapes import by_rule, check_same, check_shapes, model_of, plausible, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, listed, pieces
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, UNK, Tokenizer
@@ -53,8 +51,10 @@ def package() -> ModuleType:
 
 
 def to_bytes(model: Transformer, options: Options) -> bytes:
-    """A file of the model. Raises ValueError for what it cannot hold, or a tokenizer that llama.cpp would
-    read differently."""
+    """A file of the model.
+
+    Raises ValueError for weights that it cannot hold, or a tokenizer that llama.cpp would read differently.
+    """
     gguf, tokenizer, kind = package(), options.tokenizer, options.gguf_type
     tokenizer.check_fits(model.args.vocab_size, "the model")
     with tempfile.TemporaryDirectory() as folder:  # the package writes files only
@@ -66,9 +66,8 @@ def to_bytes(model: Transformer, options: Options) -> bytes:
         for ours, theirs in names(model.args, model.tied, GGUF).items():
             array = state[ours].cpu().numpy().astype("<f4")
             of_tensor = kind_of(array, kind)
-            writer.add_tensor(
-                theirs, packed(array, of_tensor), raw_dtype=gguf.GGMLQuantizationType[of_tensor]
-            )
+            raw_dtype = gguf.GGMLQuantizationType[of_tensor]
+            writer.add_tensor(theirs, packed(array, of_tensor), raw_dtype=raw_dtype)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -76,8 +75,8 @@ def to_bytes(model: Transformer, options: Options) -> bytes:
         return path.read_bytes()
 
 
-def metadata(a: ModelArgs, found: list[Piece], kind: Kind) -> dict[str, Any]:
-    """What stands ahead of the tensors. Whole numbers are uint32, others float32."""
+def metadata(a: ModelArgs, tokens: list[Piece], kind: Kind) -> dict[str, Any]:
+    """The key-value pairs that stand ahead of the tensors. Whole numbers are uint32, others float32."""
     return {
         "general.name": "llama2.c model",
         "general.quantized_by": MADE_BY,
@@ -95,7 +94,7 @@ def metadata(a: ModelArgs, found: list[Piece], kind: Kind) -> dict[str, Any]:
         "llama.rope.freq_base": ROPE_THETA,
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
-        **vocabulary(found),
+        **vocabulary(tokens),
         "tokenizer.ggml.unknown_token_id": UNK,
         "tokenizer.ggml.bos_token_id": BOS,
         "tokenizer.ggml.eos_token_id": EOS,
@@ -109,11 +108,11 @@ def metadata(a: ModelArgs, found: list[Piece], kind: Kind) -> dict[str, Any]:
     }
 
 
-def vocabulary(found: list[Piece]) -> dict[str, list[Any]]:
+def vocabulary(tokens: list[Piece]) -> dict[str, list[Any]]:
     return {
-        "tokenizer.ggml.tokens": [piece.text for piece in found],
-        "tokenizer.ggml.scores": [piece.score for piece in found],
-        "tokenizer.ggml.token_type": [TOKEN_TYPES[piece.kind] for piece in found],
+        "tokenizer.ggml.tokens": [piece.text for piece in tokens],
+        "tokenizer.ggml.scores": [piece.score for piece in tokens],
+        "tokenizer.ggml.token_type": [TOKEN_TYPES[piece.kind] for piece in tokens],
     }
 
 
@@ -123,8 +122,7 @@ def add(writer: Any, key: str, value: Any) -> None:
 
 
 def kind_of(array: np.ndarray, kind: Kind) -> Kind:
-    """The type a tensor is stored in, as llama.cpp chooses it: norms stay F32, rows that Q8_0 does not
-    divide are F16."""
+    """The type of a tensor, by llama.cpp's rule: norms are F32, rows that Q8_0 does not divide F16."""
     if array.ndim == 1:
         return "F32"
     return "F16" if kind == "Q8_0" and array.shape[-1] % Q8_GROUP else kind
@@ -135,8 +133,8 @@ def packed(array: np.ndarray, kind: Kind) -> np.ndarray:
     gguf = package()
     if kind == "F16" and np.abs(array).max() > np.finfo(np.float16).max:
         raise ValueError(
-            "the model has weights beyond 65,504, the largest number of float16, so it cannot be stored in "
-            "F16."
+            "the model has weights beyond 65,504, the largest number of float16, "
+            "so it cannot be stored in F16."
         )
     return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
 
@@ -166,12 +164,11 @@ def beside(name: str, model: Transformer, options: Options) -> dict[str, bytes]:
 
 
 def modelfile(name: str, a: ModelArgs, tokenizer: Tokenizer) -> bytes:
-    """What `ollama create` needs beside the file `name`: the template of a conversation, where an answer
-    stops, the context."""
+    """The file that `ollama create` takes: a conversation's template, where an answer stops, the context."""
     bos, eos = tokenizer.sp.id_to_piece(BOS), tokenizer.sp.id_to_piece(EOS)
     values = {"made_by": MADE_BY, "name": name, "file": Path(name).with_suffix(".Modelfile").name}
     values |= {"user": USER, "assistant": ASSISTANT, "bos": bos, "eos": eos, "context": str(a.max_seq_len)}
-    return re.sub("<<(.*?)>>", lambda found: values[found[1]], MODELFILE).encode()
+    return re.sub("<<(.*?)>>", lambda match: values[match[1]], MODELFILE).encode()
 
 
 MODELFILE = """# Made by <<made_by>>: ollama create arianna -f <<file>> && ollama run arianna
@@ -193,10 +190,9 @@ PARAMETER repeat_penalty 1
 
 
 def reader(path: Path) -> Any:
-    """The package's reader of a file, which stops at the file's end. Raises ValueError for a file that is
-    damaged or cut off.
+    """The package's reader of a file. Raises ValueError for a file that is damaged or cut off.
 
-    By itself the package trusts the lengths that it finds: a damaged one keeps it busy for years.
+    By itself the package trusts the lengths that stand in a file: a damaged one would keep it busy for years.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a .gguf is needed there.")
@@ -237,7 +233,7 @@ def check_end(file: Any) -> None:
 
 
 def values_of(file: Any, path: Path) -> dict[str, Any]:
-    """What stands ahead of the tensors, by key, but for the lists."""
+    """The values that stand ahead of the tensors, by key, without the lists."""
     try:
         return {key: field.contents() for key, field in file.fields.items() if field.types[0].name != "ARRAY"}
     except (ValueError, IndexError, TypeError) as error:
@@ -249,8 +245,8 @@ def values_of(file: Any, path: Path) -> dict[str, Any]:
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a file in float32 on the CPU, with another context where `max_seq_len` gives one.
 
-    Raises ValueError for another architecture than llama2.c computes, a damaged file, and weights in
-    other types than READ.
+    Raises ValueError for another architecture than llama2.c computes, a damaged file, and weights in other
+    types than READ.
     """
     path = Path(path)
     file = reader(path)
@@ -261,8 +257,8 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     args = read_args(values_of(file, path), path)
     tied = "output.weight" not in tensors
     theirs, shapes = names(args, tied, GGUF), weight_shapes(args)
-    found = {name: tuple(tensor.shape.tolist()[::-1]) for name, tensor in tensors.items()}
-    check_shapes(path, found, {theirs[name]: shapes[name] for name in theirs}, "its metadata ask")
+    there = {name: tuple(tensor.shape.tolist()[::-1]) for name, tensor in tensors.items()}
+    check_shapes(path, there, {theirs[name]: shapes[name] for name in theirs}, "its metadata ask")
     weights = {name: load_tensor(path, tensors[theirs[name]], shapes[name]) for name in theirs}
     return model_of(by_rule(args), tied, weights, max_seq_len)
 
@@ -273,49 +269,40 @@ def check_types(path: Path, tensors: dict[str, Any]) -> None:
     if others:
         raise ValueError(
             f"{path} is a quantised model ({', '.join(others)}), whose exact weights are lost; "
-            f"{', '.join(READ)} can be read. "
-            "Use the model's F32, F16 or Q8_0 file."
+            f"{', '.join(READ)} can be read. Use the model's F32, F16 or Q8_0 file."
         )
 
 
 def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
-    """The shape that a file's metadata ask for. Raises ValueError for what llama2.c's programs would
-    compute differently."""
+    """The shape that a file's metadata ask for. Raises ValueError for what llama2.c's run cannot compute."""
     if values.get("general.architecture") != "llama":
         raise ValueError(
             f"{path} is of the architecture {values.get('general.architecture')!r}; only 'llama' can be read."
         )
-    part = {key.removeprefix("llama."): value for key, value in values.items()}
-    heads = part.get("attention.head_count")
+    llama = {key.removeprefix("llama."): value for key, value in values.items()}
+    heads = llama.get("attention.head_count")
     try:
         args = ModelArgs(
-            dim=part.get("embedding_length"),
-            n_layers=part.get("block_count"),
+            dim=llama.get("embedding_length"),
+            n_layers=llama.get("block_count"),
             n_heads=heads,
-            n_kv_heads=part.get("attention.head_count_kv", heads),
-            vocab_size=part.get("vocab_size"),
-            hidden_dim=part.get("feed_forward_length"),
-            max_seq_len=part.get("context_length"),
+            n_kv_heads=llama.get("attention.head_count_kv", heads),
+            vocab_size=llama.get("vocab_size"),
+            hidden_dim=llama.get("feed_forward_length"),
+            max_seq_len=llama.get("context_length"),
         )
         plausible(args)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
-    for name, value, needed in (
-        (
-            "attention.layer_norm_rms_epsilon",
-            part.get("attention.layer_norm_rms_epsilon"),
-            float(np.float32(NORM_EPS)),
-        ),
-        ("rope.freq_base", part.get("rope.freq_base", ROPE_THETA), ROPE_THETA),
-        ("rope.dimension_count", part.get("rope.dimension_count", args.head_dim), args.head_dim),
-        ("rope.scaling.type", part.get("rope.scaling.type", "none"), "none"),
-        ("expert_count", part.get("expert_count", 0), 0),
-    ):
-        if value != needed:
-            raise ValueError(
-                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model "
-                f"cannot be used."
-            )
+    eps = "attention.layer_norm_rms_epsilon"
+    check_same(
+        path,
+        (eps, llama.get(eps), float(np.float32(NORM_EPS))),
+        ("rope.freq_base", llama.get("rope.freq_base", ROPE_THETA), ROPE_THETA),
+        ("rope.dimension_count", llama.get("rope.dimension_count", args.head_dim), args.head_dim),
+        ("rope.scaling.type", llama.get("rope.scaling.type", "none"), "none"),
+        ("expert_count", llama.get("expert_count", 0), 0),
+    )
     return args
 
 
@@ -336,8 +323,8 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
         other = sum(a != b for a, b in zip(there, expected, strict=False)) + abs(len(there) - len(expected))
         if other:
             raise ValueError(
-                f"{tokenizer.path} does not belong to {path}: {other} of its {len(expected)} entries in "
-                f"{key} are others."
+                f"{tokenizer.path} does not belong to {path}: "
+                f"{other} of its {len(expected)} entries in {key} are others."
             )
 
 

@@ -3,8 +3,7 @@
     config.json  generation_config.json  model.safetensors  README.md
     tokenizer.json  tokenizer_config.json  tokenizer.model
 
-The rows of wq and wk are reordered: transformers turn the two halves of a head where llama2.c turns
-neighbours.
+The rows of wq and wk are reordered: transformers turn the two halves of a head, llama2.c turns neighbours.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor
 from arianna.formats.card import card
 from arianna.formats.names import HF, names
 from arianna.formats.options import Options, beside, computed, stored
-from arianna.formats.shapes import by_rule, check_shapes, model_of, plausible, weight_shapes
+from arianna.formats.shapes import by_rule, check_same, check_shapes, model_of, plausible, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, Piece, collapses, pieces, tokenizer_json
 from arianna.ops import all_finite
 from arianna.system.files import rename_aside, sync_folder, write_atomic
@@ -33,23 +32,15 @@ from tokenizer import BOS, EOS, Tokenizer
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
 CONFIG, WEIGHTS, SENTENCEPIECE, CARD = "config.json", "model.safetensors", "tokenizer.model", "README.md"
-FILES = {
-    CONFIG,
-    WEIGHTS,
-    SENTENCEPIECE,
-    CARD,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
-DTYPES = ("F32", "F16", "BF16")  # of weights that are read
+GENERATION, RULES, TOKENIZER = "generation_config.json", "tokenizer.json", "tokenizer_config.json"
+FILES = {CONFIG, WEIGHTS, SENTENCEPIECE, CARD, GENERATION, RULES, TOKENIZER}
+DTYPES = ("F32", "F16", "BF16")  # number formats of weights that can be read
 MAX_JSON = 16 << 20  # bytes
 INDEX = "model.safetensors.index.json"  # beside weights in several files
 
 
 def to_halves(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head from pairs of neighbours (2i, 2i+1) to two halves (i, i+D/2). weight: (heads D,
-    C)."""
+    """A weight (heads D, C) whose heads' pairs of neighbours (2i, 2i+1) become two halves (i, i+D/2)."""
     return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
@@ -59,7 +50,7 @@ def to_neighbours(weight: Tensor, heads: int) -> Tensor:
 
 
 def heads_of(name: str, a: ModelArgs) -> int | None:
-    """How many heads a weight's rows are to be reordered in; None for the others."""
+    """The number of heads within which a weight's rows are reordered; None where they are not."""
     return {"wq": a.n_heads, "wk": a.n_kv_heads}.get(name.split(".")[-2])
 
 
@@ -69,21 +60,19 @@ def heads_of(name: str, a: ModelArgs) -> int | None:
 def to_bytes(model: Transformer, options: Options) -> dict[str, bytes]:
     """The folder's files by name.
 
-    Raises ValueError for a tokenizer that transformers would read differently, or of another vocabulary
-    than the model's.
+    Raises ValueError for a tokenizer that transformers would read differently, or that is not the model's.
     """
     tokenizer = options.tokenizer
     tokenizer.check_fits(model.args.vocab_size, "the model")
     tokens = pieces(tokenizer)
     documents = {
         CONFIG: model_config(model),
-        "generation_config.json": generation_config(model.args),
-        "tokenizer.json": tokenizer_json(tokens, collapses(tokenizer)),
-        "tokenizer_config.json": tokenizer_config(tokens, model.args),
+        GENERATION: generation_config(model.args),
+        RULES: tokenizer_json(tokens, collapses(tokenizer)),
+        TOKENIZER: tokenizer_config(tokens, model.args),
     }
-    return {
-        name: f"{json.dumps(d, indent=1, ensure_ascii=False)}\n".encode() for name, d in documents.items()
-    } | {
+    texts = {name: json.dumps(document, indent=1, ensure_ascii=False) for name, document in documents.items()}
+    return {name: f"{text}\n".encode() for name, text in texts.items()} | {
         WEIGHTS: safetensors.torch.save(weights(model), {"format": "pt"}),
         SENTENCEPIECE: tokenizer.path.read_bytes(),
         CARD: card(model, options.report).encode(),
@@ -116,7 +105,7 @@ def model_config(model: Transformer) -> dict[str, Any]:
 
 
 def generation_config(a: ModelArgs) -> dict[str, Any]:
-    """Stops where arianna/generate.py does: at BOS, at EOS, at the end of the context."""
+    """Where a generation stops, as in arianna/generate.py: at BOS, at EOS, at the end of the context."""
     return {"bos_token_id": BOS, "eos_token_id": [BOS, EOS], "pad_token_id": EOS, "max_length": a.max_seq_len}
 
 
@@ -149,9 +138,8 @@ def weights(model: Transformer) -> dict[str, Tensor]:
 def write(folder: Path, files: dict[str, bytes], check: Callable[[Path], None]) -> None:
     """Put a folder of these files at `folder`; one that is there already is kept under another name.
 
-    `check` is shown the written folder before it takes its place; what it raises keeps the old one. A
-    crash leaves the old
-    folder, the new one, or for the moment between two renames none, never a mixture.
+    `check` is shown the written folder before it takes its place; if it raises, the old one stays. A crash
+    leaves the old folder, the new one, or for the moment between two renames none, never a mixture.
     """
     fresh, aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp"), None
     fresh.mkdir()
@@ -180,9 +168,8 @@ def write(folder: Path, files: dict[str, bytes], check: Callable[[Path], None]) 
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """The model of a folder, in float32 on the CPU, with another context where `max_seq_len` gives one.
 
-    Raises ValueError for another architecture than llama2.c computes, and for weights that are sharded,
-    missing, cut off, of
-    other shapes than config.json asks for or not finite.
+    Raises ValueError for another architecture than llama2.c computes, and for weights that are in several
+    files, missing, cut off, not finite, or of other shapes than config.json asks for.
     """
     folder = Path(path)
     config = read_config(folder / CONFIG)
@@ -218,24 +205,25 @@ def parse_json(path: Path) -> Any:
 
 
 def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
-    """The shape that a config.json asks for. Raises ValueError for what llama2.c's programs would compute
-    differently."""
+    """The shape that a config.json asks for. Raises ValueError for what llama2.c's run cannot compute."""
     architecture = config.get("architectures") or ["LlamaForCausalLM"]
     if config.get("model_type") != "llama" or architecture != ["LlamaForCausalLM"]:
         raise ValueError(
-            f"{path} is of a model of type {config.get('model_type')!r} ({architecture}); only "
-            f"LlamaForCausalLM can be read."
+            f"{path} is of a model of type {config.get('model_type')!r} ({architecture}); "
+            "only LlamaForCausalLM can be read."
         )
     heads = config.get("num_attention_heads")
-    shape = (
-        config.get("hidden_size"),
-        config.get("num_hidden_layers"),
-        heads,
-        config.get("num_key_value_heads", heads),
-    )
-    sizes = (config.get("vocab_size"), config.get("intermediate_size"), config.get("max_position_embeddings"))
     try:
-        args = plausible(ModelArgs(*shape, sizes[0], sizes[1], max_seq_len=sizes[2]))
+        args = ModelArgs(
+            dim=config.get("hidden_size"),
+            n_layers=config.get("num_hidden_layers"),
+            n_heads=heads,
+            n_kv_heads=config.get("num_key_value_heads", heads),
+            vocab_size=config.get("vocab_size"),
+            hidden_dim=config.get("intermediate_size"),
+            max_seq_len=config.get("max_position_embeddings"),
+        )
+        plausible(args)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
     # transformers 4 has these here and in rope_scaling, 5 in rope_parameters
@@ -245,30 +233,19 @@ def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
             rope |= config[inner]
         elif config.get(inner) is not None:
             raise ValueError(f"{path} has {inner} {config[inner]!r}, which is no object.")
-    for name, value, needed in (
-        (
-            "rms_norm_eps",
-            config.get("rms_norm_eps", 1e-6),
-            NORM_EPS,
-        ),  # what is not there is transformers' default
+    rotary = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1))
+    check_same(  # where an entry is missing, the value is transformers' default
+        path,
+        ("rms_norm_eps", config.get("rms_norm_eps", 1e-6), NORM_EPS),
         ("rope_theta", rope.get("rope_theta", ROPE_THETA), ROPE_THETA),
         ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
-        (
-            "partial_rotary_factor",
-            rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1)),
-            1,
-        ),
+        ("partial_rotary_factor", rotary, 1),
         ("head_dim", config.get("head_dim") or args.head_dim, args.head_dim),
         ("hidden_act", config.get("hidden_act", "silu"), "silu"),
         ("attention_bias", config.get("attention_bias", False), False),
         ("mlp_bias", config.get("mlp_bias", False), False),
         ("quantization_config", config.get("quantization_config"), None),
-    ):
-        if value != needed:
-            raise ValueError(
-                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, so the model "
-                f"cannot be used."
-            )
+    )
     return args
 
 
@@ -279,20 +256,19 @@ def weights_file(folder: Path) -> Path:
         return path
     if (folder / INDEX).exists():
         raise ValueError(
-            f"{folder} has its weights in several files; save it with `save_pretrained(..., "
-            f"max_shard_size='100GB')` in one."
+            f"{folder} has its weights in several files; "
+            "save it with `save_pretrained(..., max_shard_size='100GB')` in one."
         )
     if (folder / "pytorch_model.bin").exists():
         raise ValueError(
-            f"{folder} has pytorch_model.bin, which is not opened; {WEIGHTS} is needed, as "
-            f"`save_pretrained` writes it."
+            f"{folder} has pytorch_model.bin, which is not opened; "
+            f"{WEIGHTS} is needed, as `save_pretrained` writes it."
         )
     raise FileNotFoundError(f"{path} is missing; the weights are needed there.")
 
 
 def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
-    """All weights by their names here, float32. Names, shapes and types are checked before memory is
-    taken."""
+    """All weights by llama2.c's names, float32. What they are is checked before memory is taken."""
     shapes, theirs = weight_shapes(a), names(a, tied, HF)
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -307,9 +283,10 @@ def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
     for name, weight in weights.items():
         if not all_finite(weight):
             raise ValueError(f"{path}: {theirs[name]} holds NaN or infinity, so the model cannot be used.")
-    return {
-        name: to_neighbours(w, heads) if (heads := heads_of(name, a)) else w for name, w in weights.items()
-    }
+    for name in weights:
+        if heads := heads_of(name, a):
+            weights[name] = to_neighbours(weights[name], heads)
+    return weights
 
 
 def check_header(path: Path, file: Any, wanted: dict[str, tuple[int, ...]], tied: bool) -> None:
@@ -319,12 +296,8 @@ def check_header(path: Path, file: Any, wanted: dict[str, tuple[int, ...]], tied
     unused = [name for name in tensors if name.endswith("rotary_emb.inv_freq")]  # they follow from the shape
     unused += ["lm_head.weight"] if tied else []
     used = {name: tensor for name, tensor in tensors.items() if name not in unused}
-    check_shapes(
-        path,
-        {name: tuple(tensor.get_shape()) for name, tensor in used.items()},
-        wanted,
-        "its config.json asks",
-    )
+    shapes = {name: tuple(tensor.get_shape()) for name, tensor in used.items()}
+    check_shapes(path, shapes, wanted, "its config.json asks")
     for name, tensor in used.items():
         if tensor.get_dtype() not in DTYPES:
             raise ValueError(f"{path}: {name} holds {tensor.get_dtype()}; {', '.join(DTYPES)} can be read.")
@@ -342,9 +315,9 @@ def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
         raise ValueError(f"{file} is damaged: it has no vocabulary. Use another copy of it.") from None
     other = sum(vocab.get(tokenizer.sp.id_to_piece(i)) != i for i in range(tokenizer.vocab_size))
     if other:
+        right = folder / SENTENCEPIECE
         raise ValueError(
             f"{tokenizer.path} does not belong to {folder}: {other} of its {tokenizer.vocab_size} tokens "
             f"are others in {file.name}. "
-            f"Use the tokenizer it was trained "
-            f"with{f' ({folder / SENTENCEPIECE})' if (folder / SENTENCEPIECE).is_file() else ''}."
+            f"Use the tokenizer it was trained with{f' ({right})' if right.is_file() else ''}."
         )

@@ -1,10 +1,10 @@
-"""The shape that a file claims for its model, the shapes of the weights that go with it, and the model
-made of both."""
+"""The shape that a file claims for its model, the weights' shapes that follow, and the model made of both."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def plausible(args: ModelArgs) -> ModelArgs:
 
 def weight_shapes(args: ModelArgs) -> dict[str, Shape]:
     """Names and shapes of a model's weights, read from a model of one layer that takes no memory."""
-    short = dataclasses.replace(args, n_layers=1, max_seq_len=1)  # of which no weight's shape depends
+    short = dataclasses.replace(args, n_layers=1, max_seq_len=1)  # the shapes do not depend on these
     with torch.device("meta"):
         shapes = {name: tuple(weight.shape) for name, weight in Transformer(short).state_dict().items()}
     layer = {name: shape for name, shape in shapes.items() if name.startswith("layers.0.")}
@@ -37,28 +37,32 @@ def weight_shapes(args: ModelArgs) -> dict[str, Shape]:
     return first | layers | {name: shape for name, shape in shapes.items() if name not in layer}
 
 
-def check_shapes(path: object, found: Mapping[str, Shape], wanted: Mapping[str, Shape], asking: str) -> None:
-    """Raise ValueError unless a file has the weights that a model of its shape needs, in their shapes,
-    and no others.
+def check_shapes(path: object, there: Mapping[str, Shape], wanted: Mapping[str, Shape], asking: str) -> None:
+    """Raise ValueError unless a file has exactly the weights that a model of its shape needs.
 
-    `asking`: the part of the file that claims the shape, "its config.json asks", say.
+    `asking`: the part of the file that claims the shape, for instance "its config.json asks".
     """
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    missing, extra = sorted(wanted.keys() - there.keys()), sorted(there.keys() - wanted.keys())
     if missing or extra:
-        lack = (
-            f"lacks {missing[0]}"
-            if missing
-            else f"has {extra[0]}, which a Llama model of its shape does not have"
-        )
+        lack = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which no Llama model of its shape has"
         raise ValueError(f"{path} {lack} ({len(missing)} missing, {len(extra)} too many).")
     for name, shape in wanted.items():
-        if tuple(found[name]) != shape:
-            raise ValueError(f"{path}: {name} is {tuple(found[name])}, but {asking} for {shape}.")
+        if tuple(there[name]) != shape:
+            raise ValueError(f"{path}: {name} is {tuple(there[name])}, but {asking} for {shape}.")
+
+
+def check_same(path: object, *settings: tuple[str, Any, Any]) -> None:
+    """Raise ValueError for a setting (its name, value, needed value) that llama2.c's programs do not know."""
+    for name, value, needed in settings:
+        if value != needed:
+            raise ValueError(
+                f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, "
+                "so the model cannot be used."
+            )
 
 
 def by_rule(args: ModelArgs) -> ModelArgs:
-    """The same shape with `multiple_of` for `hidden_dim` where llama2.c's rule gives that width, as its
-    checkpoints say it."""
+    """The same shape with `multiple_of` in place of `hidden_dim`, where llama2.c's rule gives that width."""
     for multiple_of in (32, 64, 128, 256):
         ruled = dataclasses.replace(args, hidden_dim=None, multiple_of=multiple_of)
         if ruled.hidden == args.hidden:

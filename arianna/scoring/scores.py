@@ -164,7 +164,7 @@ def score_answers(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[s
     return {"generated": generated_scores(answers, looks), "samples": samples}
 
 
-def compare(tuned: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+def changes(tuned: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """What two models' scores differ by.
 
     answers: of the answer loss (`bootstrap`, None if there are too few conversations); forgetting: by base

@@ -56,7 +56,7 @@ def parse(
     Raises UsageError for an unknown flag, one given twice, a value of the wrong type, and whatever ValueError
     the class itself raises. `word` is the flag that a bare word is pointed to. `--help` prints and exits.
     """
-    return build(cls, read([cls], argv, description, aliases, word))
+    return build(cls, read_flags([cls], argv, description, aliases, word))
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -70,7 +70,7 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
         raise UsageError(str(error)) from None
 
 
-def read(
+def read_flags(
     classes: Sequence[type],
     argv: Sequence[str] | None,
     description: str | None,

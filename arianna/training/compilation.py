@@ -1,6 +1,4 @@
-"""The decision whether a run's steps are compiled, made before its first step and kept with its state: the
-two differ in the last bits.
-"""
+"""The decision whether a run's steps are compiled, kept with its state: the last bits differ."""
 
 from __future__ import annotations
 
@@ -41,8 +39,8 @@ def choose(
 ) -> tuple[Callable, bool]:
     """The forward pass of the steps, and whether it is compiled.
 
-    asked: what the user wants, None where it is left to us; before: how the run began; tokens: that it will
-    see. Raises UsageError where what is asked, or how the run began, cannot be had.
+    asked: the user's --compile, None for "where it pays"; before: how the run began, None for a new one;
+    tokens: how many it will compute. Raises UsageError where the steps must be compiled and cannot be.
     """
     if None not in (asked, before) and asked != before:
         began = "with compiled steps" if before else "without compiling"
@@ -66,8 +64,7 @@ def choose(
 
 
 def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
-    """Whether so many tokens win the time back, and there is what torch.compile needs: a C++ compiler, for
-    CUDA Triton.
+    """Whether so many tokens win the time back, and torch.compile has its C++ compiler, or Triton for CUDA.
 
     `varied`: rows have many lengths. On a CPU that takes 18 s and gains nothing on the whole (0.95 to 1.24
     times the speed, by length), so it is left to --compile.
@@ -88,9 +85,8 @@ def compiled(
     forward = with_compiled_layers(model) if varied else torch.compile(model, mode=mode_for(task, precision))
     longest = model.args.max_seq_len
     try:
-        for length in (
-            [*range(QUERY_ROWS, longest, QUERY_ROWS), longest] if varied else [longest]
-        ):  # for each a graph is made
+        shorter = range(QUERY_ROWS, longest, QUERY_ROWS) if varied else ()
+        for length in (*shorter, longest):  # each gets a graph
             x = group.shard(torch.zeros(task.batch_size, length, dtype=torch.long)).to(precision.device)
             with precision():
                 forward(x, x, x.numel()).backward()
@@ -102,20 +98,19 @@ def compiled(
 
 
 def mode_for(task: Task, precision: Precision) -> str | None:
-    """A mode of torch.compile. On CUDA, where a step of a small model mostly waits for its launches: all of
-    them recorded once, as a CUDA graph. Its gradients lie where the next backward pass writes, so a step
-    must have only one.
+    """The mode of torch.compile: on CUDA a graph of all launches, for which a small model mostly waits.
+
+    The graph's gradients lie where the next backward pass writes, so that a step must have only one.
     """
-    one_pass = task.parts == 1 and not task.share
+    one_pass = task.accumulated == 1 and not task.share
     return "reduce-overhead" if precision.device.type == "cuda" and one_pass else None
 
 
 def with_compiled_layers(model: Transformer) -> Transformer:
-    """The same weights, with one compiled layer that all layers are computed by; rows may have any length.
+    """The same weights, with one compiled layer that computes all layers; rows may have any length.
 
-    The whole model with its lengths left open takes many minutes to compile. A length must not be taken for a
-    fixed one at first, as the compiler does unless told: what a step computes would depend on the steps
-    before it.
+    Compiling the whole model for any length takes many minutes. Lengths are marked as dynamic: by itself the
+    compiler would take the first for a fixed one, and a step's result would depend on the steps before it.
     """
     compiled = torch.compile(TransformerBlock.forward)
 

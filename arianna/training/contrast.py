@@ -22,9 +22,7 @@ from arianna_data import Batch, Rows, Task, collate
 from model import Transformer
 from tokenizer import IGNORE
 
-Side = tuple[
-    Tensor, Tensor
-]  # inputs and targets (P, T): answers behind questions, of which the answers alone are scored
+Side = tuple[Tensor, Tensor]  # inputs and targets (P, T) of answers behind questions; answers are scored
 
 
 class ContrastTask(Task):
@@ -32,12 +30,9 @@ class ContrastTask(Task):
 
     def batch(self, step: int) -> Batch:
         batch = super().batch(step)
-        pairs = pairs_of(self.rows, batch.rows)
-        parts = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
-        sides = [
-            tuple(collate(list(side), self.rows.max_seq_len) for side in zip(*part, strict=True))
-            for part in parts
-        ]
+        pairs, longest = pairs_of(self.rows, batch.rows), self.rows.max_seq_len
+        groups = [pairs[i : i + self.batch_size] for i in range(0, len(pairs), self.batch_size)]
+        sides = [tuple(collate(list(side), longest) for side in zip(*group, strict=True)) for group in groups]
         return dataclasses.replace(batch, pairs=sides)
 
 
@@ -46,14 +41,14 @@ Row = tuple[np.ndarray, np.ndarray]  # inputs and targets
 
 def pairs_of(rows: Rows, numbers: Sequence[int]) -> list[tuple[Row, Row]]:
     """Each first answer of these rows behind its own question, and behind that of the next row."""
-    halves = [half for number in numbers if (half := question_and_answer(rows, number))]
-    found = []
-    for i, (own, answer) in enumerate(halves):
-        other = halves[(i + 1) % len(halves)][0]
+    turns = [turn for number in numbers if (turn := question_and_answer(rows, number))]
+    pairs = []
+    for i, (own, answer) in enumerate(turns):
+        other = turns[(i + 1) % len(turns)][0]
         room = rows.max_seq_len + 1 - max(len(own), len(other))
         if room > 0 and not np.array_equal(own, other):
-            found.append((behind(own, answer[:room]), behind(other, answer[:room])))
-    return found
+            pairs.append((behind(own, answer[:room]), behind(other, answer[:room])))
+    return pairs
 
 
 def question_and_answer(rows: Rows, number: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -82,17 +77,14 @@ def term(model: Transformer, own: Side, other: Side, count: int) -> Tensor:
 def nats(model: Transformer, x: Tensor, y: Tensor) -> Tensor:
     """The summed negative log-likelihood of each row's targets, (P,)."""
     logits = product(model.hidden_states(x), model.output.weight).float()
-    return (
-        F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="none")
-        .view(y.shape)
-        .sum(1)
-    )
+    nll = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE, reduction="none")
+    return nll.view(y.shape).sum(1)
 
 
 def backward(
     model: Transformer, batch: Batch, weight: float, precision: Precision, group: ProcessGroup
 ) -> None:
-    """Add the gradient of the weighted term to the model's: of this process's share of a batch's pairs."""
+    """Add the gradient of the weighted term to the model's, for this process's shard of the batch's pairs."""
     for sides in batch.pairs:
         own, other = (tuple(group.shard(t).to(precision.device) for t in side) for side in sides)
         if len(own[0]):

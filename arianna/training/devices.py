@@ -1,5 +1,4 @@
-"""What a run computes on: its device, its number format, its threads, and the processes that share the
-work."""
+"""What a run computes on: its device, number format and threads, and the processes that do it together."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from arianna.ops import one_thread
 from arianna.system.config import UsageError
 
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel's and AMD's processors; the last of arm64's
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the first two are Intel's and AMD's, the last arm64's
 # what a device needs, by the first word of its name; torch's own sentences are about its operators
 MISSING = {
     "mps": (torch.backends.mps.is_available, "a Mac with Apple's own processor"),
@@ -25,15 +24,14 @@ MISSING = {
 
 
 def pick_device(name: str) -> torch.device:
-    """The device by its name, or CUDA where there is one by `auto`. Raises UsageError if it cannot be
-    used."""
+    """The device of a name; `auto` is CUDA where there is one. Raises UsageError if it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     is_there, needed = MISSING.get(name.split(":")[0], (lambda: True, ""))
     reason = "" if is_there() else f"it needs {needed}"
     try:
         if not reason:
-            # the number comes back: a device that only describes tensors ("meta") cannot give it
+            # reading the number back: a device that only describes tensors ("meta") cannot give it
             torch.zeros(1, device=name).item()
             return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -55,9 +53,7 @@ def steady_threads() -> None:
 
 @dataclass(frozen=True)
 class Precision:
-    """The device of a run and the number format of its matrix products; called, a context in which they are
-    computed so.
-    """
+    """The device of a run and the number format of its matrix products; a call gives a context with both."""
 
     device: torch.device
     dtype: torch.dtype
@@ -73,7 +69,7 @@ class Precision:
 
 
 def pick_precision(device: str, dtype: str) -> Precision:
-    """The device by its name or `auto`; bfloat16 on CUDA and float32 elsewhere where dtype is `auto`."""
+    """Device and number format by their names; dtype `auto` is bfloat16 on CUDA and float32 elsewhere."""
     picked = pick_device(device)
     by_device = torch.bfloat16 if picked.type == "cuda" else torch.float32
     return Precision(picked, {"auto": by_device, "float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
@@ -88,12 +84,10 @@ def has_two_formats(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo"))
 
 
 class ProcessGroup:
-    """This process's place among those of a run: rank 0 prints, evaluates and saves; all compute."""
+    """The processes of a run and this one's place in it: rank 0 prints, evaluates and saves; all compute."""
 
     def __init__(self, device: str, rank: int | None = None, size: int | None = None):
-        """Join through what torchrun put into the environment (RANK, WORLD_SIZE, LOCAL_RANK), unless they are
-        given.
-        """
+        """Join by the environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK), or by rank and size."""
         self.rank = int(os.environ.get("RANK", 0)) if rank is None else rank
         self.size = int(os.environ.get("WORLD_SIZE", 1)) if size is None else size
         self.device = str(pick_device(device))
@@ -131,7 +125,7 @@ class ProcessGroup:
             tensor.copy_(summed.view_as(tensor))
 
     def any(self, asked: bool) -> bool:
-        """Whether at least one process says yes: all get the same answer."""
+        """Whether at least one process says yes; all get the same answer."""
         flag = torch.tensor(float(asked), device=self.device if self.size > 1 else "cpu")
         self.all_reduce([flag])
         return bool(flag > 0)

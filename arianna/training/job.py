@@ -1,5 +1,4 @@
-"""The job of arianna_ft.py as it is given: its settings and the trainer's, its files, the trainer's command
-line.
+"""The settings of arianna_ft.py and, through it, of the trainer; its files; the trainer's command line.
 
 Standard library only: flags are checked before torch is imported.
 """
@@ -22,39 +21,23 @@ from arianna.training import presets
 from arianna.training.settings import TrainConfig
 
 SHIPPED_BASE = "out/ckpt_v1_base.pt"
-ITS_PROSE = "data/arianna_corpus.txt"  # on which the shipped base was trained, but for the part held out
+ITS_PROSE = "data/arianna_corpus.txt"  # the shipped base was trained on it, without the part held out
 ALIASES = {"iterations": "max_iters", "lr": "learning_rate"}
 SHAPE = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
-ELSEWHERE = {  # flags that there are not here, and what to do instead
+INSTEAD = {  # what to do instead of giving flags that arianna_ft.py does not have
     "init_from": "it always starts from --base, or goes on; train_arianna.py trains from scratch",
     "data_dir": "it makes token shards of --conversations=FILE; train_arianna.py trains on shards of yours",
     "base_text_dir": "it makes token shards of --base_text=FILE_OR_FOLDER",
-    **dict.fromkeys(
-        SHAPE, "a fine-tune keeps the shape of its --base; train_arianna.py trains another from scratch"
-    ),
-    **dict.fromkeys(
-        ("data", "dataset", "train_file", "corpus"), "give your conversations with --conversations=FILE"
-    ),
-    **dict.fromkeys(
-        ("model", "checkpoint", "base_model"), "give the model to start from with --base=FILE_OR_FOLDER"
-    ),
-    **dict.fromkeys(
-        ("output", "output_dir", "out"), "give the folder for all that is written with --out_dir=FOLDER"
-    ),
-    **dict.fromkeys(("iters", "steps", "max_steps"), "give the number of steps with --max_iters=NUMBER"),
-    **dict.fromkeys(
-        ("epochs", "num_epochs"), "a run is as long as --max_iters=NUMBER says; its epochs are told"
-    ),
-    **dict.fromkeys(
-        ("context", "block_size", "seq_len", "max_length"), "give the context with --max_seq_len=NUMBER"
-    ),
+    " ".join(SHAPE): "a fine-tune keeps its --base's shape; train_arianna.py trains another from scratch",
+    "data dataset train_file corpus": "give your conversations with --conversations=FILE",
+    "model checkpoint base_model": "give the model to start from with --base=FILE_OR_FOLDER",
+    "output output_dir out": "give the folder for all that is written with --out_dir=FOLDER",
+    "iters steps max_steps": "give the number of steps with --max_iters=NUMBER",
+    "epochs num_epochs": "a run is as long as --max_iters=NUMBER says; its epochs are told",
+    "context block_size seq_len max_length": "give the context with --max_seq_len=NUMBER",
 }
-NOT_KEPT = (
-    "fresh",
-    "force",
-    "dry_run",
-    *ELSEWHERE,
-)  # settings of one start, and those that follow from others
+ELSEWHERE = {flag: advice for flags, advice in INSTEAD.items() for flag in flags.split()}
+NOT_KEPT = ("fresh", "force", "dry_run", *ELSEWHERE)  # settings of one start, or that follow from others
 TRAINER_HELP = """
 Settings may also stand in a file, --config=my.toml, as max_iters = 300; flags win over it. Each run writes
 its own, out/ft/config.toml.
@@ -84,13 +67,11 @@ class PipelineConfig:
     max_forgetting: float = 0.10
     # share of the tuned weights in the result, 0 to 1, instead of what the guard chooses
     blend: float | None = None
-    # best: what docs/defaults.md found best; flags beside it win over it
+    # best: what docs/defaults.md shows to be best; flags beside it win over it
     preset: Literal["gentle", "best"] = "gentle"
-    # search settings for so many hours, then train with what was found (needs optuna, scipy)
-    hours: float | None = None
+    hours: float | None = None  # search settings for so long, then train with the best (needs optuna, scipy)
     workers: int | None = None  # processes that search, one thread each; by default one a core, one for a GPU
-    # of the search, for more machines: an Optuna URL or a journal on a shared disk
-    storage: str | None = None
+    storage: str | None = None  # for a search on several machines: Optuna's URL, or a journal's path
     fresh: bool = False  # begin anew; the old run's folder ft becomes ft-1
     force: bool = False  # replace files in out_dir that no run of this command made
     # score base and result by what they write, and make the morning report (a minute or two)
@@ -102,7 +83,6 @@ class PipelineConfig:
             raise ValueError(f"max_forgetting is {self.max_forgetting}; it must be a number of at least 0")
         if self.blend is not None and not 0 <= self.blend <= 1:
             raise ValueError(f"blend is {self.blend}; it must be from 0 (the base) to 1 (the tuned model)")
-
         if self.hours is not None and not 0 < self.hours < math.inf:
             raise ValueError(f"hours is {self.hours}; it must be a number above 0")
         if self.workers is not None and self.workers < 1:
@@ -113,9 +93,8 @@ class PipelineConfig:
     @property
     def known_text(self) -> str | None:
         """Real text that the base knows, if there is any."""
-        return self.base_text or (
-            ITS_PROSE if self.base == SHIPPED_BASE and Path(ITS_PROSE).is_file() else None
-        )
+        shipped = self.base == SHIPPED_BASE and Path(ITS_PROSE).is_file()
+        return self.base_text or (ITS_PROSE if shipped else None)
 
     @property
     def run(self) -> Path:
@@ -123,7 +102,7 @@ class PipelineConfig:
 
     @property
     def corpus(self) -> Path:
-        """The readable copy of the conversations, with another out_dir in that folder."""
+        """The readable copy of the conversations, in another out_dir where one is given."""
         return Path("data/ft_corpus.txt") if self.out_dir == "out" else Path(self.out_dir) / "ft_corpus.txt"
 
     @property
@@ -136,38 +115,35 @@ class PipelineConfig:
 
     @property
     def tokenizer_bin(self) -> Path:
-        """The tokenizer for llama2.c, made where none lies beside the given one."""
+        """The tokenizer for llama2.c, written unless one lies beside the .model."""
         return Path(self.out_dir) / Path(self.tokenizer).with_suffix(".bin").name
 
 
 def read_settings(argv: Sequence[str] | None, doc: str) -> tuple[PipelineConfig, TrainConfig, set[str]]:
-    """Read the command line once: the pipeline's settings, the trainer's, and the names of those that were
-    given.
+    """Read the command line once: the pipeline's settings, the trainer's, and the names of the flags.
 
     `doc` begins the help.
     """
-    given = config.read(
-        [PipelineConfig, TrainConfig], argv, f"{doc}{TRAINER_HELP}", ALIASES, "conversations", ELSEWHERE
-    )
-    cfg = config.build(PipelineConfig, given)
-    return cfg, trainer_settings(cfg, given), set(given)
+    kinds, text = [PipelineConfig, TrainConfig], f"{doc}{TRAINER_HELP}"
+    flags = config.read_flags(kinds, argv, text, ALIASES, "conversations", ELSEWHERE)
+    cfg = config.build(PipelineConfig, flags)
+    return cfg, trainer_settings(cfg, flags), set(flags)
 
 
-def trainer_settings(cfg: PipelineConfig, given: Mapping[str, Any]) -> TrainConfig:
-    """The trainer's settings: the pipeline's files, the preset, and over it what is given."""
+def trainer_settings(cfg: PipelineConfig, flags: Mapping[str, Any]) -> TrainConfig:
+    """The trainer's settings: the pipeline's files, then the preset, then the flags, which win."""
     run, own = cfg.run, {field.name for field in dataclasses.fields(PipelineConfig)}
     folders = {"data_dir": str(run / "data"), "base_text_dir": str(run / "base_text"), "out_dir": str(run)}
     fixed = TrainConfig(init_from="resume", base=cfg.base, tokenizer=cfg.tokenizer, **folders)
     try:
-        return replace(
-            fixed, **presets.PRESETS[cfg.preset] | {n: v for n, v in given.items() if n not in own}
-        )
+        theirs = {name: value for name, value in flags.items() if name not in own}
+        return replace(fixed, **presets.PRESETS[cfg.preset] | theirs)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
 def trainer_command(trainer: TrainConfig) -> list[str]:
-    """train_arianna.py with every setting that is not its default, the recipe's always."""
+    """The command of the trainer: its recipe, and every other setting that is not the default."""
     recipe = {"init_from": "resume", "learning_rate": trainer.learning_rate, "max_iters": trainer.max_iters}
     flags = [f"--{name}={value}" for name, value in recipe.items()]
     flags += [flag for flag in config.to_flags(trainer) if flag[2:].split("=")[0] not in recipe]
@@ -176,18 +152,13 @@ def trainer_command(trainer: TrainConfig) -> list[str]:
 
 def paths(cfg: PipelineConfig) -> dict[str, str | None]:
     """The job's files as they are typed; the report and the commands that are told at the end name them."""
-    inputs = {
-        "conversations": cfg.conversations,
-        "base": cfg.base,
-        "tokenizer": cfg.tokenizer,
-        "base_text": cfg.known_text,
-    }
-    return inputs | {"checkpoint": str(cfg.checkpoint), "binary": str(cfg.binary)}
+    inputs = {"conversations": cfg.conversations, "base": cfg.base, "tokenizer": cfg.tokenizer}
+    outputs = {"checkpoint": str(cfg.checkpoint), "binary": str(cfg.binary)}
+    return inputs | {"base_text": cfg.known_text} | outputs
 
 
 def check_files(cfg: PipelineConfig) -> None:
-    """Raise UsageError if an output would be written over an input or over what no run of this command
-    made."""
+    """Raise UsageError if an output would replace an input, or a file that no run of this command made."""
     inputs = [cfg.conversations, cfg.base, cfg.tokenizer, cfg.known_text]
     for path in filter(None, inputs):
         check_name(path)

@@ -1,6 +1,4 @@
-"""A run's log: log.jsonl for programs, train.log for people. Standard library only; a report reads it without
-torch.
-"""
+"""A run's log: log.jsonl for programs, train.log for people. Standard library only: reports need no torch."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ class Log:
                 self.boards.follow(entry["step"], entry)
 
     def sync(self) -> None:
-        """Bring log.jsonl to the disk. Done before a state is saved: its steps are not done again, so they
-        must not be lost.
-        """
+        """Bring log.jsonl to the disk, before a state is saved whose steps would not be done again."""
         sync(self.lines)
 
     def close(self) -> None:
@@ -51,11 +47,10 @@ class Log:
 
 
 def read_log(folder: Path) -> dict[int, dict[str, Any]]:
-    """The entries of a run's log by step, evaluations and logged steps merged. A line cut off by a crash is
-    left out.
+    """The entries of a run's log by step, evaluations and logged steps merged.
 
-    After a resume steps are logged again: the last line of a step counts. Raises FileNotFoundError without a
-    log.
+    After a resume steps are logged again: the last line of a step counts. A line cut off by a crash is left
+    out. Raises FileNotFoundError without a log.
     """
     if not (folder / NAME).is_file():
         raise FileNotFoundError(
@@ -86,24 +81,17 @@ class Window:
     def loss(self) -> float:
         return self.total / self.steps
 
-    def told(self, step: int, max_iters: int, rate: float) -> tuple[str, dict[str, float]]:
-        """A line in the shape of llama2.c's, which people's scripts read, and the same as an entry of
-        log.jsonl.
-        """
+    def summary(self, step: int, max_iters: int, rate: float) -> tuple[str, dict[str, float]]:
+        """The steps as a line of llama2.c's shape, which people's scripts read, and as a log's entry."""
         seconds = time.monotonic() - self.started
         milliseconds, speed = 1000 * seconds / self.steps, self.tokens / seconds
         left = f"{(max_iters - step) * milliseconds / 60_000:.0f}m left"
         pace = f"{milliseconds:.2f}ms | {speed:,.0f} tok/s | {left}"
         line = f"{step} | loss {self.loss:.4f} | lr {rate:.2e} | {pace}"
-        return line, {
-            "step": step,
-            "loss": self.loss,
-            "lr": rate,
-            "step_ms": milliseconds,
-            "tokens_per_second": speed,
-        }
+        entry = {"step": step, "loss": self.loss, "lr": rate, "step_ms": milliseconds}
+        return line, entry | {"tokens_per_second": speed}
 
 
 def finite_or_none(value: float) -> float | None:
-    """JSON has no NaN."""
+    """A number, or None where it is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else None

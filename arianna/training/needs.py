@@ -1,4 +1,4 @@
-"""What a run needs of the machine: disk and memory, estimated from its model and its settings."""
+"""The disk and memory that a run needs, estimated from its model and its settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ LIBRARIES = 400 << 20  # bytes of memory that torch takes before anything is com
 
 
 def check(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 0) -> None:
-    """Raise ValueError unless there is room for a run with this model that writes `more` bytes beside its
-    folder."""
+    """Raise ValueError unless there is room for a run that writes `more` bytes beside its folder."""
     folder, a = Path(cfg.out_dir), model.args
     parameters, tokens = sum(p.numel() for p in model.parameters()), cfg.batch_size * a.max_seq_len
     there = 0 if cfg.fresh else sum(f.stat().st_size for f in folder.glob("ckpt*.pt"))
@@ -27,13 +26,11 @@ def check(cfg: TrainConfig, model: Transformer, processes: int = 1, more: int = 
 
 
 def bytes_on_disk(cfg: TrainConfig, parameters: int) -> int:
-    """A run's folder at its largest: weights at each evaluation, and three states (weights, AdamW's two
-    moments)."""
+    """The most that a run's folder takes: weights at each evaluation, and three states with both moments."""
     evaluations = cfg.max_iters // cfg.eval_interval + 2
     return 4 * parameters * (evaluations + 3 * 3)
 
 
 def bytes_in_memory(parameters: int, activations: int) -> int:
-    """Weights, gradients and two moments, a state as it is written (and once more), and `activations`
-    numbers."""
+    """The memory of weights, gradients, two moments, a state being written (and a copy), and activations."""
     return LIBRARIES + 4 * (parameters * (4 + 2 * 3) + activations)

@@ -1,4 +1,4 @@
-"""A run's optimizer, AdamW or Muon with AdamW, and what it had gathered from a checkpoint."""
+"""A run's optimizer, AdamW or Muon with AdamW, and its moments from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from model import Transformer
 
 MUON_RATE = 10.0  # times the run's rate: 0.02 for the layers' matrices beside 2e-3 for the embedding
 MOMENTUM = 0.95
-NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # a, b, c of Jordan et al.: steep at 0, and no further from 1 than needed
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan et al.: steep at 0, near enough to 1 at the end
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for groups marked "muon", AdamW for the others (Jordan et al. 2024,
-    kellerjordan.github.io/posts/muon).
+    """Muon for groups marked "muon", AdamW for the others (Jordan 2024, kellerjordan.github.io/posts/muon).
 
-    As torch.optim.Muon with its defaults, but the matrices of one shape are orthogonalised together, in 40%
-    of the time.
+    It computes as torch.optim.Muon with its defaults, but orthogonalises the matrices of one shape together,
+    in 40% of the time.
     """
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take loaded state as it is: Adam's own method looks for a count of steps, which Muon's matrices
-        have not.
-        """
+        """Take loaded state as it is: Adam's own method wants a count of steps, which Muon does not keep."""
         torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
@@ -58,14 +51,14 @@ class Muon(torch.optim.AdamW):
         updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, buffers, MOMENTUM)))
         rows, columns = matrices[0].shape
         torch._foreach_mul_(matrices, 1 - rate * decay)
-        torch._foreach_add_(
-            matrices, list(updates.float().unbind()), alpha=-rate * max(1.0, rows / columns) ** 0.5
-        )
+        scale = max(1.0, rows / columns) ** 0.5
+        torch._foreach_add_(matrices, list(updates.float().unbind()), alpha=-rate * scale)
 
 
 def orthogonal(x: torch.Tensor) -> torch.Tensor:
-    """The matrices x (N, rows, columns) with singular values near 1, by five steps of a quintic Newton-Schulz
-    iteration, bfloat16.
+    """The matrices x (N, rows, columns) with singular values near 1, in bfloat16.
+
+    Computed by five steps of a quintic Newton-Schulz iteration.
     """
     wide = x.shape[1] <= x.shape[2]
     x = (x if wide else x.mT).bfloat16()
@@ -78,39 +71,27 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
 
 
 def make_optimizer(model: Transformer, cfg: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with llama2.c's groups (matrices decay, norms do not), or Muon for the layers' matrices and AdamW
-    for the rest.
-    """
+    """AdamW with llama2.c's groups (matrices decay, norms do not), or Muon for the layers' matrices."""
     muon = cfg.optimizer_name == "muon"
-    named = list(model.named_parameters())
-    matrices = [p for name, p in named if p.dim() >= 2 and (not muon or name.startswith("layers."))]
-    others = [p for name, p in named if not any(p is m for m in matrices)]
-    groups = [
-        {"params": matrices, "weight_decay": cfg.weight_decay, "muon": muon},
-        {"params": others, "weight_decay": 0.0, "muon": False},
-    ]
-    if not muon:
-        groups = [
-            {k: v for k, v in group.items() if k != "muon"} for group in groups
-        ]  # as llama2.c's files have them
-    return (Muon if muon else torch.optim.AdamW)(
-        groups, lr=cfg.peak, betas=(cfg.beta1, cfg.beta2), fused=True
-    )
+    parameters = list(model.named_parameters())
+    matrices = [p for name, p in parameters if p.dim() >= 2 and (not muon or name.startswith("layers."))]
+    others = [p for _, p in parameters if not any(p is m for m in matrices)]
+    groups = [{"params": matrices, "weight_decay": cfg.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    kind = torch.optim.AdamW
+    if muon:  # llama2.c's files have groups without a mark
+        kind, groups = Muon, [groups[0] | {"muon": True}, groups[1] | {"muon": False}]
+    return kind(groups, lr=cfg.peak, betas=(cfg.beta1, cfg.beta2), fused=True)
 
 
 def load_moments(optimizer: torch.optim.AdamW, moments: dict[int, dict[str, torch.Tensor]]) -> None:
-    """Give an optimizer what it had gathered by parameter; its settings stay those of the run. Raises
-    ValueError if it does not fit.
-    """
+    """Give an optimizer its moments by parameter; its settings stay. Raises ValueError if they do not fit."""
     state = optimizer.state_dict()
     muon = [group.get("muon", False) for group in optimizer.param_groups for _ in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for i, parameter in enumerate(parameters if moments else []):
-        shapes = (
-            {"momentum_buffer": parameter.shape}
-            if muon[i]
-            else {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": ()}
-        )
+        shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": ()}
+        if muon[i]:
+            shapes = {"momentum_buffer": parameter.shape}
         for name, shape in shapes.items():
             if moments[i][name].shape != shape or not all_finite(moments[i][name]):
                 raise ValueError(f"{name} of parameter {i} is not {tuple(shape)} finite numbers")

@@ -1,4 +1,4 @@
-"""How far a run of arianna_ft.py is, and whether it is given the inputs that it was started with."""
+"""The progress of a run of arianna_ft.py, if its inputs are those that it was started with."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def find_progress(
 ) -> Progress | None:
     """The progress of the run in cfg.out_dir, None if there is none. Raises UsageError if it is another run.
 
-    `base_text` are the files of its base text by name. Its token shards are compared as they lie there, or,
-    where they are to be made again, by what they are made of.
+    `base_text` are the files of its base text by name. Token shards are compared byte for byte; where they
+    are to be made again, their sources are.
     """
     inputs = {"base": sha256(cfg.base)}
     inputs |= {f"base_text/{name}": hashlib.sha256(data).hexdigest() for name, data in base_text.items()}
@@ -33,9 +33,8 @@ def find_progress(
     if "run" not in state:
         return None
     check_sources(cfg, survey)
-    return check_folder(
-        cfg, inputs | {n: sha for n, sha in state["run"]["inputs"].items() if n.startswith("data/")}
-    )
+    shards = {name: sha for name, sha in state["run"]["inputs"].items() if name.startswith("data/")}
+    return check_folder(cfg, inputs | shards)
 
 
 def check_sources(cfg: TrainConfig, survey: Survey) -> None:
@@ -45,11 +44,9 @@ def check_sources(cfg: TrainConfig, survey: Survey) -> None:
         hashes = json.loads((folder / "job.json").read_bytes())["hashes"]
     except (OSError, ValueError, KeyError, TypeError):
         hashes = {}
-    given = {
-        "conversations": (survey.path, survey.sha256),
-        "tokenizer": (cfg.tokenizer, sha256(cfg.tokenizer)),
-    }
-    changed = [path for name, (path, sha) in given.items() if hashes.get(name, sha) != sha]
+    conversations, tokenizer = (survey.path, survey.sha256), (cfg.tokenizer, sha256(cfg.tokenizer))
+    sources = {"conversations": conversations, "tokenizer": tokenizer}
+    changed = [path for name, (path, sha) in sources.items() if hashes.get(name, sha) != sha]
     if changed:
         raise UsageError(
             f"{folder} holds a run on other conversations or another tokenizer: it was not started with this "

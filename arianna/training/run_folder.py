@@ -1,4 +1,4 @@
-"""A run's folder: its two latest states and what is stored there about how the run was started."""
+"""A run's folder: its two latest states, and how the run was started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arianna.system.config import UsageError
 from arianna.system.files import rename_aside, sha256, write_atomic
 from arianna.training.settings import FREE, TrainConfig, learning_rate
 
-RUN_FORMAT = 1  # of the `run` entry in our checkpoints
+RUN_FORMAT = 1  # the version of the `run` entry in our checkpoints
 NEWEST, BEFORE = "ckpt.pt", "ckpt_prev.pt"
 
 
@@ -22,9 +22,7 @@ class RefusedError(UsageError):
 
 
 def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any] | None:
-    """The newest valid of the two latest states by step, or None. A damaged one is named, and set aside where
-    asked.
-    """
+    """The newest undamaged state of the two, or None. A damaged one is named, and set aside where asked."""
     states = []
     for path in (folder / NEWEST, folder / BEFORE):
         try:
@@ -43,9 +41,7 @@ def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any
 
 
 def check_run(state: dict[str, Any], path: Path) -> None:
-    """Raise ValueError unless a loaded checkpoint's step, and if it is a state of a run what was stored of
-    that, are of their kinds.
-    """
+    """Raise ValueError unless a checkpoint's step and `run` entry (if it has one) have the right types."""
     run = state.get("run", {"config": {}, "inputs": {}, "best_step": -1, "seconds": 0.0})
     kinds = {"config": dict, "inputs": dict, "best_step": int, "seconds": float}
     fits = isinstance(run, dict) and all(isinstance(run.get(name), kind) for name, kind in kinds.items())
@@ -58,9 +54,7 @@ def check_run(state: dict[str, Any], path: Path) -> None:
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write the newest state; the one that was newest is kept as the one before, once the new one is safely
-    on the disk.
-    """
+    """Write the newest state; the one before it is renamed only once the new one is safely on the disk."""
 
     def keep(fresh: Path) -> None:
         if (folder / NEWEST).exists():
@@ -70,9 +64,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def keep_settings(folder: Path, cfg: Any) -> None:
-    """Write config.toml, which repeats the run. That of arianna_ft.py, which has a job.json, holds more and
-    is left alone.
-    """
+    """Write config.toml, with which the run can be repeated; arianna_ft.py's own, beside job.json, stays."""
     if not (folder / "job.json").exists():
         write_atomic(folder / config.SETTINGS_FILE, config.text_of(cfg, without=("fresh",)).encode())
 
@@ -80,8 +72,9 @@ def keep_settings(folder: Path, cfg: Any) -> None:
 def check_same_run(
     run: dict[str, Any], step: int, cfg: TrainConfig, inputs: dict[str, str], folder: Path
 ) -> None:
-    """Raise RefusedError if settings that change the weights, or inputs, are not those the stored run was
-    started with. `step`: the next one. A setting that the run did not know yet had its default.
+    """Raise RefusedError if inputs, or settings that change the weights, are not the stored run's.
+
+    `step` is the next one. A setting that the run did not know yet had its default.
     """
     if run.get("format") != RUN_FORMAT:
         raise RefusedError(
@@ -102,9 +95,7 @@ def check_same_run(
 
 
 def same_rates(cfg: TrainConfig, max_iters: int, steps: int) -> bool:
-    """Whether a run of another length had the same learning rates so far: then it can be lengthened, as one
-    whose rate stays.
-    """
+    """Whether a run of another length had the same learning rates so far, and thus can be lengthened."""
     if not cfg.warmup < max_iters or steps > cfg.max_iters:
         return False
     other = dataclasses.replace(cfg, max_iters=max_iters)
@@ -112,45 +103,42 @@ def same_rates(cfg: TrainConfig, max_iters: int, steps: int) -> bool:
 
 
 def changed_inputs(run: dict[str, Any], cfg: TrainConfig, inputs: dict[str, str], folder: Path) -> list[str]:
-    """What to say of inputs with other contents than the run's, each named by the file that the user gave."""
+    """Sentences about inputs with other contents than the run's, each named by the file that was given."""
     stored, tokenizer = run["inputs"], checkpoint.tokenizer_of({"run": run})
+    # first, since another tokenizer makes all shards differ
     if tokenizer and cfg.tokenizer and sha256(cfg.tokenizer) != tokenizer["sha256"]:
-        return [
-            f"{cfg.tokenizer} is another tokenizer than {tokenizer['path']} was"
-        ]  # the shards differ for that alone
+        return [f"{cfg.tokenizer} is another tokenizer than {tokenizer['path']} was"]
     changed = [name for name in sorted(inputs.keys() | stored.keys()) if inputs.get(name) != stored.get(name)]
     sources = dict.fromkeys(source_of(name, cfg, folder) for name in changed)  # one file makes several shards
     return [f"{source} has other contents" for source in sources]
 
 
 def source_of(name: str, cfg: TrainConfig, folder: Path) -> str:
-    """The file that an input was made of: for shards of arianna_ft.py what its job.json names, else the shard
-    itself.
-    """
-    part, _, file = name.partition("/")
-    if part == "base":
+    """The file that an input was made of: what job.json of arianna_ft.py names, else the shard itself."""
+    kind, _, file = name.partition("/")
+    if kind == "base":
         return cfg.base or "the base"
     try:
         paths = json.loads((folder / "job.json").read_bytes())["paths"]
     except (OSError, ValueError, KeyError, TypeError):
         paths = {}
-    source = paths.get({"data": "conversations"}.get(part, part)) if isinstance(paths, dict) else None
-    return source or f"{cfg.data_dir if part == 'data' else cfg.base_text_dir}/{file}"
+    source = paths.get({"data": "conversations"}.get(kind, kind)) if isinstance(paths, dict) else None
+    return source or f"{cfg.data_dir if kind == 'data' else cfg.base_text_dir}/{file}"
 
 
 def note_tokenizer(path: str | Path) -> dict[str, str]:
-    """What a checkpoint says of the tokenizer it was trained with."""
+    """The note in a checkpoint by which its tokenizer is known again."""
     return {"sha256": sha256(path), "path": str(path)}
 
 
 def hash_inputs(base: str | None, folders: dict[str, str | None]) -> dict[str, str]:
-    """One SHA-256 per input file, named by its part in the run rather than by its path."""
-    found = {"base": sha256(base)} if base else {}
-    for part, folder in folders.items():
+    """One SHA-256 per input file, named by what it is to the run rather than by its path."""
+    hashes = {"base": sha256(base)} if base else {}
+    for kind, folder in folders.items():
         for file in sorted(Path(folder).glob("*")) if folder else []:
             if file.suffix in (".bin", ".mask"):
-                found[f"{part}/{file.name}"] = sha256(file)
-    return found
+                hashes[f"{kind}/{file.name}"] = sha256(file)
+    return hashes
 
 
 def set_aside(folder: Path) -> None:

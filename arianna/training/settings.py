@@ -1,5 +1,6 @@
-"""Every setting of a training run, and its learning-rate schedule. Standard library only: flags are checked
-before torch is imported.
+"""Every setting of a training run, and its learning rate at each step.
+
+Standard library only: flags are checked before torch is imported.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of a run. Stored in its checkpoints; a field that changes the weights must not differ
-    when it goes on.
-    """
+    """Every setting of a run, stored in its checkpoints; one that changes the weights stays what it is."""
 
     # scratch: new weights; resume: from --base, or a run that goes on
     init_from: Literal["scratch", "resume"] = "resume"
@@ -29,12 +28,12 @@ class TrainConfig:
     loss_on: Literal["all", "answers"] = "all"  # which tokens of a conversation are trained
     # shards of what the base knows: val*.bin is scored at each evaluation, train*.bin replayed
     base_text_dir: str | None = None
-    # share of the rows taken from base_text_dir, 0 to 0.9; of these, what the base predicts is learned
+    # share of the rows taken from base_text_dir, 0 to 0.9; in these, the base's predictions are learned
     replay: float = 0.0
     # weight of a term that prefers answers under their own question to those under another
     question_contrast: float = 0.0
     learning_rate: float | None = None  # peak; by default 2e-3 from scratch, 1e-5 from a base
-    # of the rate; wsd: stays, then falls; auto: wsd from scratch, else cosine
+    # how the rate falls; wsd: it stays, then falls in a straight line; auto: wsd from scratch, else cosine
     schedule: Literal["auto", "cosine", "wsd"] = "auto"
     decay_ratio: float = 0.5  # wsd: share of max_iters in which the rate falls in a straight line
     warmup_ratio: float = 0.05  # share of max_iters
@@ -50,9 +49,9 @@ class TrainConfig:
     eval_rows: int = 512  # at most so many held-out rows, evenly spread and always the same
     log_interval: int = 10  # steps between lines
     save_minutes: float = 2.0  # save at least this often
-    seed: int = 1337  # of new weights and of the order of the rows
+    seed: int = 1337  # draws new weights and the order of the rows
     device: str = "auto"  # auto: cuda if there is one, else cpu
-    # of matrix products; auto: on a CPU the faster one, on cuda bfloat16
+    # number format of matrix products; auto: on a CPU the faster one, on cuda bfloat16
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
     # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
@@ -65,36 +64,22 @@ class TrainConfig:
     n_heads: int = 6  # attention heads of a model from scratch
     n_kv_heads: int | None = None  # key and value heads of a model from scratch; by default n_heads
     vocab_size: int = 4096  # tokens of a model from scratch
-    multiple_of: int = 32  # of a model from scratch: its hidden width is rounded up to a multiple of it
+    multiple_of: int = 32  # the hidden width of a model from scratch is rounded up to a multiple of this
     max_seq_len: int | None = None  # context; by default the base's, or 256 from scratch
 
     def __post_init__(self) -> None:
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}; it must be at least 1, or left out")
-        at_least_1 = (
-            "max_iters",
-            "batch_size",
-            "gradient_accumulation_steps",
-            "nproc",
-            "eval_interval",
-            "eval_rows",
-            "log_interval",
-        )
-        for name in at_least_1:
+        counts = "max_iters batch_size gradient_accumulation_steps nproc eval_interval eval_rows log_interval"
+        for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("learning_rate", "grad_clip", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be a number above 0")
-        for name, top in (
-            ("warmup_ratio", 1.0),
-            ("beta1", 1.0),
-            ("beta2", 1.0),
-            ("replay", 0.9),
-            ("weight_decay", 10.0),
-            ("question_contrast", 100.0),
-        ):
+        tops = {"warmup_ratio": 1.0, "beta1": 1.0, "beta2": 1.0, "replay": 0.9, "weight_decay": 10.0}
+        for name, top in (tops | {"question_contrast": 100.0}).items():
             if not 0 <= getattr(self, name) < top:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under {top:g}")
         if not 0 <= self.decay_ratio <= 1:
@@ -122,40 +107,26 @@ class TrainConfig:
 
     @property
     def optimizer_name(self) -> str:
-        return (
-            ("muon" if self.init_from == "scratch" else "adamw")
-            if self.optimizer == "auto"
-            else self.optimizer
-        )
+        by_start = "muon" if self.init_from == "scratch" else "adamw"
+        return by_start if self.optimizer == "auto" else self.optimizer
 
     @property
     def schedule_name(self) -> str:
-        return (
-            ("wsd" if self.init_from == "scratch" else "cosine") if self.schedule == "auto" else self.schedule
-        )
+        by_start = "wsd" if self.init_from == "scratch" else "cosine"
+        return by_start if self.schedule == "auto" else self.schedule
 
 
-FREE = {
-    "fresh",
-    "out_dir",
-    "base",
-    "data_dir",
-    "base_text_dir",
-    "tokenizer",
-    "log_interval",
-    "save_minutes",
-    "device",
-    "compile",
-}
-FREE |= {"nproc", "tensorboard", "wandb"}
-"""Fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile:
-the run stays as it began."""
+# fields that may differ when a run goes on. Paths may: their contents are compared by hash. So may compile:
+# the run stays as it began
+FREE = {"fresh", "log_interval", "save_minutes", "device", "nproc", "compile", "tensorboard", "wandb"}
+FREE |= {"out_dir", "base", "data_dir", "base_text_dir", "tokenizer"}
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
-    """Rate of a step, 0 <= step < max_iters: linear warm-up, then a cosine (Loshchilov & Hutter 2016), or a
-    peak that stays and falls in a straight line at the end (warmup-stable-decay; Hu et al. 2024, arXiv
-    2404.06395). Never 0.
+    """The rate of a step, 0 <= step < max_iters; never 0.
+
+    After a linear warm-up comes a cosine (Loshchilov & Hutter 2016), or a peak that stays and falls in a
+    straight line at the end (warmup-stable-decay; Hu et al. 2024, arXiv 2404.06395).
     """
     if step < cfg.warmup:
         return cfg.peak * (step + 1) / (cfg.warmup + 1)

@@ -37,31 +37,23 @@ class State:
     best_loss: float = math.inf
     best_step: int = -1
     seconds: float = 0.0  # spent so far, over all starts
-    threads: int | None = None  # that computed the steps so far, by what was saved
+    threads: int | None = None  # how many computed the saved steps
     compiled: bool | None = None  # whether the steps are; None before the first
     dtype: str | None = None  # number format of the steps; None before the first
     tokenizer: dict[str, str] | None = None  # SHA-256 and path of the tokenizer that the tokens come from
-    teacher: Transformer | None = None  # whose predictions for replayed rows are learned
+    teacher: Transformer | None = None  # the model whose predictions for replayed rows are learned
 
     def finished(self, cfg: TrainConfig) -> bool:
-        """All steps are done, or the last `patience` evaluations brought nothing better."""
-        waited = self.step - max(self.best_step, 0)
-        out_of_patience = (
-            cfg.patience is not None
-            and self.step % cfg.eval_interval == 0
-            and waited >= cfg.patience * cfg.eval_interval
-        )
-        return self.step >= cfg.max_iters or out_of_patience
+        """Whether all steps are done, or the last `patience` evaluations brought nothing better."""
+        if self.step >= cfg.max_iters or cfg.patience is None or self.step % cfg.eval_interval:
+            return self.step >= cfg.max_iters
+        return self.step - max(self.best_step, 0) >= cfg.patience * cfg.eval_interval
 
     def pack(self, cfg: TrainConfig, inputs: dict[str, str]) -> dict[str, Any]:
         run = {"format": RUN_FORMAT, "config": dataclasses.asdict(cfg), "inputs": inputs}
-        run |= {
-            "best_step": self.best_step,
-            "seconds": self.seconds,
-            "threads": torch.get_num_threads(),
-            "compiled": self.compiled,
-        }
-        run |= {"dtype": self.dtype} | ({"tokenizer": self.tokenizer} if self.tokenizer else {})
+        run |= {name: getattr(self, name) for name in ("best_step", "seconds", "compiled", "dtype")}
+        run |= {"threads": torch.get_num_threads()}
+        run |= {"tokenizer": self.tokenizer} if self.tokenizer else {}
         optimizer = self.optimizer.state_dict()
         return checkpoint.pack(
             self.model, optimizer=optimizer, iter_num=self.step, best_val_loss=self.best_loss, run=run
@@ -76,21 +68,19 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run in a folder has reached."""
+    """The step that a run in a folder has reached, and whether that is its end."""
 
     step: int
     finished: bool
 
 
 def check_folder(cfg: TrainConfig, inputs: dict[str, str]) -> Progress | None:
-    """How far a run of ours in cfg.out_dir is, None if there is none. Raises RefusedError if it is another
-    run.
-    """
-    found = latest_state(Path(cfg.out_dir))
-    if found is None or "run" not in found:
+    """The progress of our run in cfg.out_dir, None if there is none. Raises RefusedError if it is another."""
+    saved = latest_state(Path(cfg.out_dir))
+    if saved is None or "run" not in saved:
         return None
-    check_same_run(found["run"], found["iter_num"], cfg, inputs, Path(cfg.out_dir))
-    state = State(None, None, found["iter_num"], best_step=found["run"]["best_step"])
+    check_same_run(saved["run"], saved["iter_num"], cfg, inputs, Path(cfg.out_dir))
+    state = State(None, None, saved["iter_num"], best_step=saved["run"]["best_step"])
     return Progress(state.step, state.finished(cfg))
 
 
@@ -99,68 +89,62 @@ def start_or_continue(
 ) -> State:
     """The state to go on from, or that of a new run of the model: see the table above."""
     folder = Path(cfg.out_dir)
-    found = latest_state(folder, set_damaged_aside=True)
-    if found is not None and "run" in found:
-        check_same_run(found["run"], found["iter_num"], cfg, inputs, folder)
-        return restore(found, cfg, folder, device)
-    if cfg.init_from == "scratch" and found is not None:
+    saved = latest_state(folder, set_damaged_aside=True)
+    if saved is not None and "run" in saved:
+        check_same_run(saved["run"], saved["iter_num"], cfg, inputs, folder)
+        return restore(saved, cfg, folder, device)
+    if cfg.init_from == "scratch" and saved is not None:
         raise RefusedError(f"{folder} holds a checkpoint of another program; give another --out_dir.")
     if model is not None:
         model.to(device)
         return State(model, make_optimizer(model, cfg), teacher=make_teacher(cfg, device))
-    if found is None:
+    if saved is None:
         raise RefusedError(
             f"{folder} holds no run to resume; give --base=CHECKPOINT to fine-tune or --init_from=scratch."
         )
-    if found.get("iter_num", 0) >= cfg.max_iters:
+    if saved.get("iter_num", 0) >= cfg.max_iters:
         raise RefusedError(
-            f"{folder}/ckpt.pt is at iteration {found['iter_num']}, "
+            f"{folder}/ckpt.pt is at iteration {saved['iter_num']}, "
             f"so --max_iters={cfg.max_iters} leaves nothing to do; give more."
         )
     shutil.copy2(folder / "ckpt.pt", folder / "ckpt_llama2c.pt")  # the file is another program's: it stays
-    return restore(found, cfg, folder, device)
+    return restore(saved, cfg, folder, device)
 
 
 def new_model(cfg: TrainConfig) -> Transformer | None:
     """The model that a run begins with, on the CPU; None where only a checkpoint in its folder can tell."""
     if cfg.init_from == "resume":
         return None if cfg.base is None else formats.open_model(cfg.base, cfg.max_seq_len)
-    shape = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
-    model = Transformer(
-        ModelArgs(**{name: getattr(cfg, name) for name in shape}, max_seq_len=cfg.max_seq_len or 256)
-    )
+    names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
+    shape = {name: getattr(cfg, name) for name in names}
+    model = Transformer(ModelArgs(**shape, max_seq_len=cfg.max_seq_len or 256))
     model.init_weights(cfg.seed)
     return model
 
 
-def restore(found: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch.device) -> State:
-    model = checkpoint.build_model(found, folder / "ckpt.pt", cfg.max_seq_len).to(device)
+def restore(saved: dict[str, Any], cfg: TrainConfig, folder: Path, device: torch.device) -> State:
+    """The state of a loaded checkpoint, of ours or of llama2.c's."""
+    model = checkpoint.build_model(saved, folder / "ckpt.pt", cfg.max_seq_len).to(device)
     optimizer = make_optimizer(model, cfg)
     try:
-        load_moments(optimizer, found["optimizer"]["state"])
+        load_moments(optimizer, saved["optimizer"]["state"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise RefusedError(
             f"the optimizer state in {folder} does not fit the model: {error}. Begin again with --fresh."
         ) from None
-    state = State(
-        model,
-        optimizer,
-        found["iter_num"],
-        teacher=make_teacher(cfg, device),
-        tokenizer=checkpoint.tokenizer_of(found),
-    )
-    if run := found.get("run"):
-        state.best_loss, state.best_step = float(found.get("best_val_loss", math.inf)), run["best_step"]
+    state = State(model, optimizer, saved["iter_num"], teacher=make_teacher(cfg, device))
+    state.tokenizer = checkpoint.tokenizer_of(saved)
+    if run := saved.get("run"):
+        state.best_loss, state.best_step = float(saved.get("best_val_loss", math.inf)), run["best_step"]
         state.seconds, state.threads = run["seconds"], run.get("threads")
         state.compiled = run.get("compiled", bool(run["config"].get("compile")))
-        # a state from before this was kept says it by its settings
+        # older states have no number format of their own: it follows from their settings
         state.dtype = run.get("dtype") or pick_precision(str(device), cfg.dtype).name
     return state
 
 
 def make_teacher(cfg: TrainConfig, device: torch.device) -> Transformer | None:
-    """The base, where there is one and rows are replayed: what it predicts for them is learned instead of
-    their tokens.
+    """The base, if rows are replayed: its predictions for them are learned in place of their tokens.
 
     So the rows need not be true to be of use, and are not learned by heart (learning without forgetting, Li &
     Hoiem 2016, arXiv 1606.09282).

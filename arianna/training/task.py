@@ -17,9 +17,7 @@ def training_rows(cfg: TrainConfig, args: ModelArgs) -> Rows:
 
 
 def make_task(cfg: TrainConfig, args: ModelArgs, teacher: Transformer | None = None) -> Task:
-    """The batches of a run, over its memory-mapped shards. Where there is a teacher, replayed rows have its
-    context.
-    """
+    """The batches of a run, over its memory-mapped shards. Replayed rows have the teacher's context."""
     context = (teacher.args if teacher else args).max_seq_len
     replay = Rows(cfg.base_text_dir, "train", context, args.vocab_size) if cfg.replay else None
     kind = contrast.ContrastTask if cfg.question_contrast else Task
@@ -38,6 +36,6 @@ def base_text_rows(cfg: TrainConfig, args: ModelArgs) -> dict[str, Rows]:
 
 
 def tokens_of(cfg: TrainConfig, task: Task) -> int:
-    """Tokens that a run will compute, about: what compiling and measuring first must be worth."""
+    """About how many tokens a run will compute; compiling or measuring pays only for many."""
     rows = cfg.max_iters * cfg.batch_size * cfg.gradient_accumulation_steps
     return rows * int(task.rows.lengths.mean())

@@ -1,4 +1,4 @@
-"""Say when a run stands still, and when it goes on. Standard library only."""
+"""A watch that notices when a run stands still. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-TIMES = 10  # as long as the usual step: a stall
+TIMES = 10  # a step this many times as long as usual is a stall
 SHORTEST = 2.0  # seconds; nobody minds less
-USUAL = 50  # steps whose median is the usual one
+USUAL = 50  # the usual time is the median of so many steps
 
 
 def clock() -> float:
-    """Seconds of a clock that goes on while the machine sleeps, which time.monotonic() does not on Linux and
-    macOS.
-    """
+    """Seconds of a clock that goes on while the machine sleeps, as time.monotonic() does not everywhere."""
     kind = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
     return time.monotonic() if kind is None else time.clock_gettime(kind)
 
 
 class Watch:
-    """Looks at the clock while a step is computed, from a thread of its own.
+    """A thread that looks at the clock while a step is computed.
 
     `tell(step, seconds, usual)` is called once a step, with the seconds it has taken so far and the median of
     those before it, when that is ten times as much: by the thread, or, if the whole process slept, as soon as
@@ -33,7 +31,7 @@ class Watch:
     def __init__(self, tell: Callable[[int, float, float], None]):
         self.tell = tell
         self.usual: deque[float] = deque(maxlen=USUAL)
-        self.step, self.started, self.told = 0, None, False
+        self.step, self.started, self.reported = 0, None, False
         self.lock, self.over = threading.Lock(), threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
 
@@ -41,7 +39,7 @@ class Watch:
     def __call__(self, step: int) -> Iterator[None]:
         """Around the computation of a step."""
         with self.lock:
-            self.step, self.started, self.told = step, clock(), False
+            self.step, self.started, self.reported = step, clock(), False
         try:
             yield
         finally:
@@ -52,11 +50,11 @@ class Watch:
 
     def check(self) -> None:
         with self.lock:
-            if self.started is None or self.told or not self.usual:
+            if self.started is None or self.reported or not self.usual:
                 return
             seconds, usual = clock() - self.started, statistics.median(self.usual)
-            self.told = seconds > max(TIMES * usual, SHORTEST)
-            if self.told:
+            self.reported = seconds > max(TIMES * usual, SHORTEST)
+            if self.reported:
                 self.tell(self.step, seconds, usual)
 
     def look(self) -> None:

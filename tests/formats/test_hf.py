@@ -522,7 +522,7 @@ NORM = "model.norm.weight"
         ),
         (
             lambda f: change_config(f, num_hidden_layers=2),
-            r"has model\.layers\.2\..*, which a Llama model of its shape does not have",
+            r"has model\.layers\.2\..*, which no Llama model of its shape has",
         ),
         (
             lambda f: change_config(f, intermediate_size=100),

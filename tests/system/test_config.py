@@ -354,10 +354,8 @@ def test_a_bare_word_is_pointed_to_its_flag():
 def test_several_classes_are_read_at_once_and_flags_of_elsewhere_are_told_what_to_do(tmp_path):
     instead = {"width": "it follows from the name", "data": "give --name=NAME"}
     (tmp_path / "a.toml").write_text("width = 3")
-    assert config.read([Sample, Other], ["--max_iters=3", "--lr=1"], None, ALIASES, instead=instead) == {
-        "max_iters": 3,
-        "learning_rate": 1.0,
-    }
+    flags = config.read_flags([Sample, Other], ["--max_iters=3", "--lr=1"], None, ALIASES, instead=instead)
+    assert flags == {"max_iters": 3, "learning_rate": 1.0}
     for words, message in (
         (["--width=3"], "^--width is not a flag of this command: it follows from the name.$"),
         (["--data=3"], "^--data is not a flag of this command: give --name=NAME.$"),
@@ -365,4 +363,4 @@ def test_several_classes_are_read_at_once_and_flags_of_elsewhere_are_told_what_t
         ([f"--config={tmp_path / 'a.toml'}"], "a.toml: width is not a setting of this command: it follows"),
     ):
         with pytest.raises(config.UsageError, match=message):
-            config.read([Sample, Other], words, None, ALIASES, instead=instead)
+            config.read_flags([Sample, Other], words, None, ALIASES, instead=instead)

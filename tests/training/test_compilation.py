@@ -60,7 +60,7 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is_where_there_is_a_compiler
     ("parts", "share", "mode"), [(1, 0.0, "reduce-overhead"), (2, 0.0, None), (1, 0.5, None)]
 )
 def test_launches_are_recorded_only_where_a_step_has_one_backward_pass(parts, share, mode):
-    task = SimpleNamespace(parts=parts, share=share)
+    task = SimpleNamespace(accumulated=parts, share=share)
     assert compilation.mode_for(task, Precision(torch.device("cuda"), torch.bfloat16)) == mode
     assert compilation.mode_for(task, CPU) is None
 
