@@ -24,13 +24,12 @@ from typing import Any
 
 from arianna import formats
 from arianna.corpus import prepare
-from arianna.corpus.encoding import write_prepared
 from arianna.ops import one_thread
 from arianna.scoring import base_text, scores
 from arianna.scoring.minimal_pairs import read_pairs, score_pairs
 from arianna.scoring.scores import Inputs
 from arianna.system import config
-from arianna.system.files import check_outputs, write_atomic
+from arianna.system.files import check_outputs, write_atomic, write_missing
 from arianna.system.visible import visible
 from model import Transformer
 from tokenizer import Tokenizer
@@ -160,7 +159,7 @@ def prepare_inputs(
     prepare.write_shards(known, str(tokenizer.path), (context, context), folder / "data", print)
     with one_thread():
         texts = base_text.files(base, tokenizer, folder / "base_text", cfg.base_text, replayed=False)
-    write_prepared(texts, folder / "base_text")
+    write_missing(texts, folder / "base_text")
     halves = tuple(list(prepare.iter_conversations(known, side)) for side in (False, True))
     return scores.read_inputs(
         halves, folder, (context, vocab_size), tokenizer, cfg.words, cfg.questions, cfg.base_text

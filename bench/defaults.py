@@ -41,7 +41,7 @@ from arianna.corpus.prepare import read_conversations
 from arianna.corpus.split import split_sides
 from arianna.scoring import base_text, choose
 from arianna.searching.folds import fold_of
-from arianna.system.files import sha256, write_atomic
+from arianna.system.files import sha256, write_atomic, write_missing
 from arianna.training import presets
 from arianna.training.devices import pick_device
 from arianna.training.settings import TrainConfig
@@ -157,10 +157,10 @@ def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path
                 files = encoding.prepare_conversations(
                     *halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len
                 )[0]
-            encoding.write_prepared(first_rows(files) if cut else files, data)
+            write_missing(first_rows(files) if cut else files, data)
         if not text.exists():
             texts = base_text.files(base, tokenizer, text, PROSE, replayed=True)
-            encoding.write_prepared(texts | (library_windows(library, base.args) if library else {}), text)
+            write_missing(texts | (library_windows(library, base.args) if library else {}), text)
     return data, text
 
 

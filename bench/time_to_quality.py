@@ -32,6 +32,7 @@ from arianna.corpus.split import split_sides
 from arianna.formats.write import update_model
 from arianna.scoring import base_text
 from arianna.system import config
+from arianna.system.files import write_missing
 from arianna.training.settings import TrainConfig
 from bench import pairs
 from tokenizer import Tokenizer
@@ -83,10 +84,8 @@ def prepare(folder: Path) -> None:
     shutil.copy(HERE / BASE, place / BASE)
     halves = split_sides(read_conversations(HERE / TALK))
     context = base.args.max_seq_len
-    encoding.write_prepared(
-        encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows"
-    )
-    encoding.write_prepared(
+    write_missing(encoding.prepare_conversations(*halves, tokenizer, context, context)[0], folder / "rows")
+    write_missing(
         base_text.files(base, tokenizer, folder / "base_text", str(HERE / PROSE), False), folder / "base_text"
     )
     update_model(base, folder / "base_hf", "hf", tokenizer=tokenizer)

@@ -14,8 +14,9 @@ from sentencepiece import SentencePieceTrainer
 
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import ANSWER as SCORED
-from arianna.corpus.encoding import ROW, TRAIN_ALL, prepare_conversations, write_prepared
+from arianna.corpus.encoding import ROW, TRAIN_ALL, prepare_conversations
 from arianna.formats import checkpoint
+from arianna.system.files import write_missing
 from arianna.training.settings import TrainConfig
 from arianna_data import Batch, Rows
 from model import ModelArgs, Transformer
@@ -326,7 +327,7 @@ CONVERSATIONS = [*SHORT[:4], LONG, TURNS, *SHORT[4:]]
 
 
 def rows_of(held_out: list[Conversation], tokenizer, folder: Path, context: int = 64) -> Rows:
-    write_prepared(prepare_conversations([], held_out, tokenizer, context, context)[0], folder)
+    write_missing(prepare_conversations([], held_out, tokenizer, context, context)[0], folder)
     return Rows(folder, "val", context, 4096)
 
 

@@ -9,13 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import numpy as np
 
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.template import answered, asked, opened, openings, prompt, render
-from arianna.system.files import write_atomic
 from tokenizer import BOS, Tokenizer
 
 # flags of a token in a .mask, each about the token as a target
@@ -224,15 +222,6 @@ def prepare_conversations(
         others=sum((others for _, _, others in plain), Counter()),
         characters=sum(len(text) for c, _, _ in plain for text in c.texts),
     )
-
-
-def write_prepared(files: dict[str, bytes], folder: str | Path) -> None:
-    """Put files by name into a folder. A file that holds the same already is left alone."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
-        if not (folder / name).is_file() or (folder / name).read_bytes() != data:
-            write_atomic(folder / name, data)
 
 
 def check_fits_shard(tokenizer: Tokenizer) -> None:

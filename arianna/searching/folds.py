@@ -1,4 +1,4 @@
-"""Conversations to train on, parted for a search by the split's keys: each fold is held out once.
+"""The conversations to train on, parted for a search by the split's keys: each fold is held out once.
 
 The conversations that the split holds out come nowhere near: all that is written is of the training side.
 """
@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from arianna.corpus.conversations import Conversation
-from arianna.corpus.encoding import prepare_conversations, write_prepared
+from arianna.corpus.encoding import prepare_conversations
 from arianna.corpus.split import LEVELS, digests
 from arianna.system.config import UsageError
+from arianna.system.files import write_missing
 from tokenizer import Tokenizer
 
 FOLDS = 5
@@ -23,8 +24,10 @@ ALL = "all"  # folder of all conversations to train on, beside the folds 0, 1, .
 
 
 def groups(conversations: Sequence[Conversation]) -> list[bytes]:
-    """The digest by which each conversation is parted: of its first question, or, where very many share that
-    one, of more of their words, as the split does."""
+    """The digest by which each conversation is parted, as in the split.
+
+    It is that of the first question, or, where very many have this in common, of more of their words.
+    """
     levels = [digests(c) for c in conversations]
     effective = [level[0] for level in levels]
     for deeper in range(1, LEVELS):
@@ -69,8 +72,7 @@ def write_folds(
     number = len(set(groups(conversations)))
     for fold in range(FOLDS):
         halves = fold_of(conversations, fold, number / FOLDS)
-        write_prepared(prepare_conversations(*halves, tokenizer, *contexts)[0], folder / str(fold))
+        write_missing(prepare_conversations(*halves, tokenizer, *contexts)[0], folder / str(fold))
     files, _ = prepare_conversations(conversations, [], tokenizer, *contexts)
-    write_prepared(
-        {name: content for name, content in files.items() if name.startswith("train")}, folder / ALL
-    )
+    train = {name: data for name, data in files.items() if name.startswith("train")}
+    write_missing(train, folder / ALL)

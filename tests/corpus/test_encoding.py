@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arianna.corpus import encoding
 from arianna.corpus.conversations import Conversation
 from arianna.corpus.encoding import (
     ANSWER,
@@ -25,9 +24,9 @@ from arianna.corpus.encoding import (
     plain_conversation,
     prepare_conversations,
     rows_of,
-    write_prepared,
 )
 from arianna.corpus.template import render
+from arianna.system.files import write_missing
 from arianna_data import Rows
 from tokenizer import BOS, Tokenizer
 
@@ -380,7 +379,7 @@ def talks() -> tuple[list[Conversation], list[Conversation]]:
 def test_prepared_conversations_are_rows_that_can_be_read(tokenizer, talks, tmp_path):
     files, prepared = prepare_conversations(*talks, tokenizer, 64, 32)
     assert sorted(files) == ["train.bin", "train.mask", "val.bin", "val.mask"]
-    write_prepared(files, tmp_path / "data")
+    write_missing(files, tmp_path / "data")
     train, val = Rows(tmp_path / "data", "train", 64, 4096), Rows(tmp_path / "data", "val", 64, 4096)
     assert max(train.lengths) == 64 and max(val.lengths) <= 32
     assert prepared.rows == len(train) + len(val)
@@ -417,14 +416,6 @@ def test_preparing_twice_gives_the_same_bytes_and_writes_nothing(tokenizer, talk
     first = prepare_conversations(*talks, tokenizer, 64, 64)
     assert first == prepare_conversations(*talks, tokenizer, 64, 64)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_files_that_hold_it_already_are_left_alone(tmp_path, monkeypatch):
-    write_prepared({"train.bin": b"one", "val.bin": b"two"}, tmp_path / "a" / "b")
-    written = []
-    monkeypatch.setattr(encoding, "write_atomic", lambda path, data: written.append((path.name, data)))
-    write_prepared({"train.bin": b"one", "val.bin": b"other"}, tmp_path / "a" / "b")
-    assert written == [("val.bin", b"other")]
 
 
 def test_a_vocabulary_too_large_for_shards_is_refused(talks):

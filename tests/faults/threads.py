@@ -19,10 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from arianna.corpus.encoding import prepare_conversations, write_prepared  # noqa: E402
+from arianna.corpus.encoding import prepare_conversations  # noqa: E402
 from arianna.corpus.prepare import read_conversations  # noqa: E402
 from arianna.corpus.split import split_sides  # noqa: E402
 from arianna.formats import checkpoint  # noqa: E402
+from arianna.system.files import write_missing  # noqa: E402
 from tokenizer import Tokenizer  # noqa: E402
 
 BASE = ROOT / "out/ckpt_v1_base.pt"
@@ -31,7 +32,7 @@ BASE = ROOT / "out/ckpt_v1_base.pt"
 def prepare(folder: Path) -> None:
     found = read_conversations(ROOT / "data/arianna_conversations.jsonl")
     files, _ = prepare_conversations(*split_sides(found), Tokenizer(ROOT / "data/tok4096.model"), 256, 256)
-    write_prepared(files, folder)
+    write_missing(files, folder)
 
 
 def train(folder: Path, data: Path, threads: str, flags: list[str]) -> str:

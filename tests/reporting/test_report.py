@@ -20,7 +20,7 @@ from arianna.scoring import base_text, choose
 from arianna.scoring.choose import Choice, Point
 from arianna.system import config
 from arianna.system.config import UsageError
-from arianna.system.files import sha256
+from arianna.system.files import sha256, write_missing
 from arianna.training.run_folder import RUN_FORMAT
 from arianna.training.settings import TrainConfig
 from tokenizer import Tokenizer
@@ -857,9 +857,9 @@ def unscored(bare: Path, tmp_path: Path, monkeypatch, tokenizer: Tokenizer) -> P
     """A run whose checkpoints are its base, with the shards that scoring needs; a short list of questions."""
     shutil.copytree(bare, tmp_path / "ft")
     run, halves = tmp_path / "ft", split_of(bare.parent / "talk.jsonl")
-    encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
+    write_missing(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
     rows = base_text.sampled_rows(build(), 8, 1).tobytes()
-    encoding.write_prepared({"val_samples.bin": rows}, run / "base_text")
+    write_missing({"val_samples.bin": rows}, run / "base_text")
     (tmp_path / "questions.txt").write_text("hi\nWho are you?\n")
     monkeypatch.setattr(scored_run, "QUESTIONS", tmp_path / "questions.txt")
     return run

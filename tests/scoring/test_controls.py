@@ -18,6 +18,7 @@ from arianna.corpus.split import split_sides
 from arianna.formats import checkpoint
 from arianna.reporting import charts, scored_run
 from arianna.scoring import base_text, choose
+from arianna.system.files import write_missing
 from arianna.training.settings import TrainConfig
 from tokenizer import Tokenizer
 
@@ -67,7 +68,7 @@ def base(tmp_path_factory, tokenizer: Tokenizer) -> Path:
     )
     random.Random(1).shuffle(sentences)
     tokens = texts.encode_text("\n".join(sentences), tokenizer)
-    encoding.write_prepared({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
+    write_missing({"train.bin": tokens.tobytes(), "val.bin": tokens[-500:].tobytes()}, folder)
     shape = TrainConfig(
         init_from="scratch",
         data_dir=str(folder),
@@ -92,9 +93,9 @@ def facts(base: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch):
         run = tmp_path / "ft"
         (tmp_path / "talk.jsonl").write_text("\n".join(map(line, talk)))
         halves = split_sides(read_conversations(tmp_path / "talk.jsonl"))
-        encoding.write_prepared(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
+        write_missing(encoding.prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
         samples = base_text.sampled_rows(formats.open_model(base), 8, 1)
-        encoding.write_prepared({"val_samples.bin": samples.tobytes()}, run / "base_text")
+        write_missing({"val_samples.bin": samples.tobytes()}, run / "base_text")
         folders = {
             "data_dir": str(run / "data"),
             "base_text_dir": str(run / "base_text"),

@@ -6,12 +6,13 @@ from pathlib import Path
 from helpers import ROOT, furnish
 
 from arianna import search
-from arianna.corpus.encoding import prepare_conversations, write_prepared
+from arianna.corpus.encoding import prepare_conversations
 from arianna.corpus.prepare import read_conversations
 from arianna.corpus.split import split_sides
 from arianna.formats import open_model
 from arianna.scoring import base_text
 from arianna.searching.job import Wanted
+from arianna.system.files import write_missing
 from arianna.training.settings import TrainConfig
 from tokenizer import Tokenizer
 
@@ -24,8 +25,8 @@ def place(folder: Path) -> Path:
     furnish(folder)
     base, tokenizer, run = open_model(folder / "base.pt"), Tokenizer(TOKENIZER), folder / "out/ft"
     halves = split_sides(read_conversations(folder / "talk.jsonl"))
-    write_prepared(prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
-    write_prepared(base_text.files(base, tokenizer, run / "base_text", None, True), run / "base_text")
+    write_missing(prepare_conversations(*halves, tokenizer, 64, 64)[0], run / "data")
+    write_missing(base_text.files(base, tokenizer, run / "base_text", None, True), run / "base_text")
     return folder
 
 

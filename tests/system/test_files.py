@@ -158,3 +158,11 @@ def test_a_name_that_is_empty_or_not_utf_8_is_refused():
     for name in ("", os.fsdecode(b"caf\xe9/out")):
         with pytest.raises(UsageError, match="name"):
             files.check_outputs([name], [])
+
+
+def test_files_that_hold_it_already_are_left_alone(tmp_path, monkeypatch):
+    files.write_missing({"train.bin": b"one", "val.bin": b"two"}, tmp_path / "a" / "b")
+    written = []
+    monkeypatch.setattr(files, "write_atomic", lambda path, data: written.append((path.name, data)))
+    files.write_missing({"train.bin": b"one", "val.bin": b"other"}, tmp_path / "a" / "b")
+    assert written == [("val.bin", b"other")]

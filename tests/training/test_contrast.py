@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from helpers import LONG, SHORT, TURNS, build, settings_for
 
-from arianna.corpus.encoding import ANSWER, encode_turns, prepare_conversations, write_prepared
+from arianna.corpus.encoding import ANSWER, encode_turns, prepare_conversations
+from arianna.system.files import write_missing
 from arianna.training import contrast
 from arianna.training.contrast import ContrastTask, pairs_of, question_and_answer, term
 from arianna.training.devices import ProcessGroup, pick_precision
@@ -23,7 +24,7 @@ from train_arianna import make_task, train_step
 @pytest.fixture
 def rows(tmp_path, tokenizer) -> Rows:
     talk = [*SHORT, LONG, TURNS]
-    write_prepared(prepare_conversations(talk, SHORT, tokenizer, 64, 64)[0], tmp_path / "talk")
+    write_missing(prepare_conversations(talk, SHORT, tokenizer, 64, 64)[0], tmp_path / "talk")
     return Rows(tmp_path / "talk", "train", 64, 4096)
 
 
