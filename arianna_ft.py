@@ -259,7 +259,7 @@ def begun(job: Job) -> Iterator[None]:
     if cfg.fresh and cfg.run.exists():
         with processes.lock(cfg.run):  # a run that is at work there would go on writing under the old name
             pass
-    with rolled_back(cfg.run, cfg.fresh, others=(cfg.corpus,), kept="ckpt*.pt") as aside:
+    with rolled_back(cfg.run, cfg.fresh, others=(cfg.corpus,), saved="ckpt*.pt") as aside:
         if aside is not None:
             say(f"the old {cfg.run} is now {aside}")
         yield

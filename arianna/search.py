@@ -1,10 +1,10 @@
 """A search over settings: what `arianna_ft.py --hours=8` calls, and one of the processes that it starts.
 
-    python arianna_ft.py --hours=8                # searches, trains with what it found, exports and reports
+    python arianna_ft.py --hours=8                # searches, trains with the best, exports and reports
     python arianna_ft.py --hours=8 --storage=sqlite:////shared/night.db     # the same on several machines
 
 A worker (`python -m arianna.search --folder=out/ft/search`) is started by that command. It asks the search's
-study for settings, tries them on folds of the conversations to train on, and tells it what came of them.
+study for settings, tries them on folds of the conversations to train on, and tells it the results.
 """
 
 from __future__ import annotations
@@ -44,14 +44,13 @@ class WorkerConfig:
 
 
 def check(hours: float) -> None:
-    """Raise UsageError for hours that cannot be, and where Optuna is missing. Imports nothing large."""
+    """Raise UsageError for impossible hours, or where Optuna is missing. Imports nothing large."""
     if not 0 < hours < math.inf:
         raise UsageError(f"hours is {hours:g}; it must be a number above 0.")
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"--hours needs {' and '.join(missing)}, not installed here: pip install {' '.join(NEEDED)}"
-        )
+        names = " and ".join(missing)
+        raise UsageError(f"--hours needs {names}, not installed here: pip install {' '.join(NEEDED)}")
 
 
 def search(
@@ -59,18 +58,18 @@ def search(
     trainer: TrainConfig,
     conversations: Iterable[Conversation],
     tokenizer: Tokenizer,
-    given: set[str] | None = None,
+    typed: set[str] | None = None,
 ) -> int:
     """Search settings on folds of the conversations to train on, train with the best; returns the exit code.
 
-    The run's folder holds its data and base text already; then what a run of the trainer leaves, too, and
-    search.json. `given`: settings of the trainer that the user typed; they are kept as they are.
-    Raises UsageError, and OSError where the machine fails: the same command goes on from there.
+    The run's folder holds its data and base text before, and afterwards search.json and what a run of the
+    trainer leaves. `typed`: settings of the trainer that the user gave; they are not searched. Raises
+    UsageError, and OSError where the machine fails: the same command goes on from there.
     """
     check(wanted.hours)
     from arianna.searching import night  # Optuna comes with it
 
-    return night.search(wanted, trainer, conversations, tokenizer, given or set())
+    return night.search(wanted, trainer, conversations, tokenizer, typed or set())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,8 +1,7 @@
-"""Whether answers listen: a held-out answer should be likelier under its own question than under another
-conversation's.
+"""Whether answers listen: a held-out answer should be likelier under its own question than under another's.
 
-A model that ignores questions is right in half of the pairs. What counts is the mean log-likelihood a
-token, so that base and tuned can be compared whatever their losses are.
+A model that ignores questions is right in half of the pairs. The two sides of a pair are compared within one
+model, so that base and tuned can be compared whatever their losses are.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from arianna.scoring.losses import nll, tail
 from model import Transformer
 from tokenizer import IGNORE, Tokenizer
 
-MOST_ROWS = 768  # scored of a model: all pairs of 27 conversations
-LEAST_OTHERS = 7  # other questions for an answer, where there are more conversations than that
+MOST_ROWS = 768  # rows scored with a model: all pairs of 27 conversations
+LEAST_OTHERS = 7  # other questions for each answer, where there are so many
 SEED = 1
 
 
@@ -31,17 +30,15 @@ class Pair(NamedTuple):
 
     answer: int
     question: int
-    nats: float  # by which the answer's tokens together are likelier under their own question
+    nats: float  # how much likelier the answer is under its own question, summed over its tokens
     tokens: int
 
 
 @dataclass(frozen=True)
 class Listening:
-    """How often, and by how much, answers are likelier under their own question; intervals are 95%, over
-    conversations.
-    """
+    """How often, and by how much, answers are likelier under their own question, with 95% intervals."""
 
-    share: float | None  # of the pairs; 0.5 is chance; None where no two conversations can be paired
+    share: float | None  # right pairs of all; 0.5 is chance; None where no two conversations can be paired
     low: float | None
     high: float | None
     gain: float | None  # mean gain in nats a token, which the report calls question gain
@@ -54,14 +51,13 @@ class Listening:
 def listening(
     model: Transformer, held_out: Sequence[Conversation], tokenizer: Tokenizer, context: int | None = None
 ) -> Listening:
-    """Score first answers under all first questions, of many conversations a bounded sample. Equal
-    arguments give equal scores.
+    """Score first answers under all first questions; of many conversations a sample, always the same.
 
     Conversations with the same question or the same answer are not paired. `context`: the base's, where the
     model's is longer. Questions that are too long are cut at their beginning, answers at their end, alike
     on both sides of a pair.
     """
-    answered = [c for c in held_out if 1 not in c.given]  # else the first answer is context alone
+    answered = [c for c in held_out if 1 not in c.given]  # in the others the first answer is context alone
     chosen = spread(answered, MOST_ROWS // (LEAST_OTHERS + 1))
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
     pairs = scored_pairs(model, chosen, tokenizer, limit)
@@ -83,9 +79,9 @@ def improvement(base: Listening, tuned: Listening) -> dict[str, float | None]:
     )
 
 
-def from_dict(kept: dict[str, Any]) -> Listening:
+def from_dict(stored: dict[str, Any]) -> Listening:
     """The score that was stored as JSON."""
-    return Listening(**{**kept, "pairs": [Pair(*pair) for pair in kept["pairs"]]})
+    return Listening(**{**stored, "pairs": [Pair(*pair) for pair in stored["pairs"]]})
 
 
 # ---- pairs and their rows ----
@@ -94,7 +90,7 @@ def from_dict(kept: dict[str, Any]) -> Listening:
 def scored_pairs(
     model: Transformer, chosen: Sequence[Conversation], tokenizer: Tokenizer, context: int
 ) -> list[Pair]:
-    """All pairs with what each answer gains by its own question."""
+    """All pairs, with how much likelier each answer is under its own question."""
     halves = [question_and_answer(c, tokenizer, context) for c in chosen]
     pairs = [(i, j) for i, j in others(len(chosen)) if differ(chosen[i], chosen[j])]
     wanted = [*dict.fromkeys([(i, i) for i, _ in pairs] + pairs)]
@@ -113,10 +109,9 @@ def gained(i: int, j: int, own: np.ndarray, other: np.ndarray, targets: np.ndarr
 def question_and_answer(
     conversation: Conversation, tokenizer: Tokenizer, context: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Tokens of the first turn up to its "A:", then those of its answer, twice: as inputs, and as targets
-    where they are scored.
+    """Tokens of the first turn up to its "A:", and of its answer as inputs and as targets where it is scored.
 
-    A question of more than half the context keeps BOS and its end.
+    Of a question of more than half the context, BOS and the end are taken.
     """
     tokens, flags = encode_turns(replace(conversation, turns=conversation.turns[:1]), tokenizer)
     at = int(np.argmax(flags & TRAIN_ANSWERS > 0))
@@ -133,13 +128,12 @@ def row(
 
 
 def others(n: int) -> Iterator[tuple[int, int]]:
-    """Ordered pairs of n numbers: all, or each number with as many as MOST_ROWS allows, by a fixed
-    shuffle."""
+    """Ordered pairs of n numbers: all, or as many for each as MOST_ROWS allows, by a fixed shuffle."""
     order = np.random.default_rng(SEED).permutation(n).tolist()
     for distance in range(1, min(n, MOST_ROWS // max(n, 1))):
         yield from ((order[place], order[(place + distance) % n]) for place in range(n))
 
 
 def differ(one: Conversation, other: Conversation) -> bool:
-    """Whether neither question is a right one for the other's answer."""
+    """Whether two conversations have neither the question nor the answer in common."""
     return key(one) != key(other) and one.turns[0][1] != other.turns[0][1]

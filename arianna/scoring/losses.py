@@ -1,4 +1,4 @@
-"""Losses of a model on held-out rows, of answers and of text, in nats a token."""
+"""The losses of a model on held-out rows, of answers and of text, in nats a token."""
 
 from __future__ import annotations
 
@@ -19,30 +19,24 @@ EVAL_ROWS = 16  # rows scored at a time
 
 @dataclass(frozen=True)
 class AnswerLoss:
-    """Mean negative log-likelihood in nats a token: of answers, and of the terminator (new line and BOS)
-    behind them.
-    """
+    """Mean negative log-likelihood, in nats a token, of answers and of the terminators behind them."""
 
     loss: float
-    terminator_loss: float
+    terminator_loss: float  # of the new line and BOS that end an answer
     tokens: int
-    conversation_nats: list[
-        float
-    ]  # summed over the answer tokens of each conversation (of a text: of each row)
+    conversation_nats: list[float]  # sum over the answer tokens of each conversation; of a text, of each row
     conversation_tokens: list[int]
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): among so many equally likely tokens the model chooses."""
+        """exp(loss): the model is as unsure as between so many equally likely tokens."""
         return math.exp(self.loss)
 
 
 def answer_loss(model: Transformer, rows: Rows, most: int | None = None) -> AnswerLoss:
-    """Score the answers of held-out rows (all tokens, where rows are windows of a text), each row from its
-    own BOS.
+    """Score the answers of held-out rows, or all tokens of a text's rows, each row from its own BOS.
 
-    `most`: score at most so many rows, evenly spread and always the same. Deterministic; the order of rows
-    is fixed.
+    `most`: score at most so many rows, evenly spread and always the same.
     """
     numbers = spread(range(len(rows)), most)
     conversation = np.unique(conversation_of(rows)[numbers], return_inverse=True)[1]
@@ -62,7 +56,7 @@ def answer_loss(model: Transformer, rows: Rows, most: int | None = None) -> Answ
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run's evaluation scores of a model."""
+    """The scores of a model at one of a run's evaluations."""
 
     answers: AnswerLoss
     base_text: dict[str, float]  # loss on each held-out base text
@@ -71,33 +65,27 @@ class Evaluation:
 def evaluate_model(
     model: Transformer, held_out: Rows, base_text: Mapping[str, Rows], most: int | None = None
 ) -> Evaluation:
-    """Score held-out answers and base texts, of each at most `most` rows."""
+    """Score held-out answers and base texts, at most `most` rows of each."""
     texts = {name: answer_loss(model, rows, most).loss for name, rows in base_text.items()}
     return Evaluation(answer_loss(model, held_out, most), texts)
 
 
 def conversation_of(rows: Rows) -> np.ndarray:
-    """A number for each row, (N,): the same for the rows of one conversation. Each window of a text has its
-    own.
-    """
-    goes_on = [
-        rows.masks[shard] is not None and rows.masks[shard][first] & CONTINUED > 0
-        for shard, first, _ in rows.index
-    ]
+    """A number for each row, (N,), shared by the rows of one conversation; a text's rows have their own."""
+    masks = [(rows.masks[shard], first) for shard, first, _ in rows.index]
+    goes_on = [mask is not None and mask[first] & CONTINUED > 0 for mask, first in masks]
     return np.cumsum(~np.array(goes_on))
 
 
 def row_nll(model: Transformer, rows: Rows, numbers: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (nats, flags) of each row in turn, float64 and int64 arrays of its targets; nats are 0 where
-    nothing is scored.
-    """
+    """Yield (nats, flags) of each row's targets, float64 and int64; nats are 0 where nothing is scored."""
     loaded = [scored_row(rows, n) for n in numbers]
     nats = nll(model, [(tokens, targets) for tokens, targets, _ in loaded], rows.max_seq_len)
     return zip(nats, (flags for _, _, flags in loaded), strict=True)
 
 
 def scored_row(rows: Rows, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, targets where they are scored, flags."""
+    """Inputs, targets where they are scored, and flags of a row."""
     tokens, _, flags = rows.row(number)
     return tokens, np.where(flags & (ANSWER | TERMINATOR), all_targets(rows, number), IGNORE), flags
 
@@ -114,18 +102,17 @@ def nll(model: Transformer, pairs: Sequence[tuple[np.ndarray, np.ndarray]], long
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
     device = model.tok_embeddings.weight.device
     for i in range(0, len(order), EVAL_ROWS):
-        part = order[i : i + EVAL_ROWS]
-        x, y = collate([pairs[n] for n in part], longest)
-        for n, line in zip(part, model.nll(x.to(device), y.to(device)).double().cpu().numpy(), strict=True):
+        numbers = order[i : i + EVAL_ROWS]
+        x, y = collate([pairs[n] for n in numbers], longest)
+        lines = model.nll(x.to(device), y.to(device)).double().cpu().numpy()
+        for n, line in zip(numbers, lines, strict=True):
             nats[n] = line[: len(pairs[n][0])]
     return nats
 
 
 @dataclass(frozen=True)
 class TextLoss:
-    """Mean negative log-likelihood of a text in nats a token, and in bits a byte of it, which other
-    tokenizers can be compared by.
-    """
+    """Mean negative log-likelihood of a text in nats a token, and in bits a byte to compare tokenizers by."""
 
     loss: float
     bits_per_byte: float | None  # None without a tokenizer
@@ -137,11 +124,10 @@ class TextLoss:
 def text_loss(
     model: Transformer, rows: Rows, most: int | None = None, tokenizer: Tokenizer | None = None
 ) -> TextLoss:
-    """Score every token of rows of plain text, but for the first of each row and BOS. `most` as in
-    answer_loss.
+    """Score every token of rows of plain text but BOS and the first of each row. `most` as in answer_loss.
 
-    BOS stands between texts: that another begins there is no part of a text, and a fine-tune learns on
-    purpose to end.
+    BOS stands between texts: that another begins there is no part of a text, and a fine-tune learns to end
+    on purpose.
     """
     pairs = [(rows.row(n)[0], all_targets(rows, n)) for n in spread(range(len(rows)), most)]
     pairs = [(tokens, np.where(targets == BOS, IGNORE, targets)) for tokens, targets in pairs]
@@ -155,28 +141,19 @@ def text_loss(
 
 def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
     """Bytes of text that each token stands for, (V,); 0 for unk, BOS and EOS."""
-    pieces = [tokenizer.sp.id_to_piece(i).replace(SPACE, " ") for i in range(tokenizer.vocab_size)]
-    return np.array(
-        [
-            0 if i < FIRST_BYTE else 1 if i < FIRST_PIECE else len(piece.encode())
-            for i, piece in enumerate(pieces)
-        ]
-    )
+    pieces = [tokenizer.sp.id_to_piece(i) for i in range(FIRST_PIECE, tokenizer.vocab_size)]
+    lengths = [len(piece.replace(SPACE, " ").encode()) for piece in pieces]
+    return np.array([0] * FIRST_BYTE + [1] * (FIRST_PIECE - FIRST_BYTE) + lengths)
 
 
 def forgetting(base: TextLoss, tuned: TextLoss) -> dict[str, float | None]:
-    """Rise of the loss on base text over the base's: nats a token with its 95% interval (bootstrap over
-    rows), and bits a byte.
-    """
-    rises = [t - b for t, b in zip(tuned.row_nats, base.row_nats, strict=True)]
-    bits = (
-        None
-        if base.bits_per_byte is None or tuned.bits_per_byte is None
-        else tuned.bits_per_byte - base.bits_per_byte
-    )
+    """Rise of the loss on base text: nats a token with a 95% interval (over rows), and bits a byte."""
+    rises, bits = [t - b for t, b in zip(tuned.row_nats, base.row_nats, strict=True)], None
+    if base.bits_per_byte is not None and tuned.bits_per_byte is not None:
+        bits = tuned.bits_per_byte - base.bits_per_byte
     return {**ratio(rises, base.row_tokens), "bits_per_byte": bits}
 
 
 def tail(tokens: list[int], most: int) -> list[int]:
-    """A prompt (BOS and more) of at most so many tokens: of a longer one BOS and the end."""
+    """A prompt of at most so many tokens; of a longer one, BOS and the end are left."""
     return tokens if len(tokens) <= most else [*tokens[:1], *tokens[len(tokens) - most + 1 :]]

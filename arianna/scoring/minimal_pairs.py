@@ -1,9 +1,8 @@
-"""Minimal pairs: how often a model finds a right sentence likelier than a wrong one that differs from it in
-a word.
+"""Minimal pairs: how often a right sentence is likelier to a model than a wrong one that differs in a word.
 
 The files are those of BLiMP (Warstadt et al. 2020, arXiv 1912.00582): a kind of fault each, with one pair a
-line, {"sentence_good": ..., "sentence_bad": ...}. Summed log-likelihoods of all tokens behind BOS are
-compared.
+line, {"sentence_good": ..., "sentence_bad": ...}. A sentence's score is the summed log-likelihood of its
+tokens behind BOS.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ SENTENCES = ("sentence_good", "sentence_bad")
 
 
 def read_pairs(path: str | Path, most: int | None = None) -> dict[str, list[tuple[str, str]]]:
-    """The pairs of a .jsonl file, or of all those of a folder, by the file's name; of each at most the
-    first `most`.
-    """
+    """The first `most` pairs of a .jsonl file, or of all those of a folder, by the file's name."""
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
@@ -36,7 +33,7 @@ def read_pairs(path: str | Path, most: int | None = None) -> dict[str, list[tupl
 
 
 def read_kind(file: Path, most: int | None) -> list[tuple[str, str]]:
-    """The pairs of one file. Raises ValueError with the line of the first that is none."""
+    """The pairs of one file. Raises ValueError with the number of a line that holds none."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -61,10 +58,10 @@ def pair_of(line: str, place: str) -> tuple[str, str]:
 def score_pairs(
     model: Transformer, kinds: dict[str, list[tuple[str, str]]], tokenizer: Tokenizer
 ) -> dict[str, Any]:
-    """Share of right pairs: of each kind, and over all of them, which count alike, with a 95% interval over
-    kinds (or over the pairs, where there is one kind).
+    """The share of right pairs: for each kind, and as the mean of the kinds with a 95% interval.
 
-    Raises ValueError if a sentence is longer than the model's context.
+    The interval is over kinds; where there is one, over its pairs. Raises ValueError for a sentence that is
+    longer than the model's context.
     """
     pairs = [pair for kind in kinds.values() for pair in kind]
     nats = iter(sentence_nats(model, [sentence for pair in pairs for sentence in pair], tokenizer))

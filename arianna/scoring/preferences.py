@@ -1,8 +1,6 @@
-"""What a reader preferred when both models' answers were shown without names: the choices of `sample.py
---blind`.
+"""A reader's preferences between both models' answers, shown without names by `sample.py --blind`.
 
-The file has a line of JSON for each choice: {"question": ..., "preferred": "tuned", "base" or "equal",
-...}.
+The file has a line of JSON for each choice: {"question": ..., "preferred": "tuned", "base" or "equal", ...}.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-NORMAL = 1.959964  # of the standard normal distribution, 95% lie within
+NORMAL = 1.959964  # 95% of the standard normal distribution lie between minus this and this
 
 
 def read_preferences(path: Path) -> Counter[str]:
@@ -30,9 +28,7 @@ def read_preferences(path: Path) -> Counter[str]:
 
 
 def summary(path: Path) -> dict[str, Any] | None:
-    """Choices by side, and the share of the tuned model among those that name one, with its 95% interval;
-    None without any.
-    """
+    """Choices by side, and the tuned model's share of those that name one, with a 95% interval; or None."""
     counts = read_preferences(path)
     if not counts:
         return None
@@ -51,10 +47,8 @@ def wilson(hits: int, n: int) -> dict[str, float | None]:
 
 def sentence(choices: dict[str, Any]) -> str:
     """A summary in words."""
-    counts = (
-        f"tuned preferred in {choices['tuned']}, base in {choices['base']}, neither in {choices['equal']}"
-    )
+    counts = f"tuned preferred in {choices['tuned']}, base in {choices['base']}"
+    result = f"{choices['choices']} answers compared without names: {counts}, neither in {choices['equal']}"
     if choices["value"] is None:
-        return f"{choices['choices']} answers compared without names: {counts}."
-    share = f"{choices['value']:.0%} for tuned, 95%: {choices['low']:.0%} to {choices['high']:.0%}"
-    return f"{choices['choices']} answers compared without names: {counts} ({share})."
+        return f"{result}."
+    return f"{result} ({choices['value']:.0%} for tuned, 95%: {choices['low']:.0%} to {choices['high']:.0%})."

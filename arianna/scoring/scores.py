@@ -1,4 +1,4 @@
-"""Every score of a model: losses, listening, and what it writes; the same for all that are compared."""
+"""Every score of a model, the same for all models: losses, listening, and statistics of what it writes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from model import Transformer
 from tokenizer import Tokenizer
 
 MOST_ANSWERS, MOST_TEXT = 512, 128  # rows that are scored of answers and of each base text
-WORTH_A_PROCESS = 64  # answers of a model; fewer are there before another process has imported torch
+WORTH_A_PROCESS = 64  # answers; fewer are written before another process has imported torch
 Halves = tuple[Sequence[Conversation], Sequence[Conversation]]  # trained on, held out
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `score_model` scores with."""
+    """The data that `score_model` scores a model on."""
 
     rows: Rows  # held-out conversations
     base_text: Mapping[str, Rows]
@@ -38,7 +38,7 @@ class Inputs:
     everyday: list[str]  # further questions
     tokenizer: Tokenizer
     known: frozenset[str]  # words that count as words
-    source: text_statistics.Source  # what can have been copied
+    source: text_statistics.Source  # texts that can have been copied
 
 
 def read_inputs(
@@ -50,7 +50,7 @@ def read_inputs(
     questions: str | Path,
     base_text: str | None,
 ) -> Inputs:
-    """Read what is scored from a run's folder, with its data/val.bin and base_text/val*.bin.
+    """Read the data to score on from a run's folder, with its data/val.bin and base_text/val*.bin.
 
     `shape`: the base's context and number of tokens, in which all models are scored. `words`: a list of
     words that count as words; those of the real base text (a file or a folder) do, too.
@@ -60,29 +60,25 @@ def read_inputs(
         known = known.union(*(text_statistics.words_of(read_text(f)) for f in text_files(base_text)))
     files = sorted((folder / "base_text").glob("val*.bin"))
     texts = {f.stem.removeprefix("val_"): Rows(f.parent, f.stem, *shape) for f in files}
-    return make_inputs(
-        halves, Rows(folder / "data", "val", *shape), texts, read_questions(questions), known, tokenizer
-    )
+    rows = Rows(folder / "data", "val", *shape)
+    return make_inputs(halves, rows, texts, read_questions(questions), known, tokenizer)
 
 
 def make_inputs(
     halves: Halves,
     rows: Rows,
-    texts: Mapping[str, Rows],
+    base_text: Mapping[str, Rows],
     everyday: Sequence[str],
     known: frozenset[str],
     tokenizer: Tokenizer,
 ) -> Inputs:
-    """Put together what is scored; words of the conversations count as words, those trained on can have
-    been copied.
-    """
+    """Put the data together. Words of all conversations count as words; trained ones can have been copied."""
     train, held_out = ([encoding.plain_conversation(c, tokenizer)[0] for c in half] for half in halves)
     plain = [encoding.ascii_typography(q, tokenizer)[0] for q in everyday]
-    known |= {
-        word for c in (*train, *held_out) for text in texts_of(c) for word in text_statistics.words_of(text)
-    }
+    texts = [text for c in (*train, *held_out) for text in texts_of(c)]
+    known = known.union(*map(text_statistics.words_of, texts))
     source = text_statistics.copy_source([text for c in train for text in texts_of(c)])
-    return Inputs(rows, texts, held_out, plain, tokenizer, known, source)
+    return Inputs(rows, base_text, held_out, plain, tokenizer, known, source)
 
 
 def texts_of(conversation: Conversation) -> list[str]:
@@ -99,9 +95,7 @@ def read_questions(path: str | Path) -> list[str]:
 
 
 def score_models(models: Iterable[Transformer], inputs: Inputs, **sampling: Any) -> list[dict[str, Any]]:
-    """The scores of each model; two at a time where it is worth it, each in a process with one thread:
-    digits stay the same.
-    """
+    """The scores of each model; two at a time where that pays, in processes of one thread: equal digits."""
     jobs = [(model, inputs, sampling) for model in models]
     answers = (len(inputs.held_out) + len(inputs.everyday)) * sampling.get("samples_each", 5)
     return list(each(score_in_process, jobs, min(2, cores()) if answers >= WORTH_A_PROCESS else 1))
@@ -115,8 +109,8 @@ def score_model(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[str
     """Every score of a model, as plain numbers for JSON. `sampling` goes to `generate_answers`.
 
     answers: AnswerLoss; listening: Listening; base_text: TextLoss by name; generated: see
-    `generated_scores`; samples: each answer with the places of its invented words and copies; times, the
-    only entry in which two scorings of a model may differ. Computed on one thread of the CPU, since two may
+    `generated_scores`; samples: each answer with the places of its invented words and copies; times: the
+    only entry that differs when a model is scored again. Computed on one thread of the CPU, since two may
     round the same sum differently.
     """
     with one_thread():
@@ -130,42 +124,38 @@ def score_model(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[str
 
 
 def score_losses(model: Transformer, inputs: Inputs) -> dict[str, Any]:
-    """What a model makes of given text. Raises ValueError if its losses are no numbers."""
-    loss = answer_loss(model, inputs.rows, MOST_ANSWERS)
+    """The scores of a model on given text. Raises ValueError if its losses are no numbers."""
+    loss, tokenizer = answer_loss(model, inputs.rows, MOST_ANSWERS), inputs.tokenizer
     if not math.isfinite(loss.loss):
         raise ValueError(
             "the model's answer loss is not a number, so it cannot be scored; use an earlier checkpoint."
         )
     terminator = loss.terminator_loss if math.isfinite(loss.terminator_loss) else None
-    text = {
-        name: text_loss(model, rows, MOST_TEXT, inputs.tokenizer) for name, rows in inputs.base_text.items()
-    }
+    texts = {name: text_loss(model, rows, MOST_TEXT, tokenizer) for name, rows in inputs.base_text.items()}
     return {
         "answers": {**asdict(loss), "perplexity": loss.perplexity, "terminator_loss": terminator},
-        "listening": asdict(listening(model, inputs.held_out, inputs.tokenizer, inputs.rows.max_seq_len)),
-        "base_text": {name: asdict(score) for name, score in text.items()},
+        "listening": asdict(listening(model, inputs.held_out, tokenizer, inputs.rows.max_seq_len)),
+        "base_text": {name: asdict(score) for name, score in texts.items()},
     }
 
 
 def score_answers(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[str, Any]:
-    """What a model writes itself: its answers to held-out and everyday questions, and their statistics."""
-    questions = [c.turns[0][0] for c in inputs.held_out] + inputs.everyday
-    systems = [c.system for c in inputs.held_out] + [""] * len(inputs.everyday)
+    """A model's own answers to held-out and everyday questions, and their statistics."""
+    held_out, no_text = inputs.held_out, [""] * len(inputs.everyday)
+    questions = [c.turns[0][0] for c in held_out] + inputs.everyday
+    ahead = {"systems": [c.system for c in held_out] + no_text}
+    ahead["greetings"] = [c.greeting for c in held_out] + no_text
     context = inputs.rows.max_seq_len
-    greetings = [c.greeting for c in inputs.held_out] + [""] * len(inputs.everyday)
-    ahead = {"systems": systems, "greetings": greetings}
     answers = generate_answers(model, inputs.tokenizer, questions, context=context, **ahead, **sampling)
     looks = [text_statistics.look_at(a.text, inputs.known, inputs.source, a.whole) for a in answers]
-    places = [
-        {"non_words": [*map(list, look.non_words)], "copies": [*map(list, look.copies)]} for look in looks
-    ]
-    held_out = len(answers) * len(inputs.held_out) // len(questions)  # these come first
-    samples = [{**asdict(a), "held_out": i < held_out, **places[i]} for i, a in enumerate(answers)]
+    places = [{name: [*map(list, getattr(look, name))] for name in ("non_words", "copies")} for look in looks]
+    first = len(answers) * len(held_out) // len(questions)  # answers to the held-out questions come first
+    samples = [{**asdict(a), "held_out": i < first, **places[i]} for i, a in enumerate(answers)]
     return {"generated": generated_scores(answers, looks), "samples": samples}
 
 
 def changes(tuned: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
-    """What two models' scores differ by.
+    """The changes of scores from the base to the tuned model.
 
     answers: of the answer loss (`bootstrap`, None if there are too few conversations); forgetting: by base
     text; listening: rise of the share of pairs in which answers fit their own questions.

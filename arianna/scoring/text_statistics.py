@@ -1,6 +1,6 @@
 """Statistics of generated text: invented words, copies, repetition. Standard library only.
 
-Words are runs of letters in lower case, with apostrophes inside; digits and punctuation are none.
+Words are runs of letters in lower case, with apostrophes inside; digits and punctuation are no words.
 An n-gram is n words in a row of one text. Places in a text are pairs (first character, last character + 1).
 """
 
@@ -17,9 +17,7 @@ COPY = 8  # words in a row that count as copied
 REPEAT = 4  # words in a row that count as repeated
 
 Span = tuple[int, int]
-Source = dict[
-    tuple[str, ...], list[int]
-]  # COPY-grams of the texts that may be copied from, and where each begins
+Source = dict[tuple[str, ...], list[int]]  # COPY-grams of the texts that may be copied, and their places
 
 
 class Word(NamedTuple):
@@ -32,17 +30,17 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What one text has: numbers to be added up over texts, and places to be marked."""
+    """The statistics of one text: numbers to be added up over texts, and places to be marked."""
 
     words: int
-    judged: int  # of the words: all, but for the last of a text that was cut off
+    judged: int  # words without the last one of a text that was cut off
     non_words: list[Span]
     grams: int  # n-grams of COPY words
-    copied: int  # of these, those that stand in the source
+    copied: int  # those n-grams that stand in the source
     longest_copy: int  # words
     copies: list[Span]  # copied n-grams, those that overlap joined
     four_grams: int
-    repeated: int  # of these, those that stood in the text before
+    repeated: int  # four-grams that occurred in the text before
 
 
 def look_at(text: str, known: Collection[str], source: Source, whole: bool = True) -> Look:
@@ -103,12 +101,9 @@ def copy_source(texts: Sequence[str]) -> Source:
 
 
 def longest_copy(words: Sequence[Word], source: Source) -> int:
-    """Words of the longest stretch of a text that stands in one text of the source, word for word; 0 if
-    under COPY.
-    """
-    began: dict[
-        int, int
-    ] = {}  # place of the last n-gram in the source: where in this text the stretch began that led there
+    """Words of the longest stretch of a text that stands word for word in the source; 0 if under COPY."""
+    # by the place of the last n-gram in the source: where in this text the stretch began that led there
+    began: dict[int, int] = {}
     longest = 0
     for i, gram in enumerate(grams(words, COPY)):
         began = {place: began.get(place - 1, i) for place in source.get(gram, ())}
@@ -117,7 +112,7 @@ def longest_copy(words: Sequence[Word], source: Source) -> int:
 
 
 def joined(spans: Sequence[Span]) -> list[Span]:
-    """Spans of rising starts and ends, those that overlap made one."""
+    """The spans, of rising starts and ends, with those that overlap made one."""
     out: list[Span] = []
     for start, end in spans:
         if out and start < out[-1][1]:
@@ -134,10 +129,10 @@ def repeats(words: Sequence[Word], n: int) -> int:
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float | None:
-    """Different n-grams over all n-grams of the texts together, 0 to 1; None if they have none (Li et al.
-    2016, arXiv 1510.03055).
+    """Different n-grams of the texts over all their n-grams, 0 to 1 (Li et al. 2016, arXiv 1510.03055).
 
-    It falls with the amount of text, so that models are compared on as many texts of like length.
+    None if there is no n-gram. It falls with the amount of text, so models are compared on as many texts of
+    like length.
     """
     runs = [g for text in texts for g in grams(list(words_in(text)), n)]
     return len(set(runs)) / len(runs) if runs else None

@@ -1,4 +1,4 @@
-"""What a search begins with: its folds, what a run costs, what is fixed, what its study must agree with."""
+"""The beginning of a search: folds, the cost of a run, fixed settings, facts that its study must share."""
 
 from __future__ import annotations
 
@@ -26,17 +26,8 @@ from arianna_data import Rows
 from model import Transformer
 from tokenizer import Tokenizer
 
-OWN = (
-    "out_dir",
-    "fresh",
-    "data_dir",
-    "tokenizer",
-    "patience",
-    "tensorboard",
-    "wandb",
-    "compile",
-    "warmup_iters",
-)
+# settings of the trainer that are a run's own
+OWN = "out_dir fresh data_dir tokenizer patience tensorboard wandb compile warmup_iters".split()
 
 
 def prepare_folds(
@@ -59,13 +50,13 @@ def cost_of(trainer: TrainConfig, base: Transformer, folder: Path) -> Cost:
     return Cost(len(rows), float(rows.lengths.mean()), shape[0], sum(f.stat().st_size // 2 for f in texts))
 
 
-def fixed_settings(trainer: TrainConfig, given: set[str]) -> dict[str, Any]:
-    """Of what is searched, the settings that the user gave: they are not searched."""
-    return {name: getattr(trainer, name) for name in sorted({"max_iters", "learning_rate", *USUAL} & given)}
+def fixed_settings(trainer: TrainConfig, typed: set[str]) -> dict[str, Any]:
+    """Settings that could be searched and are not, because the user gave them."""
+    return {name: getattr(trainer, name) for name in sorted({"max_iters", "learning_rate", *USUAL} & typed)}
 
 
 def facts(wanted: Wanted, trainer: TrainConfig, fixed: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a trial's value depends on beside its settings, as a sentence calls it; equal on every machine."""
+    """Facts on which a trial's value depends, besides its settings, by names fit for a sentence."""
     shards = "".join(sha256(f) for f in sorted((folder / folds.ALL).glob("train*")))
     known = Path(trainer.base_text_dir) / "val_text.bin"
     return {
@@ -79,12 +70,12 @@ def facts(wanted: Wanted, trainer: TrainConfig, fixed: dict[str, Any], folder: P
 
 
 def shared_settings(trainer: TrainConfig) -> dict[str, Any]:
-    """The trainer's settings that all runs of a search share, without those that are a run's own."""
+    """The trainer's settings that are the same in all runs of a search."""
     return {name: value for name, value in asdict(trainer).items() if name not in OWN}
 
 
 def workers_for(asked: int | None, trainer: TrainConfig, base: Transformer) -> int:
-    """How many processes: as asked; else one where a GPU computes, or one a core, as far as memory lasts.
+    """The number of processes: as asked; else one for a GPU, or one a core, as far as memory lasts.
 
     Raises ValueError if there is no memory for one, or for those that are asked for.
     """

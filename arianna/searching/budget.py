@@ -1,4 +1,4 @@
-"""The time of a search: what is left of it over all its starts, what a run costs, what the end needs."""
+"""The time of a search: how much is left over all its starts, what a run costs, what the end needs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,23 @@ from arianna.searching.folds import FOLDS
 from arianna.searching.space import STOPS
 from arianna.training.watchdog import clock
 
-KEPT_EVERY = 10.0  # seconds between two notes of the time spent
+NOTE_EVERY = 10.0  # seconds between two notes of the time spent
 REPORT = 180_000  # tokens that a thread trains while export and report are made: 90 s at 2,000 a second
 END = 0.3  # share of the time that the end may take as planned
-ENDS = (
-    (4, FOLDS),
-    (3, FOLDS),
-    (3, 3),
-    (2, 3),
-    (1, 0),
-)  # seeds of the final model, and folds to try their average on
-TEACHER = 1.4  # times the work of a row that is replayed: the base's predictions are computed too
-CONTRAST = 3.0  # times the work of a row whose answer is also put under its own and another's question
-SCORING = 1 / 3  # of the work of training on a token
+ENDS = ((4, FOLDS), (3, FOLDS), (3, 3), (2, 3), (1, 0))  # seeds, and folds to try their average on
+TEACHER = 1.4  # work of a replayed row over that of another: the base's predictions are computed too
+CONTRAST = 3.0  # work of a row with the question contrast: its answer is put under two questions, too
+SCORING = 1 / 3  # work of scoring a token over that of training on it
 
 
 class Clock:
-    """Seconds of a search, its earlier starts among them. Time that the machine sleeps is spent, too."""
+    """The seconds of a search, its earlier starts included. Time that the machine sleeps is spent, too."""
 
     def __init__(self, hours: float, path: Path):
-        kept = job.get(path) or {}
+        seconds = (job.get(path) or {}).get("seconds")
         self.total, self.path, self.started = 3600 * hours, path, clock()
-        self.before = kept["seconds"] if isinstance(kept.get("seconds"), float) else 0.0
-        self.kept = self.started
+        self.before = seconds if isinstance(seconds, float) else 0.0
+        self.noted = self.started
 
     @property
     def spent(self) -> float:
@@ -47,17 +41,17 @@ class Clock:
 
     def keep(self, now: bool = False) -> None:
         """Note the time spent, for a start that goes on."""
-        if now or clock() - self.kept > KEPT_EVERY:
+        if now or clock() - self.noted > NOTE_EVERY:
             job.put(self.path, {"seconds": self.spent})
-            self.kept = clock()
+            self.noted = clock()
 
 
 @dataclass
 class Cost:
-    """What runs cost in seconds of one worker: a count of their work, and how fast it was done so far."""
+    """The cost of runs in seconds of one worker, from the work that is counted and the speed so far."""
 
     rows: int  # of all conversations to train on
-    row_tokens: float  # of one of them, on average
+    row_tokens: float  # mean length of these
     context: int
     text_tokens: int  # of the base text that is scored
     work_done: float = 0.0  # in tokens trained
@@ -80,7 +74,7 @@ class Cost:
         return settings["max_iters"] * self.step_work(settings) + (len(STOPS) + 1) * score
 
     def learn(self, work: float, seconds: float) -> None:
-        """Take into account what some work took."""
+        """Take into account the seconds that some work took."""
         self.work_done, self.seconds = self.work_done + work, self.seconds + seconds
 
     def of(self, work: float) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 from arianna import ROOT
 from arianna.system import processes
 
-DEATHS = 3  # of workers, after which the search ends
+DEATHS = 3  # after so many killed workers the search ends
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -53,9 +53,6 @@ def run(folder: Path, workers: int, go_on: Callable[[], bool], died: Callable[[i
 
 
 def failure(code: int) -> OSError:
-    why = (
-        "what it said stands above"
-        if code > 0
-        else f"signal {-code} killed several, for want of memory perhaps"
-    )
+    killed = f"signal {-code} killed several, perhaps for lack of memory"
+    why = "what it said stands above" if code > 0 else killed
     return OSError(f"a process of the search failed ({why}); the same command goes on from here.")

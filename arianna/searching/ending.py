@@ -1,4 +1,4 @@
-"""The end of a search: seeds of what it chose, averaged where that scores better on the folds."""
+"""The end of a search: seeds of the chosen settings, averaged where that scores better on the folds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from model import Transformer
 
 @dataclass(frozen=True)
 class Ending:
-    """From the chosen settings to the files of a finished run. Each unit's answer is kept, not made again."""
+    """The way from the chosen settings to the files of a finished run. No unit is done twice."""
 
     chosen: Chosen
     clock: Clock
@@ -52,11 +52,10 @@ class Ending:
         if waiting:
             self.start_workers(waiting)
         answers = {name: jobs.get(self.folder / "end" / f"{name}.json") or {} for name in units}
-        faults = [
-            f"{name}: {a.get('diverged', 'no answer')}" for name, a in answers.items() if "step" not in a
-        ]
-        if faults:
-            raise OSError(f"the search's last runs failed ({faults[0]}); the same command tries them again.")
+        for name, answer in answers.items():
+            if "step" not in answer:
+                fault = f"{name}: {answer.get('diverged', 'no answer')}"
+                raise OSError(f"the search's last runs failed ({fault}); the same command tries them again.")
         wins = folds and len(seeds) > 1 and self.average_wins(seeds, folds, answers)
         winners = seeds if wins else seeds[:1]
         model, step = averaged([self.weights(ALL, seed) for seed in winners])
@@ -75,9 +74,8 @@ class Ending:
         return Unit(data, settings, seed, stop, str(self.weights(data, seed)))
 
     def is_done(self, name: str, unit: Unit) -> bool:
-        return Path(unit.keep or "").is_file() and "step" in (
-            jobs.get(self.folder / "end" / f"{name}.json") or {}
-        )
+        answer = jobs.get(self.folder / "end" / f"{name}.json") or {}
+        return Path(unit.keep or "").is_file() and "step" in answer
 
     def average_wins(self, seeds: list[int], folds: list[str], answers: dict[str, dict]) -> bool:
         """Whether the average of the seeds' weights scores better on the folds than they do one by one."""
@@ -109,7 +107,7 @@ class Ending:
         return choice
 
     def final_config(self, step: int) -> TrainConfig:
-        """The settings of the final run, by which the report tells it."""
+        """The settings of the final run, as the report names them."""
         return dataclasses.replace(self.cfg, **self.settings(ALL), eval_interval=step)
 
 

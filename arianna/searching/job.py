@@ -1,4 +1,4 @@
-"""What a search's command and its workers tell each other, as JSON in its folder. Standard library only."""
+"""The messages between a search and its workers, as JSON in its folder. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arianna.system.files import write_atomic
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked of a search."""
+    """The user's wishes for a search."""
 
     hours: float
     workers: int | None = None
@@ -28,7 +28,7 @@ class Job:
     trainer: dict[str, Any]  # of TrainConfig; a unit's settings and folders win over it
     max_forgetting: float
     storage: str | None
-    facts: dict[str, Any]  # that the study must agree with
+    facts: dict[str, Any]  # the study's must be the same
     fixed: dict[str, Any]  # settings that are not searched
     cost: dict[str, Any]  # fields of Cost
     place: str  # the name of this search among those at its study
@@ -38,18 +38,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Unit:
-    """A run of the end: training with a seed up to a stop, whose weights are kept."""
+    """A run of the search: training with a seed up to a stop."""
 
     data: str  # a folder of the search's: a fold, or all conversations
     settings: dict[str, Any]  # of TrainConfig
     seed: int
     stop: int | None = None  # end after so many iterations and score there alone; None: score at every stop
-    keep: str | None = None
+    keep: str | None = None  # where its weights are written
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search has chosen, and how its end goes; kept, so that it is chosen once."""
+    """The trial that a search has chosen, and how the end goes. Stored, so that it is chosen once."""
 
     number: int
     params: dict[str, Any]
@@ -68,7 +68,7 @@ def put(path: Path, value: Any) -> None:
 def get(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is none."""
     try:
-        kept = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return kept if isinstance(kept, dict) else None
+    return value if isinstance(value, dict) else None

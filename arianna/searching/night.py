@@ -38,8 +38,8 @@ from arianna.training.timing import CLEARLY, time_formats
 from tokenizer import Tokenizer
 from train_arianna import train_step
 
-MANY = 100_000  # iterations, about, of a whole search
-LARGEST = 4  # a trial takes at most one fourth of the time of the search
+MANY = 100_000  # about as many iterations as a whole search does
+LARGEST = 4  # a trial takes at most a fourth of the time of the search
 
 
 def search(
@@ -47,11 +47,11 @@ def search(
     trainer: TrainConfig,
     conversations: Iterable[Conversation],
     tokenizer: Tokenizer,
-    given: set[str],
+    typed: set[str],
 ) -> int:
-    """Search, train what was found, and leave the run's folder as the trainer would; returns the exit code.
+    """Search, train with the best, and leave the run's folder as the trainer would; returns the exit code.
 
-    Raises UsageError for what the user must mend, OSError where the machine fails. What is done is kept.
+    Raises UsageError for what the user must mend, OSError where the machine fails. Finished work stays.
     """
     run = Path(trainer.out_dir)
     folder = run / "search"
@@ -59,15 +59,13 @@ def search(
         print(f"{run} is searched and trained; nothing to do", flush=True)
         return 0
     if trainer.nproc > 1:
-        raise UsageError(
-            f"nproc is {trainer.nproc}; give --workers instead, for a search has one process a run."
-        )
+        raise UsageError(f"nproc is {trainer.nproc}; give --workers instead: a search has one process a run.")
     folder.mkdir(parents=True, exist_ok=True)
     for place in (folder, folder / "end"):
         remove_leftovers(place)
     clock, base = Clock(wanted.hours, folder / "clock.json"), open_model(trainer.base, trainer.max_seq_len)
     beginning.prepare_folds(conversations, tokenizer, trainer, base, folder)
-    fixed, cost = beginning.fixed_settings(trainer, given), beginning.cost_of(trainer, base, folder)
+    fixed, cost = beginning.fixed_settings(trainer, typed), beginning.cost_of(trainer, base, folder)
     facts = beginning.facts(wanted, trainer, fixed, folder)
     study = studies.open_study(wanted.storage, folder, facts)
     workers = beginning.workers_for(wanted.workers, trainer, base)
@@ -91,25 +89,25 @@ class Night:
     fixed: dict[str, Any]
     log: Log
     left_out: dict[str, str] = field(default_factory=dict)  # presets that take too long, and why
-    known: set[int] = field(default_factory=set)  # trials that were told
+    known: set[int] = field(default_factory=set)  # trials that were printed
     best: float = math.inf  # value of the best of them
-    late: float = math.inf  # the time after which trials that still run are let go
+    late: float = math.inf  # the time after which trials that still run are given up
 
     @property
     def place(self) -> str:
         return beginning.place_of(self.folder)
 
     def run(self) -> None:
-        kept = jobs.get(self.folder / "chosen.json")
-        if kept is None:
+        stored = jobs.get(self.folder / "chosen.json")
+        if stored is None:
             with studies.reachable(self.wanted.storage):
                 self.explore()
-                kept = dataclasses.asdict(self.choose())
-        chosen = Chosen(**kept)
+                stored = dataclasses.asdict(self.choose())
+        chosen = Chosen(**stored)
         self.log.say(f"training with the settings of trial {chosen.number}: {spelled(chosen.params)}")
         bench = bench_of(self.job(chosen.fixed), self.folder)
-        parts = (self.clock, self.cost, bench, self.folder, self.trainer, self.log, self.do_units)
-        choice, seeds = Ending(chosen, *parts).run()
+        shared = (self.clock, self.cost, bench, self.folder, self.trainer, self.log, self.do_units)
+        choice, seeds = Ending(chosen, *shared).run()
         self.write(chosen, seeds)
         for weights in (self.folder / "end").glob("*.pt"):
             weights.unlink()  # the model is in the run's folder now
@@ -142,9 +140,8 @@ class Night:
         settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
         settings.pop("eval_interval", None)
         if "max_iters" not in self.fixed:
-            settings["max_iters"] = max(
-                1, round(settings["max_iters"] * self.cost.fold_rows / self.cost.rows)
-            )
+            part_of_rows = self.cost.fold_rows / self.cost.rows
+            settings["max_iters"] = max(1, round(settings["max_iters"] * part_of_rows))
         return settings
 
     def time_steps(self, usual: dict[str, Any]) -> None:
@@ -186,9 +183,9 @@ class Night:
             if takes < longest:
                 studies.line_up(self.study, name, Space(self.cost.rows, self.fixed).preset(name))
             else:
-                told = f"--preset={name} is not tried: {lasting(takes)} would be too much of the time"
-                self.left_out[name] = told
-                self.log.say(told)
+                reason = f"--preset={name} is not tried: {lasting(takes)} would be too much of the time"
+                self.left_out[name] = reason
+                self.log.say(reason)
         return longest
 
     # ---- the workers ----
@@ -214,22 +211,22 @@ class Night:
         self.log.say(f"a process of the search was killed by signal {signal}; another goes on in its place")
 
     def look(self) -> bool:
-        """Say and log how trials have ended since, other machines' too; returns whether there is time to go
-        on."""
+        """Print and log trials that have ended, other machines' too; returns whether time is left."""
         self.clock.keep()
-        ended = [t for t in studies.trials_of(self.study, *studies.DONE) if studies.told(t)]
+        ended = [t for t in studies.trials_of(self.study, *studies.DONE) if studies.summary_of(t)]
         fresh = [t for t in ended if t.number not in self.known]
         left = f"{lasting(self.clock.left)} left"
         for trial in fresh:
-            told, complete = studies.told(trial), trial.state == studies.TrialState.COMPLETE
+            summary, complete = studies.summary_of(trial), trial.state == studies.TrialState.COMPLETE
             better = complete and trial.value < self.best
             self.known, self.best = self.known | {trial.number}, trial.value if better else self.best
-            result = f"answers {told['answers']:.4f}" if complete else f"given up after {told['seen']} folds"
+            gave_up = f"given up after {summary['seen']} folds"
+            result = f"answers {summary['answers']:.4f}" if complete else gave_up
             best = f"best {self.best:+.4f}" if self.best < math.inf else "no best yet"
             self.log.say(f"trial {trial.number} | {result} | {best} | {left}")
             if better:
                 self.log.say(f"    the best so far: {spelled(trial.params)}")
-                gain = {"value": told["answers"], "base": told["base"], "settings": trial.params}
+                gain = {"value": summary["answers"], "base": summary["base"], "settings": trial.params}
                 self.log.record(trial=trial.number, **gain, seconds=self.clock.spent)
         if fresh:
             self.write()
@@ -244,14 +241,9 @@ class Night:
 
     def write(self, chosen: Chosen | None = None, seeds: int = 0) -> None:
         """Write search.json."""
-        spent = self.clock.spent
-        facts = {
-            "hours": self.wanted.hours,
-            "seconds": spent,
-            "began": time.time() - spent,
-            "workers": self.workers,
-        }
-        results.write(self.folder.parent, self.study, {**facts, "left_out": self.left_out}, chosen, seeds)
+        facts = {"hours": self.wanted.hours, "workers": self.workers, "left_out": self.left_out}
+        facts |= {"seconds": self.clock.spent, "began": time.time() - self.clock.spent}
+        results.write(self.folder.parent, self.study, facts, chosen, seeds)
 
     # ---- after them ----
 
@@ -262,9 +254,9 @@ class Night:
             raise UsageError(
                 f"no trial ended within {hours}; the same command with more hours goes on from here."
             )
-        told, seconds = studies.told(best), min(self.clock.left, END * self.clock.total)
-        seeds, tried = self.cost.end_that_fits(told["settings"], self.workers, seconds)
-        losses = (told["base"] + best.value, told["base"])
-        chosen = Chosen(best.number, best.params, self.fixed, *losses, told["stop"], seeds, tried)
+        summary, seconds = studies.summary_of(best), min(self.clock.left, END * self.clock.total)
+        seeds, folds = self.cost.end_that_fits(summary["settings"], self.workers, seconds)
+        losses = (summary["base"] + best.value, summary["base"])
+        chosen = Chosen(best.number, best.params, self.fixed, *losses, summary["stop"], seeds, folds)
         jobs.put(self.folder / "chosen.json", chosen)
         return chosen

@@ -1,4 +1,4 @@
-"""What a search tells of itself: search.json for the report, and how its numbers are spelled."""
+"""The results of a search: search.json for the report, and how its numbers are spelled."""
 
 from __future__ import annotations
 
@@ -29,53 +29,50 @@ def is_finished(run: Path) -> bool:
 def write(
     run: Path, study: optuna.Study, facts: Mapping[str, Any], chosen: Chosen | None = None, seeds: int = 0
 ) -> None:
-    """Write search.json as things stand. `seeds`: those in the final model, once it is there."""
-    trials = [entry(t, facts["began"]) for t in studies.trials_of(study, *studies.DONE) if studies.told(t)]
+    """Write search.json as things stand. `seeds`: how many are in the final model, once it is there."""
+    ended = [trial for trial in studies.trials_of(study, *studies.DONE) if studies.summary_of(trial)]
+    trials = [entry(trial, facts["began"]) for trial in ended]
     complete = [t for t in trials if t["state"] == "complete"]
     values = {
         name: next((t["value"] for t in complete if t["preset"] == name), None) for name in presets.PRESETS
     }
-    found = {**facts, "finished": seeds > 0, "folds": FOLDS, "trials": trials, "presets": values}
-    found |= {
-        "base": {"answers": complete[0]["base"] if complete else None},
-        "importances": importances(study),
-    }
+    search = {**facts, "finished": seeds > 0, "folds": FOLDS, "trials": trials, "presets": values}
+    search["base"] = {"answers": complete[0]["base"] if complete else None}
+    search["importances"] = importances(study)
     if chosen is not None:
-        told = {"number": chosen.number, "params": chosen.params, "value": chosen.value, "stop": chosen.stop}
-        found["chosen"] = {**told, "seeds": seeds, "soup": seeds > 1}
-        found["expected_gain"] = chosen.base - chosen.value
-    write_atomic(run / NAME, json.dumps(found, indent=1, allow_nan=False).encode())
+        best = {name: getattr(chosen, name) for name in ("number", "params", "value", "stop")}
+        search["chosen"] = {**best, "seeds": seeds, "soup": seeds > 1}
+        search["expected_gain"] = chosen.base - chosen.value
+    write_atomic(run / NAME, json.dumps(search, indent=1, allow_nan=False).encode())
 
 
 def entry(trial: FrozenTrial, began: float) -> dict[str, Any]:
     """A trial as the report reads it. `value`: mean loss of the folds' answers, as the guard leaves them."""
-    kept, state = studies.told(trial), trial.state.name.lower()
-    value = kept["base"] + trial.value if trial.state == TrialState.COMPLETE else None
-    told = {"number": trial.number, "value": value, "state": state, "params": trial.params}
-    times = {"seconds": kept["time"] - began, "worker_seconds": kept["seconds"]}
-    rest = {name: kept[name] for name in ("answers", "base", "forgetting", "seen", "settings", "stop")}
-    return {**told, **times, "preset": trial.user_attrs.get("preset"), **rest}
+    summary, state = studies.summary_of(trial), trial.state.name.lower()
+    value = summary["base"] + trial.value if trial.state == TrialState.COMPLETE else None
+    facts = {"number": trial.number, "value": value, "state": state, "params": trial.params}
+    times = {"seconds": summary["time"] - began, "worker_seconds": summary["seconds"]}
+    names = ("answers", "base", "forgetting", "seen", "settings", "stop")
+    return {**facts, **times, "preset": trial.user_attrs.get("preset")} | {n: summary[n] for n in names}
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each setting mattered, by PED-ANOVA (Watanabe et al. 2023, 2304.10255); {} of few trials."""
+    """The importance of each setting by PED-ANOVA (Watanabe et al. 2023, 2304.10255); {} for few trials."""
     if len(studies.trials_of(study, TrialState.COMPLETE)) < FEWEST:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     with studies.quiet():
         try:
             shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-        except (ValueError, RuntimeError):  # all values are equal, say
+        except (ValueError, RuntimeError):  # all values may be equal
             return {}
     return {name: float(share) for name, share in shares.items()}
 
 
 def spelled(params: Mapping[str, Any]) -> str:
     """Settings as a line of words."""
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in params.items()
-    )
+    rounded = {name: f"{v:.3g}" if isinstance(v, float) else v for name, v in params.items()}
+    return ", ".join(f"{name} {value}" for name, value in rounded.items())
 
 
 def lasting(seconds: float) -> str:

@@ -21,29 +21,19 @@ CHOICES = {
     **{"batch_size": BATCHES, "loss_on": ("all", "answers"), "schedule": ("cosine", "wsd")},
     **{"optimizer": ("adamw", "muon"), "question_contrast": CONTRASTS},
 }
-SEARCHED = (
-    "learning_rate",
-    "epochs",
-    "batch_size",
-    "replay",
-    "loss_on",
-    "weight_decay",
-    "schedule",
-    "optimizer",
-    "question_contrast",
-)
+SEARCHED = ("learning_rate", "epochs", "batch_size", "replay", "loss_on", "weight_decay", "schedule")
+SEARCHED += ("optimizer", "question_contrast")
 USUAL = {  # what a preset leaves open
     **{"batch_size": 8, "replay": 0.0, "loss_on": "all", "weight_decay": 0.1},
     **{"schedule": "cosine", "optimizer": "adamw", "question_contrast": 0.0},
 }
 STOPS = (0.4, 0.6, 0.8, 1.0)  # shares of a run's iterations after which it is scored, and may be ended
-
 FEWEST = 5  # iterations of a run: fewer have no stops between
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a search may try. `rows`: of all conversations to train on; `fixed`: by names of TrainConfig."""
+    """The settings that a search may try. `rows`: of all conversations; `fixed`: by names of TrainConfig."""
 
     rows: int
     fixed: dict[str, Any] = field(default_factory=dict)
@@ -51,8 +41,8 @@ class Space:
     @property
     def names(self) -> list[str]:
         """The parameters that are searched."""
-        given = {*self.fixed, *(["epochs"] if "max_iters" in self.fixed else [])}
-        return [name for name in SEARCHED if name not in given]
+        settled = {*self.fixed, *(["epochs"] if "max_iters" in self.fixed else [])}
+        return [name for name in SEARCHED if name not in settled]
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """The parameters of a trial."""
@@ -77,11 +67,8 @@ class Space:
     def preset(self, name: str) -> dict[str, Any]:
         """The parameters by which a preset becomes a trial."""
         settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
-        return {
-            name: value
-            for name, value in {**settings, "epochs": self.epochs(settings)}.items()
-            if name in self.names
-        }
+        params = {**settings, "epochs": self.epochs(settings)}
+        return {name: value for name, value in params.items() if name in self.names}
 
     def settings(self, params: Mapping[str, Any], rows: int) -> dict[str, Any]:
         """A trainer's settings, by the names of TrainConfig, for a run over so many rows."""

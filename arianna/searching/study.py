@@ -31,7 +31,7 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Lock:
-    """A journal's lock that the system releases at any death, and that leaves whole lines alone behind.
+    """A journal's lock that the system releases at any death, and that leaves only whole lines behind.
 
     Half a line, of a writer that was killed or whose disk was full, would make the next one unreadable too.
     """
@@ -51,7 +51,7 @@ class Lock:
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal, of which a failed write names the file."""
+    """Optuna's journal, with the file's name in the error of a failed write."""
 
     def __init__(self, path: Path):
         super().__init__(str(path), Lock(path))
@@ -65,7 +65,7 @@ class Journal(JournalFileBackend):
 
 
 def storage_of(url: str | None, folder: Path) -> Any:
-    """Optuna's storage: of a database's URL, redis://, or a journal at a path, by default in the folder."""
+    """Optuna's storage by a database's URL, redis://, or a journal's path, by default one in the folder."""
     if url is not None and "://" in url:
         redis = url.startswith("redis")
         storages = optuna.storages
@@ -90,7 +90,7 @@ def database(url: str) -> Any:
 def open_study(url: str | None, folder: Path, facts: Mapping[str, Any]) -> optuna.Study:
     """The study of a storage, made if there is none. Raises UsageError if it cannot be had or is another's.
 
-    `facts`: what must be the same for a trial's value to mean the same, by what it is called in a sentence.
+    `facts`: values by names fit for a sentence; trials can be compared only where all are the same.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     where = url or str(folder / JOURNAL)
@@ -98,28 +98,25 @@ def open_study(url: str | None, folder: Path, facts: Mapping[str, Any]) -> optun
         with quiet():
             sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True)
             pruner = optuna.pruners.WilcoxonPruner(p_threshold=PRUNE)
-            parts = {"storage": storage_of(url, folder), "sampler": sampler, "pruner": pruner}
-            study = optuna.create_study(study_name=NAME, load_if_exists=True, **parts)
+            options = {"storage": storage_of(url, folder), "sampler": sampler, "pruner": pruner}
+            study = optuna.create_study(study_name=NAME, load_if_exists=True, **options)
             if not study.user_attrs and not study.get_trials(deepcopy=False):
                 study.set_user_attr("search", {"format": FORMAT, "facts": dict(facts)})
-            kept = study.user_attrs.get("search", {})
+            stored = study.user_attrs.get("search", {})
     except Exception as error:  # each storage has its own
-        remedy = (
-            "pip install what it names, or leave it out"
-            if isinstance(error, ImportError)
-            else "give another, or none"
-        )
+        lacks_package = isinstance(error, ImportError)
+        remedy = "pip install what it names, or leave it out" if lacks_package else "give another, or none"
         raise UsageError(
             f"the search's storage {where} cannot be used ({one_line(error)}); {remedy}."
         ) from None
     anew = "begin anew with --fresh (the old folder is kept), or give another --out_dir"
     mend = "give another --storage" if url else anew
-    if (made := kept.get("format")) != FORMAT:
+    if (made := stored.get("format")) != FORMAT:
         raise UsageError(
             f"{where} holds a study of {f'format {made}' if made else 'another program'}; "
             f"this program writes format {FORMAT}: {mend}."
         )
-    if changed := [name for name in facts if kept["facts"].get(name) != facts[name]]:
+    if changed := [name for name in facts if stored["facts"].get(name) != facts[name]]:
         raise UsageError(f"{where} holds a search with other {', other '.join(changed)}: {mend}.")
     return study
 
@@ -131,7 +128,7 @@ def one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Within, Optuna's words about what is experimental in it, and scipy's about few folds, are not shown."""
+    """A context without Optuna's warnings of what is experimental in it, and scipy's of few folds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -139,7 +136,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reachable(url: str | None) -> Iterator[None]:
-    """Within, what a storage raises becomes an OSError with one sentence: by now the machine fails."""
+    """A context in which a storage's error becomes an OSError with one sentence, since the machine fails."""
     try:
         with quiet():
             yield
@@ -151,19 +148,19 @@ def reachable(url: str | None) -> Iterator[None]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """What the storages raise whose packages are loaded; Optuna's own and a damaged journal's among it."""
-    found: list[type[Exception]] = [optuna.exceptions.OptunaError, json.JSONDecodeError]
+    """The errors of the storages whose packages are loaded, Optuna's own and a damaged journal's included."""
+    kinds: list[type[Exception]] = [optuna.exceptions.OptunaError, json.JSONDecodeError]
     for module, name in (("sqlalchemy.exc", "SQLAlchemyError"), ("redis.exceptions", "RedisError")):
         if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
+            kinds.append(getattr(sys.modules[module], name))
+    return tuple(kinds)
 
 
 # ---- trials ----
 
 
-def told(trial: FrozenTrial) -> dict[str, Any]:
-    """What was kept of a trial beside its value."""
+def summary_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The summary that a worker stored beside a trial's value; empty if there is none."""
     return trial.user_attrs.get("told", {})
 
 

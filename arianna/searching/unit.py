@@ -1,4 +1,4 @@
-"""Runs of a search, in a worker: on a fold, scored as the guard leaves them, or on all conversations."""
+"""The runs of a search, in a worker: on a fold, scored as the guard leaves them, or on all conversations."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from arianna.training.state import State
 from arianna.training.task import make_task
 from model import Transformer
 
-LINE = 10  # iterations between two training losses that are kept
+LINE = 10  # iterations between two training losses that are stored
 
 
 class Bench:
-    """A worker's place: the base, opened once, and its scores on each fold."""
+    """A worker's base, opened once, and the base's scores on each fold."""
 
     def __init__(self, job: Job, base: Transformer, folder: Path):
         self.job, self.base, self.folder = job, base, folder
         self.bases: dict[str, Point] = {}
 
     def do(self, unit: Unit) -> dict[str, Any]:
-        """What a run came to, as plain values; one whose numbers are no longer finite is told as diverged."""
+        """The result of a run as plain values; if its numbers are no longer finite, it is "diverged"."""
         started = time.monotonic()
         try:
             answer = self.run(unit)
@@ -90,19 +90,19 @@ class Bench:
         return self.bases[data]
 
     def guarded(self, cfg: TrainConfig, points: list[Point], best: Transformer) -> dict[str, Any]:
-        """What the guard makes of a run. Where no blend keeps within the budget, it gains nothing."""
+        """The scores of a run as the guard leaves it: no gain where no blend keeps within the budget."""
 
         def blend(point: Point, share: float) -> Point:
             return self.score(cfg, choose.blended(self.base, best, share), point.step, share)
 
         choice = choose.choose(points, self.job.max_forgetting, None, blend)
         used, forgot = choice.used, choice.used.forgetting(choice.base)
-        allowed = -math.inf if forgot <= self.job.max_forgetting else choice.base.answer_loss
-        kept = {"answers": max(used.answer_loss, allowed), "base": choice.base.answer_loss}
-        return {**kept, "forgetting": forgot, "points": [[p.step, p.answer_loss] for p in points[1:]]}
+        least = -math.inf if forgot <= self.job.max_forgetting else choice.base.answer_loss
+        losses = {"answers": max(used.answer_loss, least), "base": choice.base.answer_loss}
+        return losses | {"forgetting": forgot, "points": [[p.step, p.answer_loss] for p in points[1:]]}
 
     def soup(self, unit: Unit, files: Sequence[Path]) -> dict[str, Any]:
-        """What the guard makes of the mean of several weights on a fold."""
+        """The scores, as the guard leaves them, of the mean of several weights on a fold."""
         cfg, (model, step) = self.config(unit), averaged(files)
         points = [self.base_point(cfg, unit.data), self.score(cfg, model, step, 1.0)]
         return self.guarded(cfg, points, model)

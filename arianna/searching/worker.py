@@ -1,4 +1,4 @@
-"""What a process of a search does: trials until its time is over, or the units of the end."""
+"""A process of a search: it does trials until its time is over, or the units of the end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from arianna.searching.space import Space
 from arianna.searching.unit import Bench
 from arianna.training.devices import pick_device
 
-DIVERGED = 1.0  # nats a token above the base: what a run counts whose numbers are no longer finite
+DIVERGED = 1.0  # the value of a run whose numbers are no longer finite, nats a token above the base
 ASKED = 50  # settings that are asked for until some fit into the time left
 JOB, UNITS = "job.json", "units.json"
 
-Answers = dict[int, dict[str, Any]]  # what the runs of a trial came to, by fold
+Answers = dict[int, dict[str, Any]]  # the results of a trial's runs by fold
 
 
 def work(folder: Path, number: int, of: int) -> None:
@@ -39,9 +39,8 @@ def work(folder: Path, number: int, of: int) -> None:
             jobs.put(folder / "end" / f"{name}.json", bench.do(Unit(**units[name])))
     else:
         with studies.reachable(job.storage):
-            Explorer(
-                job, bench, studies.open_study(job.storage, folder, job.facts), f"{job.place} {number}"
-            ).run()
+            study = studies.open_study(job.storage, folder, job.facts)
+            Explorer(job, bench, study, f"{job.place} {number}").run()
 
 
 def bench_of(job: Job, folder: Path) -> Bench:
@@ -50,7 +49,7 @@ def bench_of(job: Job, folder: Path) -> Bench:
 
 
 class Explorer:
-    """A worker that asks the study for settings, tries them on the folds, and tells it what came of them."""
+    """A worker that asks the study for settings, tries them on the folds, and tells it the result."""
 
     def __init__(self, job: Job, bench: Bench, study: optuna.Study, place: str):
         self.job, self.bench, self.study, self.place = job, bench, study, place
@@ -62,7 +61,7 @@ class Explorer:
             self.try_out(*begun)
 
     def begin(self) -> tuple[optuna.Trial, dict[str, Any]] | None:
-        """A trial that will end in time, and its settings; None if none is found."""
+        """A trial that will end in time, and its settings; None if there is none."""
         for _ in range(ASKED):
             trial = self.study.ask()
             trial.set_user_attr("place", self.place)
@@ -95,29 +94,22 @@ class Explorer:
 
 
 def change(answer: dict[str, Any]) -> float:
-    """By how much a fold's held-out answers changed, as the guard leaves them, in nats a token."""
+    """The change of the loss on a fold's held-out answers, as the guard leaves it, in nats a token."""
     return DIVERGED if "diverged" in answer else answer["answers"] - answer["base"]
 
 
 def summary(settings: dict[str, Any], answers: Answers) -> dict[str, Any]:
-    """What is kept of a trial: means over its folds, None where one diverged; the share of iterations."""
+    """The summary of a trial: means over its folds (None where one diverged), and the best iteration."""
     whole = [a for a in answers.values() if "diverged" not in a]
-    means = {
-        name: statistics.fmean(a[name] for a in whole) if len(whole) == len(answers) else None
-        for name in ("answers", "base", "forgetting")
-    }
-    seconds = sum(a["seconds"] for a in answers.values())
-    return {
-        **means,
-        "seen": len(answers),
-        "settings": settings,
-        "stop": stop_of(whole, settings),
-        "seconds": seconds,
-    }
+    means: dict[str, Any] = dict.fromkeys(("answers", "base", "forgetting"))
+    if len(whole) == len(answers):
+        means = {name: statistics.fmean(a[name] for a in whole) for name in means}
+    seconds, stop = sum(a["seconds"] for a in answers.values()), stop_of(whole, settings)
+    return {**means, "seen": len(answers), "settings": settings, "stop": stop, "seconds": seconds}
 
 
 def stop_of(answers: list[dict[str, Any]], settings: dict[str, Any]) -> float:
-    """The share of the iterations after which the mean of the folds' answer losses was lowest."""
+    """The iteration with the lowest mean of the folds' answer losses, as a share of all iterations."""
     stops = zip(*(a["points"] for a in answers), strict=False)
     means = [(statistics.fmean(loss for _, loss in points), points[0][0]) for points in stops]
     return min(means, default=(math.inf, settings["max_iters"]))[1] / settings["max_iters"]

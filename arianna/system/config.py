@@ -31,17 +31,13 @@ from arianna.system.misspelling import nearest
 
 T = TypeVar("T")
 Sentences = Mapping[str, str]
-SETTINGS_FILE = "config.toml"  # what a run writes, and what repeats it
-TOML_KINDS = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    bool: ((bool,), "true or false"),
-}
-TOML_TEXT = ((str,), 'a text in "quotes"')
+SETTINGS_FILE = "config.toml"  # a run writes it; given with --config, it repeats the run
+TOML_KINDS = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
+TOML_KINDS |= {bool: ((bool,), "true or false"), str: ((str,), 'a text in "quotes"')}
 
 
 class UsageError(ValueError):
-    """Something wrong in what the user gave: one sentence, exit code 2."""
+    """A mistake in what the user gave: one sentence, exit code 2."""
 
 
 def parse(
@@ -78,7 +74,7 @@ def read_flags(
     word: str | None = None,
     instead: Sentences | None = None,
 ) -> dict[str, Any]:
-    """What was given, in the settings file and by flags, by the names of the fields of all classes.
+    """The values given in the settings file and by flags, by the names of the fields of all classes.
 
     A name that several classes have is one flag. The help shows the fields of the first class alone.
     `instead` names flags that are refused here, or that other programs have, each with what to do.
@@ -86,15 +82,16 @@ def read_flags(
     settings = fields_by_name(classes, instead or {})
     aliases = {alias: name for alias, name in (aliases or {}).items() if name in settings}
     parser = make_parser(settings, [f.name for f in dataclasses.fields(classes[0])], description, aliases)
-    given, unknown = parser.parse_known_args(argv)
-    values = vars(given)
+    namespace, unknown = parser.parse_known_args(argv)
+    values = vars(namespace)
     path = values.pop("config", None)
     if unknown:  # before the class misses a flag that was only mistyped
         refuse_unknown(unknown[0], [*settings, *aliases], word, instead or {})
-    return (read_file(Path(path), settings, aliases, instead or {}) if path is not None else {}) | values
+    return (from_file(Path(path), settings, aliases, instead or {}) if path is not None else {}) | values
 
 
 def fields_by_name(classes: Sequence[type], refused: Sentences) -> dict[str, Setting]:
+    """The settings of all classes; of a name that several have, the first one's."""
     settings: dict[str, Setting] = {}
     for cls in classes:
         hints, comments = typing.get_type_hints(cls), field_comments(cls)
@@ -119,7 +116,7 @@ class Setting:
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """The types that its hint allows, None and the dots of a tuple left out."""
+        """The types that its hint allows, without None and the dots of a tuple."""
         if typing.get_origin(self.hint) is Literal:
             return (self.hint,)
         return tuple(a for a in typing.get_args(self.hint) if a not in (NoneType, ...)) or (self.hint,)
@@ -189,18 +186,16 @@ class Parser(argparse.ArgumentParser):
 def program() -> str:
     """How this program is started: `python arianna_ft.py`, `python -m arianna.report`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return (
-        f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {shlex.quote(sys.argv[0])}"
-    )
+    return f"python {shlex.quote(sys.argv[0])}" if spec is None else f"python -m {spec.name}"
 
 
 def make_parser(
     settings: Mapping[str, Setting], shown: Sequence[str], description: str | None, aliases: Mapping[str, str]
 ) -> Parser:
+    words = [name.upper() for name, s in settings.items() if s.default is dataclasses.MISSING]
     parser = Parser(
         prog=program(),
-        usage="%(prog)s [--name=value ...]"
-        + "".join(f" {name.upper()}" for name, s in settings.items() if s.default is dataclasses.MISSING),
+        usage=" ".join(["%(prog)s [--name=value ...]", *words]),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -231,11 +226,11 @@ def add_argument(parser: Parser, setting: Setting, aliases: Sequence[str], shown
     )
 
 
-def refuse_unknown(given: str, known: Sequence[str], word: str | None, instead: Sentences) -> NoReturn:
-    """Raise UsageError for what is no flag here, with the flag that was meant if that is certain."""
-    flag = given.split("=")[0]
-    if word and not given.startswith("-"):
-        raise UsageError(f"{given} has no flag before it; did you mean --{word}={shlex.quote(given)}?")
+def refuse_unknown(argument: str, known: Sequence[str], word: str | None, instead: Sentences) -> NoReturn:
+    """Raise UsageError for an argument that is no flag here, with the flag that was meant if certain."""
+    flag = argument.split("=")[0]
+    if word and not argument.startswith("-"):
+        raise UsageError(f"{argument} has no flag before it; did you mean --{word}={shlex.quote(argument)}?")
     name = flag.lstrip("-").replace("-", "_")
     if name in instead:
         raise UsageError(f"{flag} is not a flag of this command: {instead[name]}.")
@@ -245,34 +240,30 @@ def refuse_unknown(given: str, known: Sequence[str], word: str | None, instead: 
 
 
 def to_flags(config: Any) -> list[str]:
-    """The command line that makes `config` again, defaults left out."""
-    given = [
-        (f.name, getattr(config, f.name))
-        for f in dataclasses.fields(config)
-        if getattr(config, f.name) != f.default
-    ]
-    several = [
-        (name, value if isinstance(value, tuple) else (value,)) for name, value in given if value is not None
-    ]
-    return [f"--{name}={item}" for name, values in several for item in values]
+    """The command line that makes `config` again, without defaults."""
+    flags = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is not None and value != field.default:
+            flags += [f"--{field.name}={item}" for item in (value if isinstance(value, tuple) else (value,))]
+    return flags
 
 
 # ---- the settings file ----
 
 
-def read_file(
+def from_file(
     path: Path, settings: Mapping[str, Setting], aliases: Mapping[str, str], instead: Sentences
 ) -> dict[str, Any]:
     """The settings in a TOML file. Raises UsageError for an unknown name or a value of another type."""
     try:
         lines = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read ({error.strerror}); a file of settings is needed there."
-        ) from None
+        reason = error.strerror
+        raise UsageError(f"{path} cannot be read ({reason}); a file of settings is needed there.") from None
     except (ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UsageError(f"{path} is not TOML: {told}. It needs lines such as max_iters = 300.") from None
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not TOML: {reason}. It needs lines such as max_iters = 300.") from None
     values: dict[str, Any] = {}
     for name, value in lines.items():
         setting = settings.get(aliases.get(name, name))
@@ -295,10 +286,9 @@ def refuse_setting(path: Path, name: str, known: Sequence[str], instead: Sentenc
 
 def value_of(path: Path, name: str, value: Any, setting: Setting) -> Any:
     kind = setting.kinds[0]
-    types, what = TOML_KINDS.get(kind, TOML_TEXT)
-    if not isinstance(value, types) or (
-        isinstance(value, bool) and kind is not bool
-    ):  # to Python, true is a number
+    types, what = TOML_KINDS.get(kind, TOML_KINDS[str])
+    is_bool = isinstance(value, bool)  # which Python takes for a number
+    if not isinstance(value, types) or is_bool != (kind is bool):
         raise UsageError(f"{path}: {name} is {value!r}; {what} is needed there.")
     try:
         return setting.convert(str(value))
@@ -318,16 +308,15 @@ def text_of(*configs: Any, without: Sequence[str] = ()) -> str:
 
 
 def spelled(value: str | bool | int | float) -> str:
-    """A value in JSON's spelling, which is TOML's, too, but for the one control character that JSON leaves as
-    it is."""
+    """A value in JSON's spelling, which is TOML's too; only there, U+007F must be escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def field_comments(cls: type) -> dict[str, str]:
     """The comment of each field, above it or behind it, so that a setting and its help are written once."""
     field = r"^    (?:# (?P<above>.+)\n    )?(?P<name>\w+): [^#\n]*(?:# *(?P<behind>.+))?$"
-    found = re.finditer(field, inspect.getsource(cls), re.MULTILINE)
-    return {m["name"]: m["above"] or m["behind"] for m in found if m["above"] or m["behind"]}
+    matches = re.finditer(field, inspect.getsource(cls), re.MULTILINE)
+    return {m["name"]: m["above"] or m["behind"] for m in matches if m["above"] or m["behind"]}
 
 
 # ---- a command ----

@@ -1,10 +1,9 @@
-"""What surrounds a process: the variables it starts with, its Python and packages, its streams, and a machine
-that may sleep.
+"""The surroundings of a process: its variables, Python, packages and streams, and a machine that may sleep.
 
-if __name__ == "__main__":  # at the top of a script, before torch is imported
-    from arianna.system import environment
+    if __name__ == "__main__":  # at the top of a script, before torch is imported
+        from arianna.system import environment
 
-    environment.prepare()
+        environment.prepare()
 
 Standard library only, and nothing newer than Python 3.10: it must run where the rest cannot.
 """
@@ -23,16 +22,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-PYTHON = (3, 11)  # the oldest that has all we use (tomllib, hashlib.file_digest, typing.Self)
-PACKAGES = (
-    "torch",
-    "numpy",
-    "sentencepiece",
-    "filelock",
-    "jinja2",
-    "matplotlib",
-    "safetensors",
-)  # as in requirements.txt
+PYTHON = (3, 11)  # the oldest with tomllib and hashlib.file_digest
+PACKAGES = "torch numpy sentencepiece filelock jinja2 matplotlib safetensors".split()  # of requirements.txt
 STARTED = "ARIANNA_ENVIRONMENT"  # set in a process that has been started anew
 LINUX = {  # glibc and OpenMP read these when a process starts, so they cannot be set later
     "GOMP_SPINCOUNT": (
@@ -77,8 +68,7 @@ def what_is_missing() -> str | None:
 
 
 def restart_with_environment() -> None:
-    """Start this very command once more with the settings above that the user has not set; does nothing
-    elsewhere."""
+    """On Linux, start this very command once more with those settings above that the user has not set."""
     if platform.system() != "Linux" or STARTED in os.environ:
         return
     added = {name: value for name, (value, _) in LINUX.items() if name not in os.environ}
@@ -91,25 +81,23 @@ def restart_with_environment() -> None:
 
 
 def open_streams() -> None:
-    """Open the standard streams that are closed, on nothing: else the next file that is opened would take
-    their number."""
+    """Open closed standard streams on /dev/null: else the next file to be opened would take their number."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            opened = os.open(os.devnull, os.O_RDWR)
-            os.dup2(opened, number)  # this one stays open when the process is started anew
-            if opened == number:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)  # the copy stays open when the process is started anew
+            if null == number:
                 os.set_inheritable(number, True)
             else:
-                os.close(opened)
+                os.close(null)
             setattr(sys, name, open(number, mode, closefd=False))
 
 
 class Stream:
-    """A stream of text of which no failed write becomes a traceback.
+    """A stream of text whose failed writes never become a traceback.
 
     A `lasting` one goes on in silence once its other end is gone or full: no closed terminal ends a night's
-    run. Any other ends the process then (exit code 1), with a sentence unless only the reader has gone, as
-    `head` does.
+    run. Any other ends the process (exit code 1), with a sentence unless its reader has gone, as `head` does.
     """
 
     def __init__(self, stream: TextIO, lasting: bool):
@@ -137,8 +125,7 @@ class Stream:
 
 
 def speak_on(lasting: bool = True) -> None:
-    """Let this process print without a traceback, whatever becomes of its terminal; if `lasting`, for
-    ever."""
+    """Let this process print without a traceback, whatever becomes of its terminal; `lasting`: and go on."""
     sys.stdout, sys.stderr = Stream(sys.stdout, lasting), Stream(sys.stderr, lasting=True)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream of a test or a notebook has no such method
@@ -155,7 +142,7 @@ KEEP_AWAKE = {  # each holds on while the command behind it runs, which says whe
 
 @contextlib.contextmanager
 def awake(say: Callable[[str], None]) -> Iterator[None]:
-    """Ask the system not to sleep within, where it takes such a wish; `say` is told once it is granted.
+    """A context in which the system is asked not to sleep; `say` gets a sentence once that is granted.
 
     The child that asks reads a pipe whose other end only this process holds, so that it ends with us at any
     death.
@@ -165,9 +152,8 @@ def awake(say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     command, pipe = [program, *KEEP_AWAKE[program], "sh", "-c", "echo granted; exec cat"], subprocess.PIPE
-    child = subprocess.Popen(
-        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    streams = {"stdin": pipe, "stdout": pipe, "stderr": subprocess.DEVNULL}
+    child = subprocess.Popen(command, **streams, start_new_session=True)
 
     def hear() -> None:
         if child.stdout.readline():

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what they hold. Standard library only."""
+"""Files that are whole or not there; their hashes; outputs that may be written. Standard library only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from arianna.system.config import UsageError
 def write_atomic(
     path: str | Path, data: bytes | Iterable[bytes], check: Callable[[Path], None] | None = None
 ) -> None:
-    """Put `data`, whole or piece by piece, at `path` so that a crash at any moment leaves the old file or the
-    new one, never a mixture.
+    """Write a file so that a crash at any moment leaves the old one or the new one, never a mixture.
 
-    A failed write or fsync raises OSError naming the file; the old file stays. An fsync is never retried:
-    after a failure the kernel may have dropped the pages and the next call would report success.
-    `check` is shown the written file before it takes the old one's place; what it raises keeps the old one.
+    `data` comes whole or in pieces. A failed write or fsync raises OSError naming the file; the old file
+    stays. An fsync is never retried: after a failure the kernel may have dropped the pages and the next call
+    would report success. `check` is shown the written file; if it raises, the old one stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -39,15 +38,14 @@ def write_atomic(
     except OSError as error:
         if error.errno is None:  # not the system's but check's, and a sentence already
             raise
-        told = f" ({size:,} bytes)" if size else ""
-        raise OSError(error.errno, f"{path} could not be written{told}: {error.strerror}") from error
+        length = f" ({size:,} bytes)" if size else ""
+        raise OSError(error.errno, f"{path} could not be written{length}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something failed
 
 
 def rename_aside(folder: Path) -> Path | None:
-    """Rename a folder to folder-1 (or the first number that is free) and return that; None where there is
-    nothing."""
+    """Rename a folder to folder-1 (or the first free number) and return that; None where nothing is."""
     if not folder.exists():
         return None
     number = next(n for n in range(1, 10**6) if not folder.with_name(f"{folder.name}-{n}").exists())
@@ -57,12 +55,11 @@ def rename_aside(folder: Path) -> Path | None:
 
 
 def remove_leftovers(folder: Path, shared: bool = False) -> None:
-    """Delete the temporary files of writers that were killed; in a folder that others may write into, of
-    those that are gone."""
+    """Delete the temporary files of killed writers; in a shared folder, only those whose writer is dead."""
     for path in folder.glob(".*.tmp"):
         writer = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
         if writer and not (shared and is_alive(int(writer[1]))):
-            with contextlib.suppress(OSError):  # in a folder that is read-only, say
+            with contextlib.suppress(OSError):  # the folder may be read-only
                 path.unlink()
 
 
@@ -95,19 +92,17 @@ def append(file: BinaryIO, line: str) -> None:
         while data:
             data = data[file.write(data) :]
     except OSError as error:
-        raise OSError(
-            error.errno, f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}"
-        ) from error
+        sentence = f"{file.name} could not be written ({len(data):,} bytes): {error.strerror}"
+        raise OSError(error.errno, sentence) from error
 
 
 def sync(file: BinaryIO) -> None:
-    """Put what an unbuffered file has been given on the disk, for good."""
+    """Bring the contents of an unbuffered file to the disk, for good."""
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(
-            error.errno, f"{file.name} could not be written to the disk: {error.strerror}"
-        ) from error
+        sentence = f"{file.name} could not be written to the disk: {error.strerror}"
+        raise OSError(error.errno, sentence) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -140,17 +135,16 @@ def check_outputs(
     force: bool = False,
     ours: Iterable[AnyPath] = (),
 ) -> None:
-    """Raise UsageError unless every output may be written: it is no input, and what is there was made by this
-    run.
+    """Raise UsageError for an output that is an input, or that exists and was not made by this run.
 
-    `outputs` are the files to be written (or folders, where the command fills a folder of its own), `inputs`
-    what it reads (None is left out), `ours` the outputs that an earlier start of this run made. `force`
-    allows to replace what is there, never an input.
+    `outputs` are files, or folders that the command fills; `inputs` are what it reads (None is left out);
+    `ours` are outputs that an earlier start of this run made. `force` allows to replace an output, never an
+    input.
     """
     sources, made = [Path(path) for path in inputs if path], [Path(path).absolute() for path in ours]
-    for given in outputs:
-        check_name(given)
-        output = Path(given)
+    for path in outputs:
+        check_name(path)
+        output = Path(path)
         if any(overlap(output, source) for source in sources):
             raise UsageError(
                 f"{output} would be written, but it is an input of this run or in one; give another name."
@@ -162,8 +156,7 @@ def check_outputs(
 
 
 def check_name(path: AnyPath) -> None:
-    """Raise UsageError for a path that is empty, or that cannot be written into a text (its name is not
-    UTF-8)."""
+    """Raise UsageError for a path that is empty or not UTF-8, which no text file could name."""
     if not os.fspath(path):
         raise UsageError("an output's name is empty; give the name of a file or folder.")
     try:
@@ -182,8 +175,7 @@ def overlap(output: Path, source: Path) -> bool:
 
 
 def is_occupied(path: Path) -> bool:
-    """Whether something would be lost there: a file, a link, or a folder that is not empty; not a device such
-    as /dev/null."""
+    """Whether something would be lost there: a file, a link, a folder with contents; not at /dev/null."""
     if path.is_dir():
         return any(path.iterdir())
     return path.is_symlink() or path.is_file()

@@ -16,13 +16,11 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def is_misspelling(name: str, other: str) -> bool:
-    """Whether the names differ by letters alone: not by a number, nor by a word that may mean something
-    else."""
+    """Whether two names differ by letters alone, not by a number or by a word of another meaning."""
     words, others = name.split("_"), other.split("_")
     if re.findall(r"\d", name) != re.findall(r"\d", other) or min(len(name), len(other)) < 2:
         return False
     if len(words) != len(others):
         return name.replace("_", "") == other.replace("_", "")
-    return all(
-        difflib.SequenceMatcher(None, *pair).ratio() >= 0.8 for pair in zip(words, others, strict=True)
-    )
+    pairs = zip(words, others, strict=True)
+    return all(difflib.SequenceMatcher(None, *pair).ratio() >= 0.8 for pair in pairs)

@@ -25,8 +25,7 @@ PARENT = "ARIANNA_PARENT"  # set in a child: the process that started it and wit
 
 
 def end_quietly() -> None:
-    """Until signals are answered otherwise, let Ctrl-C end this process as SIGTERM does: without a
-    traceback."""
+    """Let Ctrl-C end this process without a traceback, as SIGTERM does, until a handler is set."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -36,8 +35,7 @@ class LockedError(ValueError):
 
 @contextlib.contextmanager
 def lock(folder: Path, name: str = "run") -> Iterator[None]:
-    """Hold a folder for this process; the system releases it at any death. Raises LockedError, naming who
-    holds it.
+    """Hold a folder for this process; the system releases it at any death. Raises LockedError if it is held.
 
     A child waits some seconds, since the child of a wrapper that was just killed may be about to end.
     """
@@ -50,7 +48,7 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
             f"{folder} is in use by {holder(note)}; wait for it or stop it, or give another --out_dir."
         ) from None
     try:
-        with contextlib.suppress(OSError):  # on a full disk, say
+        with contextlib.suppress(OSError):  # the disk may be full
             note.write_text(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})")
         yield
     finally:
@@ -60,10 +58,10 @@ def lock(folder: Path, name: str = "run") -> Iterator[None]:
 
 @contextlib.contextmanager
 def answering(*numbers: int, by: Any) -> Iterator[None]:
-    """Within, these signals are answered by a handler, and a closed terminal (SIGHUP) by nothing."""
-    answers = dict.fromkeys(numbers, by) | (
-        {signal.SIGHUP: signal.SIG_IGN} if hasattr(signal, "SIGHUP") else {}
-    )
+    """A context in which a handler answers these signals, and nothing a closed terminal (SIGHUP)."""
+    answers = dict.fromkeys(numbers, by)
+    if hasattr(signal, "SIGHUP"):
+        answers[signal.SIGHUP] = signal.SIG_IGN
     before = {number: signal.signal(number, handler) for number, handler in answers.items()}
     try:
         yield
@@ -73,19 +71,19 @@ def answering(*numbers: int, by: Any) -> Iterator[None]:
 
 
 def holder(note: Path) -> str:
-    """What a lock's holder has noted of itself; it may be about to, over the note of one that was killed."""
+    """The note of a lock's holder on itself; for a second the note of one that was killed may stand there."""
     who = ""
     for _ in range(20):
         with contextlib.suppress(OSError):  # gone, with its writer
             who = note.read_text()
-        if (named := re.match(r"process (\d+) ", who)) and is_alive(int(named[1])) is not False:
+        if (match := re.match(r"process (\d+) ", who)) and is_alive(int(match[1])) is not False:
             break
         time.sleep(0.05)
     return who or "another process"
 
 
 class Stop:
-    """What the loop is told: the number of the signal that asked it to end."""
+    """The number of the signal that asked the loop to end, if one did."""
 
     signal: int | None = None
 
@@ -100,8 +98,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Within, the first Ctrl-C or SIGTERM is only noted, so that the step can be finished; the second ends at
-    once."""
+    """A context that notes the first Ctrl-C or SIGTERM, so that a step can end; the second kills at once."""
     stop = Stop()
 
     def note(number: int, frame: object) -> None:
@@ -119,8 +116,7 @@ def end_at_once(number: int) -> None:
 
 
 class StoppedError(BaseException):
-    """A signal asked this process to end. Not an Exception: nothing that goes on after an error goes on after
-    this."""
+    """A signal asked this process to end. It is no Exception, so that no handler of errors goes on."""
 
     def __init__(self, number: int):
         self.exit_code = 128 + number
@@ -128,8 +124,9 @@ class StoppedError(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, the first Ctrl-C or SIGTERM raises StoppedError, so that half-written files are removed; the
-    second ends at once."""
+    """A context in which the first Ctrl-C or SIGTERM raises StoppedError, which lets half-written files be
+    removed; the second kills at once.
+    """
     asked = []
 
     def stop(number: int, frame: object) -> None:
@@ -143,8 +140,7 @@ def stoppable() -> Iterator[None]:
 
 
 def ended(code: int) -> int:
-    """The exit code of a job that has ended: no signal changes it while the interpreter takes its time to end
-    as well."""
+    """The exit code of a job that has ended; no signal changes it while the interpreter shuts down."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return code
@@ -191,22 +187,15 @@ def watch_parent() -> None:
 
 
 def launch(nproc: int, script: str, flags: list[str]) -> int:
-    """Be torchrun, but end with the parent, and with 128 + n after signal n."""
+    """Act as torchrun, but end with the parent, and with exit code 128 + n after signal n."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.run import main
 
     watch_parent()
     os.environ[PARENT] = str(os.getpid())  # for its workers
+    options = ["--standalone", "--signals-to-handle=SIGTERM,SIGINT", f"--nproc_per_node={nproc}"]
     try:
-        main(
-            [
-                "--standalone",
-                "--signals-to-handle=SIGTERM,SIGINT",
-                f"--nproc_per_node={nproc}",
-                script,
-                *flags,
-            ]
-        )
+        main([*options, script, *flags])
     except SignalException as stopped:
         return 128 + stopped.sigval
     return 0

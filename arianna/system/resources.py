@@ -1,7 +1,6 @@
-"""Disk, memory and the permission to write, compared with what is needed. Standard library only; leaves
-nothing behind.
+"""Disk, memory and the permission to write, compared with what is needed. Standard library only.
 
-Each check raises ValueError with one sentence. What is needed comes as numbers, which a caller estimates.
+Each check raises ValueError with one sentence and leaves nothing behind. The needs are a caller's estimates.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-SPARE_DISK = 20 << 20  # bytes for logs, report and what the file system takes itself
+SPARE_DISK = 20 << 20  # bytes for logs, the report and the file system itself
 
 
 def check_writable(folder: Path) -> None:
@@ -36,8 +35,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def check_memory(needed: int) -> None:
-    """Raise ValueError unless `needed` bytes of memory can be had; says nothing where the system does not
-    tell."""
+    """Raise ValueError if the system says that `needed` bytes of memory cannot be had."""
     left = memory_left()
     if left is not None and left < needed:
         raise ValueError(
@@ -63,8 +61,7 @@ def nearest(folder: Path) -> Path:
 
 
 def memory_left() -> int | None:
-    """Bytes that this process could still take, by what the system and its control group allow; on macOS all
-    the memory there is."""
+    """Bytes that the system and its control group still allow this process; on macOS all the memory."""
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = sum(int(fields[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
@@ -75,15 +72,13 @@ def memory_left() -> int | None:
 
 
 def group_left() -> float:
-    """Bytes left in this process's control group (version 2), infinite without one. What it keeps of files
-    can be given back."""
+    """Bytes left in this process's control group (version 2), infinite without one."""
     try:
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().split("::")[-1].lstrip(
-            "/"
-        )
+        name = Path("/proc/self/cgroup").read_text().strip().split("::")[-1].lstrip("/")
+        group = Path("/sys/fs/cgroup") / name
         most, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-        kept = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["file"]
-        return int(most) - used + int(kept)
+        fields = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(most) - used + int(fields["file"])  # the cache of files can be given back
     except (OSError, KeyError, ValueError):  # also "max": no limit
         return float("inf")
 

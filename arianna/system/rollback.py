@@ -1,4 +1,4 @@
-"""A folder that is as it was after a refusal: what was moved away comes back, what was begun is deleted."""
+"""Undo after a refusal: a folder that was moved away comes back, new files and folders are deleted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ REFUSALS = (ValueError, SystemExit)  # a sentence of ours, and a child's exit co
 
 @contextlib.contextmanager
 def rolled_back(
-    folder: Path, fresh: bool, others: tuple[Path, ...] = (), kept: str = ""
+    folder: Path, fresh: bool, others: tuple[Path, ...] = (), saved: str = ""
 ) -> Iterator[Path | None]:
-    """Within, a refusal changes nothing: a folder that was not there is deleted again, and one that was moved
-    away to begin anew (`fresh`) comes back; of `others`, files that were not there are deleted. Gives the
-    moved folder's name.
+    """A context in which a refusal changes nothing; gives the name of the folder that was moved away, if any.
 
-    A new folder in which a file matches `kept` stays, whatever happens. A signal or a crash leaves what was
-    begun: the same command goes on with it.
+    A folder that was not there is deleted again, one that was moved away to begin anew (`fresh`) comes back,
+    and new files among `others` are deleted. A new folder in which a file matches `saved` stays, whatever
+    happens. A signal or a crash leaves what was begun: the same command goes on with it.
     """
     begun = [path for path in others if not path.exists()]
     aside = rename_aside(folder) if fresh else None
@@ -29,7 +28,7 @@ def rolled_back(
     try:
         yield aside
     except REFUSALS:
-        if is_new and not (kept and any(folder.glob(kept))):
+        if is_new and not (saved and any(folder.glob(saved))):
             undo(folder, aside, begun)
         raise
 

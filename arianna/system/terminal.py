@@ -1,4 +1,4 @@
-"""What a person at a terminal sees and types: texts, remarks, columns, one key. Standard library only."""
+"""Texts, remarks and columns on a terminal, and the one key that a person types. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from itertools import chain
 
 from arianna.system.visible import visible
 
-GAP, NARROWEST = (
-    " | ",
-    32,
-)  # between two columns; characters that a column needs: with less they stand one below the other
+GAP = " | "  # between two columns
+NARROWEST = 32  # characters; narrower columns stand one below the other
 
 
 def say(text: str) -> None:
-    """Print a text at once, without an end of line; what a terminal would obey is spelled out."""
+    """Print a text at once, without an end of line; control characters are spelled out."""
     print(visible(text), end="", flush=True)
 
 
@@ -37,10 +35,8 @@ def beside(heading: str, names: Sequence[str], cells: Sequence[str], width: int)
         pairs = zip(names, cells, strict=True)
         below = (["", *wrapped(f"[{name}]", width), *wrapped(cell, width)] for name, cell in pairs)
         return "\n".join([*top, *chain(*below)])
-    blocks = [
-        [*wrapped(name, column), "-" * column, *wrapped(cell, column)]
-        for name, cell in zip(names, cells, strict=True)
-    ]
+    pairs = zip(names, cells, strict=True)
+    blocks = [[*wrapped(name, column), "-" * column, *wrapped(cell, column)] for name, cell in pairs]
     high = max(map(len, blocks))
     rows = zip(*([*block, *[""] * (high - len(block))] for block in blocks), strict=True)
     return "\n".join([*top, "", *(GAP.join(f"{cell:{column}}" for cell in row).rstrip() for row in rows)])
@@ -48,7 +44,7 @@ def beside(heading: str, names: Sequence[str], cells: Sequence[str], width: int)
 
 def wrapped(text: str, width: int) -> list[str]:
     """The lines of a text, none longer than `width`."""
-    return [part for line in text.strip().split("\n") for part in textwrap.wrap(line, width) or [""]]
+    return [row for line in text.strip().split("\n") for row in textwrap.wrap(line, width) or [""]]
 
 
 # ---- keys ----

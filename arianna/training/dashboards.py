@@ -1,8 +1,7 @@
-"""Dashboards that follow a run's log: TensorBoard (--tensorboard) and Weights & Biases (--wandb), where they
-are asked for.
+"""Dashboards that follow a run's log: TensorBoard (--tensorboard) and Weights & Biases (--wandb).
 
-A run that goes on has the same curves. What a dashboard lacks is told from log.jsonl, where the last line of
-a step counts, and no step is told twice.
+A run that goes on has the same curves: a dashboard gets what it lacks from log.jsonl, where the last line of
+a step counts, and no step twice.
 """
 
 from __future__ import annotations
@@ -31,16 +30,15 @@ def check(cfg: TrainConfig) -> None:
 class TensorBoard:
     """Event files in the run's folder `tensorboard`, made anew from the log at each start."""
 
-    first = 0  # the step that it is told from on
+    first = 0  # the first step that it lacks
 
     def __init__(self, folder: Path, cfg: TrainConfig):
         from torch.utils.tensorboard import SummaryWriter
 
         for old in (folder / "tensorboard").glob("events.out.tfevents.*"):
             old.unlink()
-        self.writer = SummaryWriter(
-            folder / "tensorboard", purge_step=0
-        )  # one that has read the old files drops what they said
+        # purge_step: a TensorBoard that has read the old files drops them
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=0)
 
     def add(self, step: int, numbers: dict[str, float], samples: dict[str, str]) -> None:
         for name, value in numbers.items():
@@ -56,28 +54,25 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run whose name is kept in the folder's wandb.id, so that each start goes on with it."""
+    """A run whose name stands in the folder's wandb.id, so that each start goes on with it."""
 
     def __init__(self, folder: Path, cfg: TrainConfig):
         import wandb
 
-        kept = folder / "wandb.id"
-        if not kept.exists():
-            write_atomic(kept, secrets.token_hex(4).encode())
+        name = folder / "wandb.id"
+        if not name.exists():
+            write_atomic(name, secrets.token_hex(4).encode())
         self.wandb, project = wandb, os.environ.get("WANDB_PROJECT", "innerarianna")
+        where = {"project": project, "id": name.read_text(), "dir": str(folder)}
         settings = {"config": dataclasses.asdict(cfg), "allow_val_change": True}
-        self.run = wandb.init(
-            project=project, id=kept.read_text(), resume="allow", dir=str(folder), **settings
-        )
+        self.run = wandb.init(**where, **settings, resume="allow")
         self.first = self.run.starting_step
 
     def add(self, step: int, numbers: dict[str, float], samples: dict[str, str]) -> None:
-        table = (
-            {"samples": self.wandb.Table(["question", "answer"], [[*pair] for pair in samples.items()])}
-            if samples
-            else {}
-        )
-        self.run.log(numbers | table, step=step)
+        if samples:
+            table = self.wandb.Table(["question", "answer"], [[*pair] for pair in samples.items()])
+            numbers = numbers | {"samples": table}
+        self.run.log(numbers, step=step)
 
     def conclude(self, step: int, verdict: str) -> None:
         self.run.summary["verdict"] = verdict
@@ -86,23 +81,18 @@ class WeightsAndBiases:
         self.run.finish()
 
 
-BOARDS = {
-    "tensorboard": TensorBoard,
-    "wandb": WeightsAndBiases,
-}  # by their flags, which are the names of their packages
+BOARDS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}  # by their flags, which name their packages
 
 
 class Dashboards:
-    """All that a run asked for. One that fails is told and left: none is worth a night's training."""
+    """The dashboards that a run asked for. One that fails is left out: none is worth a night's training."""
 
     def __init__(self, cfg: TrainConfig, folder: Path):
         self.folder, self.behind = folder, True
         self.boards = [opened(name, folder, cfg) for name in BOARDS if getattr(cfg, name)]
 
     def follow(self, step: int, entry: dict[str, Any]) -> None:
-        """Show an entry of the log, once it stands there; the first one with all that is logged of steps
-        before.
-        """
+        """Show an entry that is in the log; ahead of the first one, all that was logged of steps before."""
         if self.behind:
             self.catch_up(step)
         self.show(step, entry)
@@ -135,7 +125,7 @@ class Dashboards:
 def opened(name: str, folder: Path, cfg: TrainConfig) -> Any:
     try:
         return BOARDS[name](folder, cfg)
-    except Exception as error:  # wandb's are its own: not logged in, no network
+    except Exception as error:  # wandb has errors of its own: not logged in, no network
         hint = "; `wandb login` once, or set WANDB_MODE=offline" if name == "wandb" else ""
         raise UsageError(f"--{name} cannot be used: {one_line(error)}{hint}.") from None
 
@@ -146,13 +136,13 @@ def one_line(error: Exception) -> str:
 
 def numbers(entry: dict[str, Any], within: str = "") -> dict[str, float]:
     """The numbers of an entry by name, those of an object within it as object/name."""
-    found: dict[str, float] = {}
+    flat: dict[str, float] = {}
     for name, value in entry.items():
         if isinstance(value, dict):
-            found |= numbers(value, f"{within}{name}/")
+            flat |= numbers(value, f"{within}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "step":
-            found[f"{within}{name}"] = value
-    return found
+            flat[f"{within}{name}"] = value
+    return flat
 
 
 def conclude(cfg: TrainConfig, folder: Path, verdict: str) -> None:

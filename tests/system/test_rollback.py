@@ -48,7 +48,7 @@ def test_a_signal_or_a_failure_leaves_what_was_begun(folder, ending):
 
 
 def test_a_run_that_has_saved_steps_is_never_deleted(folder):
-    with pytest.raises(SystemExit), rolled_back(folder, True, kept="ckpt*.pt"):
+    with pytest.raises(SystemExit), rolled_back(folder, True, saved="ckpt*.pt"):
         folder.mkdir()
         (folder / "ckpt_000000.pt").write_text("new")
         raise SystemExit(2)
