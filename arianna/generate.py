@@ -31,7 +31,7 @@ Prompts = Sequence[Sequence[int]]
 def generate(
     model: Transformer, prompts: Prompts, max_new_tokens: int, stop: Sequence[int] = (BOS, EOS), **sampling
 ) -> list[list[int]]:
-    """What a model adds to each prompt, without the `stop` token that ended it. `sampling`: see `stream`."""
+    """The tokens that a model adds to each prompt, without the `stop` token at the end; see `stream`."""
     added: list[list[int]] = [[] for _ in prompts]
     steps = stream(model, prompts, max_new_tokens, stop=stop, **sampling)
     for position, tokens in enumerate(steps, min(map(len, prompts))):
@@ -60,7 +60,7 @@ def stream(
     the last row or the context ends. temperature 0 takes the likeliest token.
     """
     rows = Sequences(model, prompts, max_new_tokens, stop)
-    # one number for each place: what a row draws does not depend on where others end
+    # one number for each place, so that a row's draws do not depend on where others end
     generator = torch.Generator().manual_seed(seed)
     chances = torch.rand(rows.last - rows.first, len(prompts), generator=generator).to(rows.logits.device)
     for position, chance in enumerate(chances, rows.first):
@@ -89,12 +89,12 @@ class Sequences:
         self.present = list(range(len(prompts)))  # rows in the cache
         self.going = {row for row, end in enumerate(self.ends) if end > self.first}  # these have not ended
         self.cache = new_cache(model, len(prompts), self.last)
-        given = torch.tensor([prompt[: self.first] for prompt in prompts], device=self.cache.device)
-        self.logits = model.output(model.hidden_states(given, self.cache)[:, -1])  # (B, V)
+        tokens = torch.tensor([prompt[: self.first] for prompt in prompts], device=self.cache.device)
+        self.logits = model.output(model.hidden_states(tokens, self.cache)[:, -1])  # (B, V)
         self.decode = Decoder(model, self.cache)
 
     def take(self, drawn: list[int], position: int) -> list[int]:
-        """Each row's token at `position`: of its prompt while that lasts, then the drawn one; -1 if ended."""
+        """Each row's token at `position`: its prompt's, behind that the drawn one, -1 once it has ended."""
         tokens = [IGNORE] * len(self.prompts)
         for row, token in zip(self.present, drawn, strict=True):
             if row in self.going:
@@ -120,7 +120,7 @@ class Sequences:
 
 
 def new_cache(model: Transformer, rows: int, length: int) -> Tensor:
-    """Room for keys and values, (layers, 2, B, K, length, D)."""
+    """Zeros in place of keys and values, (layers, 2, B, K, length, D)."""
     a, weight = model.args, model.tok_embeddings.weight
     shape = (a.n_layers, 2, rows, a.n_kv_heads, length, a.head_dim)
     return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
@@ -162,7 +162,7 @@ def draw(top: Tensor, top_p: float, chance: Tensor) -> Tensor:
 class TorchMath:
     """The plain formulas of a step, for any device and number format; the classes below are faster."""
 
-    xp: ModuleType = torch  # whose functions the step calls: NumPy's have the same names
+    xp: ModuleType = torch  # the module whose functions the step calls: NumPy's have the same names
 
     def array(self, tensor: Tensor) -> Any:
         """A tensor as the step reads it, in the same memory."""
@@ -182,7 +182,7 @@ class TorchMath:
         heads.copy_(torch.view_as_real(pairs * angles).flatten(-2))
 
     def attention(self, q: Any, k: Any, v: Any) -> Any:
-        """What each head reads, (B, H, D), for scaled queries (B, H, D), keys and values (B, K, T, D)."""
+        """Each head's output, (B, H, D), for scaled queries (B, H, D), keys and values (B, K, T, D)."""
         grouped = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q[:, :, None], k, v, scale=1.0, enable_gqa=grouped)[:, :, 0]
 
@@ -246,7 +246,7 @@ class OneDnnMath(NumpyMath):
 
 
 def math_for(rows: int, weight: Tensor) -> TorchMath:
-    """The fastest that is known for so many rows of a model with such weights."""
+    """The fastest class above for so many rows of a model with such weights."""
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return TorchMath()
     if rows == 1:
@@ -273,7 +273,7 @@ class Decoder:
         ]
 
     def __call__(self, tokens: Tensor, position: int) -> Tensor:
-        """(B, V) for tokens (B,) at `position`. Their keys and values enter the cache."""
+        """Logits (B, V) behind tokens (B,) at `position`, whose keys and values enter the cache."""
         math = self.math
         x = self.embeddings[math.array(tokens)]  # (B, C)
         for wqkv, wo, w13, w2, kv in self.layers:
@@ -288,7 +288,7 @@ class Decoder:
         return x * (self.math.xp.linalg.vecdot(x, x)[:, None] / self.args.dim + self.args.norm_eps) ** -0.5
 
     def attend(self, heads: Any, kv: Any, position: int) -> Any:
-        """What attention reads, (B, C), for a position's q, k and v, (B, (H + 2K) D). kv gets k and v."""
+        """The output of attention, (B, C), for a position's q, k and v, (B, (H + 2K) D). kv gets k and v."""
         H, K, T = self.args.n_heads, self.args.n_kv_heads, position + 1
         heads = heads.reshape(len(heads), H + 2 * K, -1)
         self.math.turn(heads[:, : H + K], self.angles[position])
@@ -298,7 +298,7 @@ class Decoder:
         return out.reshape(len(heads), -1)
 
     def gate(self, hidden: Any) -> Any:
-        """silu(w1 x) * (w3 x), (B, hidden), for half of the one beside the other."""
+        """silu(w1 x) * (w3 x), (B, hidden), from w1 x / 2 and w3 x side by side."""
         half, up = hidden[:, : self.args.hidden], hidden[:, self.args.hidden :]
         return (half + half * self.math.xp.tanh(half)) * up
 

@@ -1,4 +1,4 @@
-"""What a training step spends its time on, made fast, each beside the plain formula that it equals.
+"""The operations that take a training step's time, made fast, each beside the plain formula that it equals.
 
 Shapes as in model.py; N is B * T.
 """
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from tokenizer import IGNORE
 
-HEAD_LOGITS = 1 << 23  # so many are held at a time: 32 MB, those of 2048 tokens with 4096 to choose from
-QUERY_ROWS = 128  # of causal_attention
+HEAD_LOGITS = 1 << 23  # logits that are held at a time: 32 MB, for 2048 tokens of a vocabulary of 4096
+QUERY_ROWS = 128  # queries of causal_attention's blocks
 X86 = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread within: two may round the same sum differently."""
+    """A context that computes on one thread: two may round the same sum differently."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -32,10 +32,9 @@ def one_thread() -> Iterator[None]:
 
 
 class Product(torch.autograd.Function):
-    """x @ weight.T like F.linear, in float32 by oneDNN: MKL, which torch takes, is up to twice as slow on
-    AMD's processors.
+    """x @ weight.T like F.linear, in float32 by oneDNN: torch takes MKL, up to twice as slow on AMD's CPUs.
 
-    The weight's gradient is left to MKL, which is the faster one there.
+    The weight's gradient is left to MKL, which is the faster one for it.
     """
 
     @staticmethod
@@ -50,16 +49,13 @@ class Product(torch.autograd.Function):
 
 
 def onednn(x: Tensor, weight: Tensor) -> Tensor:
-    if (
-        torch.compiler.is_compiling()
-    ):  # torch's compiler knows the function below, but only for weights that never change
+    if torch.compiler.is_compiling():  # which knows the function below only for weights that never change
         return onednn_as_it_is(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
 def packed(weight: Tensor, rows: int) -> Tensor:
-    """A weight (D, C) laid out once as `onednn` wants it for x with so many rows; nothing else can read
-    it."""
+    """A weight (D, C) in the layout that only `onednn` reads, the fastest for x of so many rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
 
 
@@ -74,20 +70,15 @@ def shape_of_onednn(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T for x (..., C) and a weight (D, C), by what is fastest."""
-    if (
-        X86
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-    ):
+    """x @ weight.T for x (..., C) and a weight (D, C), by the fastest library."""
+    float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if X86 and x.device.type == "cpu" and float32:
         return Product.apply(x, weight) if torch.is_grad_enabled() else onednn(x, weight)
     return F.linear(x, weight)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, arXiv 1910.07467); with few passes over the
-    data on a CPU."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019, 1910.07467), in few passes on a CPU."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.rms_norm(x, weight.shape, weight, eps)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
@@ -95,10 +86,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time. All (B, H
-    or K, T, D).
+    """scaled_dot_product_attention(is_causal=True, enable_gqa=True), a block of queries at a time.
 
-    For bfloat16 on a CPU, where the library's own takes a third of a step: half its time, compiled a third.
+    Shapes are (B, H or K, T, D). For bfloat16 on a CPU, where torch's own takes a third of a step: this takes
+    half its time, compiled a third.
     """
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
@@ -113,24 +104,21 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def all_finite(x: Tensor) -> bool:
-    """x.isfinite().all() in a fifth of the time: NaN passes through the extremes, which infinity is one
-    of."""
+    """x.isfinite().all() in a fifth of the time: the extremes of x are NaN or infinite if any number is."""
     return bool(torch.stack(x.detach().aminmax()).isfinite().all()) if x.numel() else True
 
 
-Teacher = tuple[
-    Tensor, Tensor
-]  # another model's hidden states of the same tokens, (N, C), and its output matrix, (V, C)
+# another model's hidden states of the same tokens, (N, C), and its output matrix, (V, C)
+Teacher = tuple[Tensor, Tensor]
 
 
 def plain_head_loss(
     x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None
 ) -> Tensor:
-    """Summed cross-entropy of x @ weight.T against targets, over `count`. x: (N, C), weight: (V, C), targets:
-    (N,).
+    """Summed cross-entropy of x @ weight.T against targets, over `count`.
 
-    With a teacher it is against what that one predicts, wherever there is a target (Hinton et al. 2015, arXiv
-    1503.02531).
+    x: (N, C), weight: (V, C), targets: (N,). With a teacher it is against the teacher's predictions, wherever
+    there is a target (Hinton et al. 2015, arXiv 1503.02531).
     """
     logits = product(x, weight).float()
     if teacher is None:
@@ -143,29 +131,34 @@ def plain_head_loss(
 def head_loss(
     x: Tensor, weight: Tensor, targets: Tensor, count: int, teacher: Teacher | None = None
 ) -> Tensor:
-    """`plain_head_loss`, in parts where the logits would be too many to hold; a compiler fuses what it takes
-    of them."""
+    """`plain_head_loss`, chunk by chunk where there would be too many logits to hold.
+
+    Not when compiling: the compiler fuses what it takes of them.
+    """
     rows = max(1, HEAD_LOGITS // len(weight))
     if len(x) <= rows or torch.compiler.is_compiling():
         return plain_head_loss(x, weight, targets, count, teacher)
     teachers = [(h, teacher[1]) for h in teacher[0].split(rows)] if teacher else [None] * -(-len(x) // rows)
-    parts = list(zip(x.split(rows), targets.split(rows), teachers, strict=True))
+    chunks = list(zip(x.split(rows), targets.split(rows), teachers, strict=True))
     if not torch.is_grad_enabled():
-        return torch.stack([plain_head_loss(h, weight, y, count, t) for h, y, t in parts]).sum()
-    return loss_in_parts(x, weight, parts, count)
+        return torch.stack([plain_head_loss(h, weight, y, count, t) for h, y, t in chunks]).sum()
+    return chunked_loss(x, weight, chunks, count)
 
 
-def loss_in_parts(
-    x: Tensor, weight: Tensor, parts: list[tuple[Tensor, Tensor, Teacher | None]], count: int
+def chunked_loss(
+    x: Tensor, weight: Tensor, chunks: list[tuple[Tensor, Tensor, Teacher | None]], count: int
 ) -> Tensor:
-    """The loss of parts (hidden states, targets, teacher) of x. Each part's gradients are made at once, after
-    which its logits are let go; the gradients wait in a sum whose own value is taken off again."""
+    """The loss of chunks (hidden states, targets, teacher) of x.
+
+    Each chunk's gradients are computed at once, after which its logits are freed. The gradients are handed on
+    by a sum whose own value is subtracted again.
+    """
     w, loss, grads = weight.detach().requires_grad_(), 0.0, []
-    for h, y, teacher in parts:
+    for h, y, teacher in chunks:
         h = h.detach().requires_grad_()
-        part = plain_head_loss(h, w, y, count, teacher)
-        part.backward()  # adds to w.grad
-        loss += part.detach()
+        chunk_loss = plain_head_loss(h, w, y, count, teacher)
+        chunk_loss.backward()  # adds to w.grad
+        loss += chunk_loss.detach()
         grads.append(h.grad)
     waiting = (x * torch.cat(grads)).sum() + (weight * w.grad).sum()
     return loss + (waiting - waiting.detach())

@@ -3,8 +3,7 @@
     python -m arianna.report out/ft
 
 Writes report.html (one file that needs nothing else), report.md and report.json into the run's folder, from
-its log, its choice and its scores. Trains nothing; scores that were kept in scores.json are used again
-where they fit.
+its log, its choice and its scores. Trains nothing; scores in scores.json are used again where they fit.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any
 
 from arianna.reporting import charts, night, render
 from arianna.reporting import verdict as verdicts
-from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, ScoredRun, kept_or_new_scores, now, read_run
+from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, ScoredRun, now, read_run, scores_of
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import Difference, bootstrap
 from arianna.scoring.scores import changes
@@ -39,7 +38,7 @@ from arianna_data import epochs
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Which run is reported."""
+    """The run that is reported."""
 
     run: str = "out/ft"  # folder of a run of arianna_ft.py; may stand alone, without its flag
 
@@ -73,26 +72,23 @@ def words_of(facts: dict[str, Any]) -> str:
 
 def three_answers(facts: dict[str, Any]) -> str:
     """Three held-out questions, each answered by base and tuned model, for the terminal."""
-
     asked = render.three_of(render.questions(facts))
     return visible("\n".join(f"Q: {q['question']}\n{answer_lines(q['pairs'][0])}" for q in asked))
 
 
 def answer_lines(pair: dict[str, Any]) -> str:
     """The answers of both models, each on one line."""
-    return "\n".join(
-        f"  {name:5}  {' '.join(pair[name]['text'].split()) or '(nothing)'}" for name in ("base", "tuned")
-    )
+    texts = {name: " ".join(pair[name]["text"].split()) for name in ("base", "tuned")}
+    return "\n".join(f"  {name:5}  {text or '(nothing)'}" for name, text in texts.items())
 
 
 def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
-    """Write the three reports of a run that has its choice; returns what report.json holds.
+    """Write the three reports of a run that has its choice; returns the contents of report.json.
 
-    Raises ValueError if the folder holds no such run, or if what must be scored is not there any more.
+    Raises ValueError if the folder holds no such run, or if a file that must be scored is gone.
     """
     scored = read_run(run)
-
-    scores = kept_or_new_scores(scored, sampling)
+    scores = scores_of(scored, sampling)
     facts = facts_of(scored, scores)
     texts = {
         "report.json": json.dumps(facts, indent=1, allow_nan=False),
@@ -108,32 +104,24 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
 
 
 def facts_of(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
-    """Everything the reports say, as plain values for JSON. What differs from one run or scoring to the
-    next is under `times`.
-    """
-
-    pairs = {
-        name: (a["conversation_nats"], a["conversation_tokens"])
-        for name in ("base", "tuned")
-        for a in [scores[name]["answers"]]
-    }
-    difference = bootstrap(pairs["base"], {int(step): pair for step, pair in scores["candidates"].items()})
+    """Everything the reports say, as plain values for JSON. Only `times` differs between equal runs."""
+    answers = scores["base"]["answers"]
+    pairs = {int(step): pair for step, pair in scores["candidates"].items()}
+    difference = bootstrap((answers["conversation_nats"], answers["conversation_tokens"]), pairs)
     change = changes(scores["tuned"], scores["base"])
     evidence = evidence_of(scored, scores, difference, change["listening"])
     paths = located(scored.job["paths"], scored.folder)
-    named = {name: path or scored.job["paths"][name] for name, path in paths.items()}
-    told = verdicts.verdict(evidence, named["checkpoint"], named["base"])
-    commands = next_commands(paths, told.word == "better")
+    files = {name: path or scored.job["paths"][name] for name, path in paths.items()}
+    verdict = verdicts.verdict(evidence, files["checkpoint"], files["base"])
+    notes = [*verdict.notes, *scored.job["notes"], *missing_note(verdict.use, scored.folder)]
+    commands = next_commands(paths, verdict.word == "better")
+    heard = {name: heard_of(scores[name]) for name in ("base", "tuned")}
     facts = {
         "format": SCORES_FORMAT,
-        "verdict": {
-            **verdicts.as_dict(told),
-            "notes": [*told.notes, *scored.job["notes"], *missing_note(told.use, scored.folder)],
-        },
+        "verdict": {**vars(verdict), "notes": notes},
         "difference": asdict(difference) if difference else None,
         "forgetting": change["forgetting"],
-        "listening": {name: heard_of(scores[name]) for name in ("base", "tuned")}
-        | {"rise": change["listening"]},
+        "listening": {**heard, "rise": change["listening"]},
         "preferences": preferences.summary(scored.folder / "preferences.jsonl"),
         "night": night.read_search(scored.folder / "search.json"),
         "max_forgetting": evidence.max_forgetting,
@@ -160,7 +148,8 @@ def evidence_of(
     scored: ScoredRun, scores: dict[str, Any], difference: Difference | None, rise: Mapping[str, float | None]
 ) -> verdicts.Evidence:
     base, tuned = scores["base"], scores["tuned"]
-    shares = {name: scores[name]["listening"]["share"] for name in ("base", "tuned")}
+    fitting = {name: scores[name]["listening"]["share"] for name in ("base", "tuned")}
+    interval = interval_of(tuned["listening"])
     return verdicts.Evidence(
         choice=scored.choice,
         points=scored.points,
@@ -168,9 +157,7 @@ def evidence_of(
         losses=(base["answers"]["loss"], tuned["answers"]["loss"]),
         interval=(difference.low, difference.high) if difference else None,
         non_words=(base["generated"]["non_words"]["value"], tuned["generated"]["non_words"]["value"]),
-        listening=verdicts.Listening(
-            **shares, interval=interval_of(tuned["listening"]), rise=interval_of(rise)
-        ),
+        listening=verdicts.Listening(**fitting, interval=interval, rise=interval_of(rise)),
         conversations=(scores["conversations"]["train"], len(base["answers"]["conversation_nats"])),
         max_forgetting=scored.settings["max_forgetting"],
     )
@@ -189,24 +176,17 @@ def table(scored: ScoredRun) -> list[dict[str, Any]]:
         entry = {} if point in blends else scored.log[point.step]
         what = f"blend {point.blend:.0%}" if point in blends else str(point.step) if point.step else "base"
         mark = "used" if point == choice.used else "best" if point == choice.best else ""
-        rows.append(
-            {
-                "what": what,
-                "training": entry.get("loss"),
-                "answers": point.answer_loss,
-                "terminator": entry.get("terminator_loss"),
-            }
-        )
-        rows[-1] |= {"base_text": point.base_text, "forgetting": point.forgetting(choice.base), "mark": mark}
+        row = {"what": what, "training": entry.get("loss"), "answers": point.answer_loss}
+        row |= {"terminator": entry.get("terminator_loss"), "base_text": point.base_text}
+        rows.append(row | {"forgetting": point.forgetting(choice.base), "mark": mark})
     return rows
 
 
 def epochs_of(scored: ScoredRun, rows: int) -> float:
     """How often training went through its rows."""
     cfg = scored.state["config"]
-    return epochs(
-        scored.points[-1].step, cfg["batch_size"] * cfg["gradient_accumulation_steps"], cfg["replay"], rows
-    )
+    rows_a_step = cfg["batch_size"] * cfg["gradient_accumulation_steps"]
+    return epochs(scored.points[-1].step, rows_a_step, cfg["replay"], rows)
 
 
 def run_facts(scored: ScoredRun) -> dict[str, Any]:
@@ -236,9 +216,7 @@ def times(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
-    """A run's files as they lie now: where they were, or beside the run's folder if that has moved; None
-    for what is gone.
-    """
+    """A run's files, where they were or beside the run's folder if that has moved; None for what is gone."""
 
     def where(path: str) -> str | None:
         return next((str(p) for p in (Path(path), run.parent / Path(path).name) if p.exists()), None)
@@ -247,16 +225,14 @@ def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]
 
 
 def missing_note(use: str, run: Path) -> list[str]:
-    """A sentence where the file to use is not there any more."""
-    return (
-        []
-        if Path(use).exists()
-        else [f"{use} is not there any more; the command that trained {run} makes it again."]
-    )
+    """A sentence if the file to use is gone."""
+    if Path(use).exists():
+        return []
+    return [f"{use} is not there any more; the command that trained {run} makes it again."]
 
 
 def plain(value: Any) -> Any:
-    """Tuples as lists and numbers that are none as None, as JSON wants them."""
+    """A value for JSON: tuples are lists, and numbers that are not finite are None."""
     if isinstance(value, dict):
         return {name: plain(v) for name, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -266,22 +242,16 @@ def plain(value: Any) -> Any:
 
 def drawings(scored: ScoredRun, search: dict[str, Any] | None = None) -> dict[str, Any]:
     """The curves, the frontier where there is base text, and the trials where there was a search."""
-
-    name = verdicts.worst_text(scored.choice)
-    budget = scored.settings["max_forgetting"]
+    name, budget = verdicts.worst_text(scored.choice), scored.settings["max_forgetting"]
+    trials = None
+    if search is not None:
+        best, minutes = list(night.best_so_far(search)), search["seconds"] / 60
+        trials = charts.searched(*night.dots(search), best, search["base"], minutes)
     return {
         "curves": charts.curves(scored.training, scored.points, scored.choice),
         "frontier": None if name is None else charts.frontier(scored.points, scored.choice, name, budget),
-        "night": None if search is None else drawn_search(search),
+        "night": trials,
     }
-
-
-def drawn_search(search: dict[str, Any]) -> dict[str, Any]:
-    """The trials of a search over time."""
-
-    return charts.searched(
-        *night.dots(search), list(night.best_so_far(search)), search["base"], search["seconds"] / 60
-    )
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ JOINED = "lines of content began with Q: or A: and were joined to the line befor
 STRIPPED = "marks Q: and A: of the template stood in the data already and were taken away"
 REMOVED = "invisible characters were removed"
 MARKED = (
-    "texts hold marks of another template ({}), which are trained as they stand; take them out if they are "
-    "not meant"
+    "texts hold marks of another template ({}), which are trained as they stand; "
+    "take them out if they are not meant"
 )
 
 

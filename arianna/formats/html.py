@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from arianna.formats import base85, llama2c_int8
 from arianna.formats.card import figures
 from arianna.formats.html_weights import Kind, build, group_of, length, packed, shape_of
 from arianna.formats.options import Options, beside, computed
-from arianna.formats.vocabulary import MADE_BY, TRIED, listed, merged
+from arianna.formats.vocabulary import MADE_BY, TRIED, collapses, listed, merged
 from model import Transformer
 from tokenizer import FIRST_PIECE, SPACE, Tokenizer
 
@@ -47,7 +48,7 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Voice:
-    """A model in a page, and the name it goes by there."""
+    """A model in a page, and its name there."""
 
     name: str
     model: Transformer
@@ -88,7 +89,7 @@ def page_bytes(
         "questions": first_questions(report),
     }
     size = sum(parameter.numel() for parameter in models[0].parameters())
-    facts = list(told(voices[0], size, kind, sum(map(len, weights)), report).items())
+    facts = list(about(voices[0], size, kind, sum(map(len, weights)), report).items())
     verdict = figures(report)["verdict"] if report else ""
     return rendered(voices[0].name, data, weights, facts, verdict, size).encode()
 
@@ -96,18 +97,17 @@ def page_bytes(
 def check_size(size: float, any_size: bool) -> None:
     if size > MAX_BYTES and not any_size:
         raise ValueError(
-            f"the page would have {size / 1e6:,.0f} MB; a browser opens {MAX_BYTES / 1e6:.0f} MB with ease. "
-            "Use a smaller --html_type, or --force."
+            f"the page would have {size / 1e6:,.0f} MB; "
+            f"a browser opens {MAX_BYTES / 1e6:.0f} MB with ease. Use a smaller --html_type, or --force."
         )
 
 
 def rendered(
     name: str, data: dict[str, Any], weights: list[str], facts: list[tuple[str, str]], verdict: str, size: int
 ) -> str:
-    """The page from its parts. `size`: numbers of the model. Its policy lets its own script and style run."""
-    style, script, runtime, talk = (
-        (PAGE / name).read_text("utf-8") for name in ("page.css", "page.js", "runtime.js", "talk.js")
-    )
+    """The page from its pieces. `size`: the model's parameters. It may run its own script and style alone."""
+    names = ("page.css", "page.js", "runtime.js", "talk.js")
+    style, script, runtime, talk = ((PAGE / file).read_text("utf-8") for file in names)
     inlined = {"style": style, "script": script, "worker": runtime + talk, "data": in_script(data)}
     policy = POLICY.format(script=digest(script), style=digest(style))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -129,37 +129,36 @@ def digest(text: str) -> str:
 
 
 def in_script(data: Any) -> str:
-    """JSON in ASCII that no text in it can end the script element of."""
+    """JSON in ASCII, no text of which can end the script element around it."""
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def in_words(number: int) -> str:
-    """7.2 million, 260 thousand."""
+    """A large number in words, such as 7.2 million or 260 thousand."""
     return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number / 1e3:.0f} thousand"
 
 
-def told(
+def about(
     voice: Voice, size: int, kind: Kind, characters: int, report: dict[str, Any] | None
 ) -> dict[str, str]:
-    """What the page says of itself."""
+    """The facts that the page shows of its model."""
     a = voice.model.args
-    made = {name: value for name, value in figures(report).items() if name != "verdict"} if report else {}
+    run = {name: value for name, value in figures(report).items() if name != "verdict"} if report else {}
     return {
         "name": voice.name,
         "size": f"{size:,} parameters, {kind}; this file has {(characters + 2e5) / 1e6:.0f} MB",
         "kind": f"Llama: dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, {a.vocab_size} tokens",
         "context": f"{a.max_seq_len} tokens, about {a.max_seq_len * 4 // 7} words",
         "made": datetime.date.today().isoformat(),
-        **made,
+        **run,
     }
 
 
 def first_questions(report: dict[str, Any] | None) -> list[str]:
-    """Three to click: held out in the run, or everyday ones."""
+    """Three questions to click: held out in the run, or everyday ones."""
     samples = report.get("scores", {}).get("tuned", {}).get("samples", []) if report else []
-    asked = list(
-        dict.fromkeys(s["question"] for s in samples if s.get("held_out") and len(s["question"]) <= 120)
-    )
+    held_out = [sample["question"] for sample in samples if sample.get("held_out")]
+    asked = [question for question in dict.fromkeys(held_out) if len(question) <= 120]
     return asked[:3] if len(asked) >= 3 else list(EVERYDAY)
 
 
@@ -167,33 +166,30 @@ def first_questions(report: dict[str, Any] | None) -> list[str]:
 
 
 def vocabulary(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What runtime.js encodes with. Raises ValueError unless its ids are the order of a BPE's merges."""
-    found = listed(tokenizer)
-    ids = {piece.text: i for i, piece in enumerate(found) if piece.kind == "normal"}
-    falling = all(
-        a.score > b.score for a, b in zip(found[FIRST_PIECE:], found[FIRST_PIECE + 1 :], strict=False)
-    )
-    plain = min(ids.values(), default=FIRST_PIECE) == FIRST_PIECE and len(ids) == len(found) - FIRST_PIECE
-    collapses = tokenizer.encode("a  b") == tokenizer.encode("a b")
+    """The vocabulary for runtime.js. Raises ValueError unless its ids are the order of a BPE's merges."""
+    tokens, spaces_merge = listed(tokenizer), collapses(tokenizer)
+    ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
+    scores = [piece.score for piece in tokens[FIRST_PIECE:]]
+    falling = all(a > b for a, b in pairwise(scores))
+    plain = min(ids.values(), default=FIRST_PIECE) == FIRST_PIECE and len(ids) == len(scores)
     texts = [*TRIED, *(text.replace(SPACE, " ") for text in ids)]
-    if not (falling and plain) or any(
-        merged(spaced(text, collapses), ids, found) != tokenizer.encode(text) for text in texts
-    ):
+    equal = all(merged(spaced(text, spaces_merge), ids, tokens) == tokenizer.encode(text) for text in texts)
+    if not (falling and plain and equal):
         raise ValueError(
             f"{tokenizer.path} splits text differently from the BPE that the page computes, so no page can "
             "be made with it. `python arianna_data.py train_vocab` trains a tokenizer that can."
         )
     plain_forms = {c: form for c, form in ASCII.items() if tokenizer.spelled_in_bytes(c)}  # as in training
-    return {"pieces": [piece.text for piece in found], "collapses": collapses, "ascii": plain_forms}
+    return {"pieces": [piece.text for piece in tokens], "collapses": spaces_merge, "ascii": plain_forms}
 
 
 def spaced(text: str, collapses: bool) -> str:
-    """A text as a tokenizer sees it that takes spaces at the ends away and makes one of several."""
+    """A text as the tokenizer sees it; one that `collapses` drops spaces at the ends and joins several."""
     return re.sub(" +", " ", text.lstrip(" ").rstrip(f" {SPACE}")) if collapses else text
 
 
 def stored(model: Transformer, options: Options) -> Transformer:
-    """The model with the weights that the page computes with, in float32; it rounds nothing else."""
+    """The model with the weights that the page computes with, in float32; the page rounds nothing else."""
     kind = options.html_type
     if kind == "F32":
         return model
@@ -221,35 +217,33 @@ def read_all(path: str | Path, max_seq_len: int | None = None) -> list[Voice]:
     path = Path(path)
     page = path.read_bytes()
     try:
-        models = read_data(page)["models"]
-        return [
-            Voice(shape["name"], build(shape, weights_of(page, i), max_seq_len))
-            for i, shape in enumerate(models)
-        ]
+        shapes = data_of(page)["models"]
+        models = [build(shape, weights_of(page, i), max_seq_len) for i, shape in enumerate(shapes)]
+        return [Voice(shape["name"], model) for shape, model in zip(shapes, models, strict=True)]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"{path} is damaged or no page of {MADE_BY}: {error}. Use another copy of it."
         ) from None
 
 
-def read_data(page: bytes) -> dict[str, Any]:
-    found = re.search(rb'<script type="application/json" id="data">([^<]*)</script>', page)
-    data = json.loads(found[1]) if found else None
+def data_of(page: bytes) -> dict[str, Any]:
+    element = re.search(rb'<script type="application/json" id="data">([^<]*)</script>', page)
+    data = json.loads(element[1]) if element else None
     if not isinstance(data, dict) or data.get("made_by") != MADE_BY:
         raise ValueError("it has no model that can be read")
     return data
 
 
 def weights_of(page: bytes, number: int) -> bytes:
-    found = re.search(rb'<script type="text/plain" id="weights-%d">([^<]*)</script>' % number, page)
-    if not found:
+    element = re.search(rb'<script type="text/plain" id="weights-%d">([^<]*)</script>' % number, page)
+    if not element:
         raise ValueError("its weights are missing")
-    return base85.decode(found[1])
+    return base85.decode(element[1])
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Raise ValueError if the page carries another tokenizer."""
-    pieces = read_data(Path(path).read_bytes())["tokenizer"]["pieces"]
+    pieces = data_of(Path(path).read_bytes())["tokenizer"]["pieces"]
     if pieces != [tokenizer.sp.id_to_piece(i) for i in range(tokenizer.vocab_size)]:
         raise ValueError(
             f"{tokenizer.path} is not the tokenizer in {path}. Use the one that the model was trained with."

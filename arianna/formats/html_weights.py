@@ -1,12 +1,11 @@
 """A model's weights as a page holds them: bytes, tensor by tensor, and the shape that they need.
 
-Norms in float32; then the matrices in float32, float16, or int8 with a float32 scale per group behind each,
-in the order of llama2c_int8's files.
+The norms come first, in float32; then the matrices in float32, float16, or int8 with a float32 scale per
+group behind each, in the order of llama2c_int8's files.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -15,21 +14,16 @@ import numpy as np
 import torch
 
 from arianna.formats import llama2c_int8
-from arianna.formats.shapes import by_rule
+from arianna.formats.shapes import by_rule, model_of
 from model import ROPE_THETA, ModelArgs, Transformer
 
 Kind = Literal["int8", "F16", "F32"]
 
 
-def layout(model: Transformer) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Names and shapes of the norms, and of the matrices, in the page's order."""
-    return llama2c_int8.layout(model.args, model.tied)
-
-
 def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
     """The weights' bytes, tensor by tensor."""
     group, state = group_of(model, kind), model.state_dict()
-    norms, matrices = layout(model)
+    norms, matrices = llama2c_int8.layout(model.args, model.tied)
     for name in norms:
         yield state[name].cpu().numpy().astype("<f4").tobytes()
     for name in matrices:
@@ -43,13 +37,13 @@ def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
 
 def length(args: ModelArgs, tied: bool, kind: Kind, group: int) -> int:
     """Bytes of all weights."""
-    norms, matrices = (sum(map(math.prod, part.values())) for part in llama2c_int8.layout(args, tied))
+    norms, matrices = (sum(map(math.prod, dims.values())) for dims in llama2c_int8.layout(args, tied))
     of_matrices = {"F32": 4 * matrices, "F16": 2 * matrices, "int8": matrices + 4 * matrices // max(group, 1)}
     return 4 * norms + of_matrices[kind]
 
 
 def group_of(model: Transformer, kind: Kind) -> int:
-    """Numbers to a scale; 0 where there are none."""
+    """How many numbers share a scale; 0 where there are no scales."""
     try:
         return llama2c_int8.group_size(model.args) if kind == "int8" else 0
     except ValueError as error:
@@ -67,14 +61,9 @@ def halves(array: np.ndarray) -> np.ndarray:
 
 
 def shape_of(model: Transformer, kind: Kind) -> dict[str, Any]:
-    a = model.args
     names = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "hidden", "max_seq_len", "norm_eps")
-    return {name: getattr(a, name) for name in names} | {
-        "rope_theta": ROPE_THETA,
-        "tied": model.tied,
-        "type": kind,
-        "group": group_of(model, kind),
-    }
+    shape = {name: getattr(model.args, name) for name in names} | {"rope_theta": ROPE_THETA}
+    return shape | {"tied": model.tied, "type": kind, "group": group_of(model, kind)}
 
 
 def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transformer:
@@ -92,9 +81,7 @@ def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transf
         state[name] = torch.from_numpy(array).view(dims)
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise ValueError("it holds NaN or infinity")
-    model = Transformer(dataclasses.replace(args, max_seq_len=max_seq_len or args.max_seq_len), tied)
-    model.load_state_dict(state, strict=not tied)
-    return model
+    return model_of(args, tied, state, max_seq_len)
 
 
 def unpacked(data: bytes, at: int, number: int, kind: str, group: int) -> tuple[np.ndarray, int]:

@@ -1,10 +1,9 @@
 """llama2.c's version 0 .bin, out and back in.
 
-Seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len; vocab_size
-negative if the
-output is not tied), then float32: token embeddings; per kind over all layers attention_norm, wq, wk, wv,
-wo, ffn_norm, w1,
-w2, w3; the final norm; RoPE cosines and sines; the output only if not tied.
+It holds seven little-endian int32 (dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len;
+vocab_size negative if the output is not tied), then float32: token embeddings; per kind over all layers
+attention_norm, wq, wk, wv, wo, ffn_norm, w1, w2, w3; the final norm; RoPE cosines and sines; the output only
+if it is not tied.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     a = model.args
     if a.norm_eps != NORM_EPS:
         raise ValueError(
-            f"the model has norm_eps {a.norm_eps}; llama2.c's run computes with {NORM_EPS}, so it cannot "
-            f"be exported."
+            f"the model has norm_eps {a.norm_eps}; "
+            f"llama2.c's run computes with {NORM_EPS}, so it cannot be exported."
         )
     vocab_size = a.vocab_size if model.tied else -a.vocab_size
     header = HEADER.pack(a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, vocab_size, a.max_seq_len)
@@ -58,8 +57,7 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
     """Build the model of a .bin, with another context where `max_seq_len` gives one.
 
     Raises ValueError unless the header is sane, the file's size is what it asks for and every number is
-    finite. The RoPE
-    tables are made anew: they follow from the shape.
+    finite. The RoPE tables are made anew: they follow from the shape.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,26 +68,22 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
         expected = HEADER.size + 4 * sum(math.prod(shape) for shape in shapes.values())
         if size != expected:  # before memory is taken for what a header claims
             raise ValueError(
-                f"{path} has {size:,} bytes; its header asks for {expected:,}. It is cut off or not a "
-                f"llama2.c .bin."
+                f"{path} has {size:,} bytes; its header asks for {expected:,}. "
+                "It is cut off or not a llama2.c .bin."
             )
         check_file(path, size)
         numbers = np.fromfile(f, dtype="<f4")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{path} holds NaN or infinity, so the model cannot be used.")
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
-    arrays = zip(shapes.items(), np.split(numbers, ends), strict=True)
-    weights = {
-        name: torch.from_numpy(array.reshape(shape))
-        for (name, shape), array in arrays
-        if not name.startswith("freqs_")
-    }
+    arrays = dict(zip(shapes, np.split(numbers, ends), strict=True))
+    weights = {name: torch.from_numpy(array.reshape(shapes[name])) for name, array in arrays.items()}
+    weights = {name: weight for name, weight in weights.items() if not name.startswith("freqs_")}
     return model_of(by_rule(args), tied, weights, max_seq_len)
 
 
 def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool]:
-    """The model's shape and whether it is tied. Raises ValueError for a header that no model of this
-    format has."""
+    """The model's shape and whether it is tied. Raises ValueError for a header that makes no sense."""
     if len(header) < HEADER.size:
         raise ValueError(
             f"{path} has {len(header)} bytes; a llama2.c .bin begins with a header of {HEADER.size}."

@@ -1,13 +1,10 @@
-"""llama2.c's .bin files that begin with "ak42": version 2 (int8, for its runq) out, versions 1 (float32)
-and 2 in.
+"""llama2.c's .bin files that begin with "ak42": version 2 (int8, for runq) out, 1 (float32) and 2 in.
 
-256 bytes: uint32 magic, int32 version, seven int32 as in version 0 (vocab_size always positive), uint8
-whether the output is
-tied, in version 2 int32 group size, zeros. Then float32 attention norms, ffn norms and the final norm;
-then the token
-embeddings, per kind over all layers wq, wk, wv, wo, w1, w2, w3, and the output if not tied: in version 1
-as float32, in
-version 2 each matrix as int8 with a float32 scale per group of numbers behind it.
+The header of 256 bytes holds uint32 magic, int32 version, seven int32 as in version 0 (vocab_size always
+positive), uint8 whether the output is tied, in version 2 int32 group size, zeros. Then come float32 attention
+norms, ffn norms and the final norm; then the token embeddings, per kind over all layers wq, wk, wv, wo, w1,
+w2, w3, and the output if it is not tied: in version 1 as float32, in version 2 each matrix as int8 with a
+float32 scale per group of numbers behind it.
 """
 
 from __future__ import annotations
@@ -31,40 +28,30 @@ MAGIC = 0x616B3432  # "ak42"
 HEADER = struct.Struct("<Ii7iBi")
 HEADER_BYTES = 256
 LARGEST_GROUP, SMALLEST_GROUP = 64, 4
-MATRICES = [
-    "attention.wq",
-    "attention.wk",
-    "attention.wv",
-    "attention.wo",
-    "feed_forward.w1",
-    "feed_forward.w2",
-    "feed_forward.w3",
-]
+MATRICES = ["attention.wq", "attention.wk", "attention.wv", "attention.wo"]
+MATRICES += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
 
 
 def group_size(a: ModelArgs) -> int:
-    """Numbers to a scale: 64, halved until it divides both widths, of which runq takes whole groups only.
+    """How many numbers share a scale: 64, halved until it divides both widths, for runq needs whole groups.
 
-    llama2.c's own export looks at dim alone; where that does not divide hidden_dim, runq would leave the
-    rest of a row out.
-    Raises ValueError below 4, where int8 with its scales would be no smaller than float16.
+    llama2.c's own export looks at dim alone; where that does not divide hidden_dim, runq would leave out the
+    rest of a row. Raises ValueError below 4, where int8 with its scales would be no smaller than float16.
     """
     group = LARGEST_GROUP
     while a.dim % group or a.hidden % group:
         group //= 2
     if group < SMALLEST_GROUP:
         raise ValueError(
-            f"the model's widths {a.dim} and {a.hidden} are not multiples of {SMALLEST_GROUP}, so int8 in "
-            f"groups does not "
-            "fit it. --format=llama2c takes it in float32, --format=gguf with --gguf_type=F16 at half the "
-            "size."
+            f"the model's widths {a.dim} and {a.hidden} are not multiples of {SMALLEST_GROUP}, "
+            "so int8 in groups does not fit it. --format=llama2c takes it in float32, "
+            "--format=gguf with --gguf_type=F16 at half the size."
         )
     return group
 
 
 def quantize(weight: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat float32 numbers to int8 in -127..127 and a float32 scale per group: number = int8 * scale.
-    NaN-free for groups of zeros."""
+    """Flat int8 numbers in -127..127 and a float32 scale per group: number = int8 * scale, also for zeros."""
     groups = weight.astype("<f4").reshape(-1, group)
     scales = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
     whole = np.divide(groups, scales, out=np.zeros_like(groups), where=scales > 0)
@@ -81,29 +68,26 @@ def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     a = model.args
     if a.norm_eps != NORM_EPS:
         raise ValueError(
-            f"the model has norm_eps {a.norm_eps}; llama2.c's runq computes with {NORM_EPS}, so it cannot "
-            f"be exported."
+            f"the model has norm_eps {a.norm_eps}; "
+            f"llama2.c's runq computes with {NORM_EPS}, so it cannot be exported."
         )
     group, state = group_size(a), model.state_dict()
     shape = (a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, a.vocab_size, a.max_seq_len)
     norms, matrices = layout(a, model.tied)
-    parts = [HEADER.pack(MAGIC, 2, *shape, model.tied, group).ljust(HEADER_BYTES, b"\0")]
-    parts += [state[name].cpu().numpy().astype("<f4").tobytes() for name in norms]
+    pieces = [HEADER.pack(MAGIC, 2, *shape, model.tied, group).ljust(HEADER_BYTES, b"\0")]
+    pieces += [state[name].cpu().numpy().astype("<f4").tobytes() for name in norms]
     for name in matrices:
-        parts += [array.tobytes() for array in quantize(state[name].cpu().numpy(), group)]
-    return b"".join(parts)
+        pieces += [array.tobytes() for array in quantize(state[name].cpu().numpy(), group)]
+    return b"".join(pieces)
 
 
 def layout(a: ModelArgs, tied: bool) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Names and shapes of the norms, and of the matrices, in the file's order."""
-    shapes = weight_shapes(a)
-    norms = [
-        f"layers.{i}.{kind}.weight" for kind in ("attention_norm", "ffn_norm") for i in range(a.n_layers)
-    ] + ["norm.weight"]
-    matrices = ["tok_embeddings.weight"] + [
-        f"layers.{i}.{kind}.weight" for kind in MATRICES for i in range(a.n_layers)
-    ]
-    matrices += [] if tied else ["output.weight"]
+    shapes, numbers = weight_shapes(a), range(a.n_layers)
+    norms = [f"layers.{i}.{kind}.weight" for kind in ("attention_norm", "ffn_norm") for i in numbers]
+    norms += ["norm.weight"]
+    matrices = [f"layers.{i}.{kind}.weight" for kind in MATRICES for i in numbers]
+    matrices = ["tok_embeddings.weight", *matrices, *([] if tied else ["output.weight"])]
     return {name: shapes[name] for name in norms}, {name: shapes[name] for name in matrices}
 
 
@@ -123,8 +107,7 @@ def computed(stored: Transformer, options: Options | None = None) -> Transformer
 
 
 def compute_in_int8(model: Transformer, group: int, half_scales: bool = False) -> Transformer:
-    """A copy that rounds to int8 what enters a matrix, too, as runq does (llama.cpp with scales in
-    float16): its losses are theirs."""
+    """A copy that also rounds each matrix's input to int8, as runq does (llama.cpp: with float16 scales)."""
     model = copy.deepcopy(model)
 
     def round_input(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -153,15 +136,12 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
         if group and any(sizes[name] % group for name in matrices):
             raise ValueError(f"{path} is damaged: its matrices do not divide into groups of {group}.")
         packed = sum(sizes[name] for name in matrices)
-        expected = (
-            HEADER_BYTES
-            + 4 * sum(sizes[name] for name in norms)
-            + (packed + 4 * packed // group if group else 4 * packed)
-        )
+        expected = HEADER_BYTES + 4 * sum(sizes[name] for name in norms)
+        expected += packed + 4 * packed // group if group else 4 * packed
         if path.stat().st_size != expected:  # before memory is taken for what a header claims
             raise ValueError(
-                f"{path} has {path.stat().st_size:,} bytes; its header asks for {expected:,}. It is cut "
-                f"off or damaged."
+                f"{path} has {path.stat().st_size:,} bytes; its header asks for {expected:,}. "
+                "It is cut off or damaged."
             )
         arrays = {name: np.fromfile(f, "<f4", sizes[name]) for name in norms}
         for name in matrices:
@@ -178,20 +158,18 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
 
 
 def parse_header(header: bytes, path: Path) -> tuple[ModelArgs, bool, int]:
-    """The model's shape, whether it is tied, and the group size (0 in version 1). Raises ValueError for
-    no such header."""
+    """The model's shape, whether it is tied, and the group size (0 in version 1), or a ValueError."""
     if len(header) < HEADER_BYTES:
         raise ValueError(
-            f"{path} has {len(header)} bytes; a llama2.c .bin of version 1 or 2 begins with a header of "
-            f"{HEADER_BYTES}."
+            f"{path} has {len(header)} bytes; "
+            f"a llama2.c .bin of version 1 or 2 begins with a header of {HEADER_BYTES}."
         )
-    _, version, dim, hidden, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, tied, group = (
-        HEADER.unpack_from(header)
-    )
+    _, version, *numbers, tied, group = HEADER.unpack_from(header)
+    dim, hidden, n_layers, n_heads, n_kv_heads, vocab_size, seq_len = numbers
     if version not in (1, 2) or tied > 1 or (version == 2 and not 1 <= group <= dim):
         raise ValueError(
-            f"{path} says version {version}, group size {group}; of llama2.c's .bin files versions 0, 1 "
-            f"and 2 can be read."
+            f"{path} says version {version}, group size {group}; "
+            "of llama2.c's .bin files versions 0, 1 and 2 can be read."
         )
     try:
         args = ModelArgs(dim, n_layers, n_heads, n_kv_heads, vocab_size, hidden, max_seq_len=seq_len)

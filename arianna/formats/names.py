@@ -1,4 +1,4 @@
-"""What each weight of a model is called elsewhere."""
+"""The names of a model's weights in other programs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def names(a: ModelArgs, tied: bool, table: dict[str, str]) -> dict[str, str]:
 
 
 def renamed(name: str, table: dict[str, str]) -> str:
-    part = name.removesuffix(".weight")
-    if part.startswith("layers."):
-        _, number, part = part.split(".", 2)
-        return f"{table['layers']}.{number}.{table[part]}.weight"
-    return f"{table[part]}.weight"
+    kind = name.removesuffix(".weight")
+    if kind.startswith("layers."):
+        _, number, kind = kind.split(".", 2)
+        return f"{table['layers']}.{number}.{table[kind]}.weight"
+    return f"{table[kind]}.weight"

@@ -1,5 +1,4 @@
-"""What a format is given besides the model, and the functions of a format that is one file and keeps
-every bit."""
+"""The settings of the formats, and the functions of a format that is one file and keeps every bit."""
 
 from __future__ import annotations
 
@@ -18,12 +17,11 @@ class Options:
 
     half: bool = False  # checkpoint: weights in float16
     gguf_type: str = "F32"  # gguf: F32, F16 or Q8_0
-    # needed by hf, gguf and html, which carry it; a checkpoint notes which one it was
-    tokenizer: Tokenizer | None = None
-    report: dict[str, Any] | None = None  # hf and html: a run's report.json, for what they say of the run
+    tokenizer: Tokenizer | None = None  # hf, gguf and html carry it; a checkpoint notes which one it was
+    report: dict[str, Any] | None = None  # hf and html: a run's report.json, whose figures they show
     html_type: str = "int8"  # html: int8, F16 or F32
     compare: Transformer | None = None  # html: a second model, which answers beside the first
-    names: tuple[str, ...] = ("model", "base")  # html: of the two
+    names: tuple[str, ...] = ("model", "base")  # html: the two models' names
     any_size: bool = False  # html: also a page that is large for a browser
 
 
@@ -38,9 +36,9 @@ def computed(stored: Transformer, options: Options) -> Transformer:
 
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
-    """The file carries no tokenizer, so there is nothing to check."""
+    """Check nothing, since the file carries no tokenizer."""
 
 
 def beside(name: str, model: Transformer, options: Options) -> dict[str, bytes]:
-    """No further files go with a file of this name."""
+    """Further files that go with this one: none."""
     return {}

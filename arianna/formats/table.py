@@ -24,20 +24,10 @@ if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
     from model import Transformer
     from tokenizer import Tokenizer
 
-SUFFIXES = {  # of a file in each format; a folder has none
-    "llama2c": ".bin",
-    "llama2c-int8": ".bin",
-    "hf": "",
-    "gguf": ".gguf",
-    "html": ".html",
-    "checkpoint": ".pt",
-}
+SUFFIXES = {"llama2c": ".bin", "llama2c-int8": ".bin", "gguf": ".gguf", "html": ".html", "checkpoint": ".pt"}
+SUFFIXES |= {"hf": ""}  # a folder
 SHIPPED_TOKENIZER = ROOT / "data/tok4096.model"
-SIGNS = {  # first bytes of a file, whatever its name
-    b"ak42"[::-1]: "llama2c-int8",
-    b"GGUF": "gguf",
-    b"PK\3\4": "checkpoint",
-}
+SIGNS = {b"ak42"[::-1]: "llama2c-int8", b"GGUF": "gguf", b"PK\3\4": "checkpoint"}  # a file's first bytes
 
 
 def module(name: str) -> ModuleType:
@@ -46,8 +36,7 @@ def module(name: str) -> ModuleType:
 
 
 def format_at(path: Path) -> str:
-    """The name of the format that a file or folder is in, by its first bytes, else by its suffix; by
-    default checkpoint."""
+    """The format of a file or folder, by its first bytes, else by its suffix; by default checkpoint."""
     if path.is_dir():
         return "hf"
     if path.is_file():
@@ -59,11 +48,9 @@ def format_at(path: Path) -> str:
 
 
 def open_model(path: str | Path, max_seq_len: int | None = None) -> Transformer:
-    """The model of a checkpoint (.pt), a llama2.c .bin, a .gguf or a Hugging Face folder, in float32 on
-    the CPU.
+    """The model at a path, in any of the formats, in float32 on the CPU, in another context if given.
 
-    It has another context where one is given. Raises ValueError or OSError with one sentence for what
-    cannot be read.
+    Raises ValueError or OSError with one sentence for what cannot be read.
     """
     path = Path(path)
     return module(format_at(path)).read(path, max_seq_len)
@@ -75,25 +62,22 @@ def check_tokenizer(path: str | Path, tokenizer: Tokenizer) -> None:
     module(format_at(path)).check_tokenizer(path, tokenizer)
 
 
-def open_tokenizer(path: str | Path, given: str | Path | None = None) -> Tokenizer:
-    """The tokenizer to use with the model at a path: the one given, else the model's own, else the
-    shipped one.
+def open_tokenizer(path: str | Path, chosen: str | Path | None = None) -> Tokenizer:
+    """The tokenizer for the model at a path: the chosen one, else the model's own, else the shipped one.
 
     Raises ValueError if the model carries or names another one, or an OSError if there is none.
     """
     from tokenizer import Tokenizer
 
-    tokenizer = Tokenizer(given or find_tokenizer(path) or SHIPPED_TOKENIZER)
+    tokenizer = Tokenizer(chosen or find_tokenizer(path) or SHIPPED_TOKENIZER)
     check_tokenizer(path, tokenizer)
     return tokenizer
 
 
 def find_tokenizer(path: str | Path) -> Path | None:
-    """The tokenizer (a .model file) of the model at a path: the one in its folder, or that which a
-    checkpoint names.
+    """The tokenizer's .model in the folder of a model, or the one that a checkpoint names; else None.
 
-    That is looked for where it was, from here and from the project's folder, and beside the checkpoint;
-    None where it is not found.
+    The latter is looked for where it was, from here and from the project's folder, and beside the checkpoint.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,23 +1,23 @@
-"""How other programs turn text into tokens: the tokenizer's pieces and the chat template. For the formats
-that carry both."""
+"""The tokenizer's pieces and the chat template as other programs know them, for formats that carry both."""
 
 from __future__ import annotations
 
 import re
+from itertools import chain, pairwise
 from typing import Any, Literal, NamedTuple
 
 from arianna.corpus.template import ASSISTANT, USER
 from tokenizer import BOS, FIRST_BYTE, FIRST_PIECE, SPACE, UNK, Tokenizer
 
-MADE_BY = "InnerArianna"  # as files say it
+MADE_BY = "InnerArianna"  # the program's name in files
 
 # template.render in Jinja: each turn ends with BOS, system text stands on its own line ahead of a question
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
     "{% if content is not string %}"  # a list of parts, all of them text
-    "{% for part in content %}{% if part['type'] != 'text' %}{{ raise_exception('only text parts can be "
-    "read') }}{% endif %}"
-    "{% endfor %}{% set content = content | map(attribute='text') | join('\\n') %}{% endif %}"
+    "{% for part in content %}{% if part['type'] != 'text' %}"
+    "{{ raise_exception('only text parts can be read') }}{% endif %}{% endfor %}"
+    "{% set content = content | map(attribute='text') | join('\\n') %}{% endif %}"
     "{% set content = content | trim %}"
     "{% if message['role'] == 'system' %}{% if content %}{{ content + '\\n' }}{% endif %}"
     f"{{% elif message['role'] == 'user' %}}{{{{ '{USER} ' + content + '\\n' }}}}"
@@ -50,8 +50,7 @@ class Piece(NamedTuple):
 
 
 def pieces(tokenizer: Tokenizer) -> list[Piece]:
-    """All tokens by id. Raises ValueError for a tokenizer that other programs would read differently (see
-    `check_merges`)."""
+    """All tokens by id. Raises ValueError for a tokenizer that other programs would read differently."""
     tokens = listed(tokenizer)
     check_merges(tokenizer, tokens)
     return tokens
@@ -59,21 +58,17 @@ def pieces(tokenizer: Tokenizer) -> list[Piece]:
 
 def listed(tokenizer: Tokenizer) -> list[Piece]:
     """All tokens by id, of any tokenizer."""
-    sp = tokenizer.sp
+    sp, ids = tokenizer.sp, range(tokenizer.vocab_size)
     kinds = {UNK: "unknown"} | dict.fromkeys(range(FIRST_BYTE, FIRST_PIECE), "byte")
-    return [
-        Piece(sp.id_to_piece(i), sp.get_score(i), "control" if sp.is_control(i) else kinds.get(i, "normal"))
-        for i in range(tokenizer.vocab_size)
-    ]
+    kinds |= {i: "control" for i in ids if sp.is_control(i)}
+    return [Piece(sp.id_to_piece(i), sp.get_score(i), kinds.get(i, "normal")) for i in ids]
 
 
 def check_merges(tokenizer: Tokenizer, tokens: list[Piece]) -> None:
-    """Raise ValueError unless merging pieces by score gives the tokenizer's own ids, for ordinary texts
-    and each piece by itself.
+    """Raise ValueError unless merging by score gives the tokenizer's ids for ordinary texts and each piece.
 
-    It does for SentencePiece's BPE with a space put in front; not for unigram models. One that takes
-    spaces away, as those of
-    llama2.c's own train_vocab do, is compared on texts without such spaces (`differences` says what is not).
+    It does for SentencePiece's BPE with a space put in front; not for unigram models. A tokenizer that
+    `collapses`, as those of llama2.c's own train_vocab do, is compared on texts without such spaces.
     """
     ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
     for text in [*ORDINARY, *(name.replace(SPACE, " ") for name in ids)]:
@@ -82,14 +77,13 @@ def check_merges(tokenizer: Tokenizer, tokens: list[Piece]) -> None:
         if merged(text, ids, tokens) != tokenizer.encode(text):
             raise ValueError(
                 f"{tokenizer.path} splits {text[:40]!r} differently from the plain BPE that transformers "
-                f"and llama.cpp would make of it. "
-                "Such a tokenizer cannot be exported; `python arianna_data.py train_vocab` trains one that "
-                "can."
+                "and llama.cpp would make of it. Such a tokenizer cannot be exported; "
+                "`python arianna_data.py train_vocab` trains one that can."
             )
 
 
 def collapses(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer takes spaces at the ends of a text away and makes one of several."""
+    """Whether the tokenizer drops spaces at the ends of a text and joins several to one."""
     return tokenizer.encode("a  b") == tokenizer.encode("a b")
 
 
@@ -99,21 +93,20 @@ def collapsed(text: str) -> str:
 
 
 def differences(tokenizer: Tokenizer, spaces_kept: bool) -> str | None:
-    """What a program that has the tokens of `pieces` splits otherwise than the tokenizer, in a sentence;
-    None for nothing.
+    """A sentence on texts that a program with the tokens of `pieces` splits differently; None if none.
 
     `spaces_kept`: the program sees every space of a text.
     """
     tokens = listed(tokenizer)
     ids = {piece.text: i for i, piece in enumerate(tokens) if piece.kind == "normal"}
-    texts = {
-        "signs that Unicode's NFKC replaces, such as \u2026 and \ufb01": merged(RARE, ids, tokens)
-        != tokenizer.encode(RARE)
-    }
-    texts["texts with spaces at their ends or several in a row"] = spaces_kept and collapses(tokenizer)
-    if not any(texts.values()):
+    texts = []
+    if merged(RARE, ids, tokens) != tokenizer.encode(RARE):
+        texts.append("signs that Unicode's NFKC replaces, such as \u2026 and \ufb01")
+    if spaces_kept and collapses(tokenizer):
+        texts.append("texts with spaces at their ends or several in a row")
+    if not texts:
         return None
-    what = " and ".join(text for text, differ in texts.items() if differ)
+    what = " and ".join(texts)
     return (
         f"{tokenizer.path} changes text before it splits it, "
         f"which the program that opens this does not: {what} get other tokens there."
@@ -121,61 +114,48 @@ def differences(tokenizer: Tokenizer, spaces_kept: bool) -> str | None:
 
 
 def merged(text: str, ids: dict[str, int], tokens: list[Piece]) -> list[int]:
-    """Token ids as transformers and llama.cpp compute them: the pair of highest score first, the leftmost
-    of equals, bytes at last."""
+    """Token ids as other programs compute them: the pair of highest score is merged first, bytes come last.
+
+    Of pairs of equal score the leftmost is merged.
+    """
     symbols = list(f"{SPACE}{text.replace(' ', SPACE)}") if text else []
-    while pairs := [
-        (-tokens[ids[a + b]].score, i)
-        for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False))
-        if a + b in ids
-    ]:
-        _, i = min(pairs)
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-    return [
-        i for s in symbols for i in ([ids[s]] if s in ids else [FIRST_BYTE + byte for byte in s.encode()])
-    ]
+    while pairs := [(i, a + b) for i, (a, b) in enumerate(pairwise(symbols)) if a + b in ids]:
+        i, both = max(pairs, key=lambda pair: tokens[ids[pair[1]]].score)
+        symbols[i : i + 2] = [both]
+    spelled = ([ids[s]] if s in ids else [FIRST_BYTE + byte for byte in s.encode()] for s in symbols)
+    return list(chain.from_iterable(spelled))
 
 
 def tokenizer_json(tokens: list[Piece], collapses: bool = False) -> dict[str, Any]:
-    """SentencePiece's BPE for the tokenizers library. `collapses`: it takes spaces away (see `collapses`).
+    """SentencePiece's BPE for the tokenizers library. `collapses`: whether it drops spaces.
 
-    BOS and EOS are also found by name within a text: chat templates need that."""
+    BOS and EOS are also tokens where their names stand within a text: chat templates need that.
+    """
     bos = tokens[BOS].text
     ends = [replace({"Regex": r"\A +| +\z"}, ""), replace({"Regex": " {2,}"}, " ")] if collapses else []
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    control = [(i, piece.text) for i, piece in enumerate(tokens) if piece.kind == "control"]
+    # a text, and each piece of it behind a special token, gets SentencePiece's space in front
+    normalizers = [*ends, {"type": "Prepend", "prepend": SPACE}, replace({"String": " "}, SPACE)]
+    decoders = [replace({"String": SPACE}, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
+    decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    bpe = {"type": "BPE", "unk_token": None, "fuse_unk": False, "byte_fallback": True}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": i, "content": p.text, **flags} for i, p in enumerate(tokens) if p.kind == "control"
-        ],
-        # a text, and each part of it behind a special token, gets SentencePiece's space in front
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [*ends, {"type": "Prepend", "prepend": SPACE}, replace({"String": " "}, SPACE)],
-        },
+        "added_tokens": [{"id": i, "content": text, **flags} for i, text in control],
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": None,
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": template_parts(bos, "A", 0),
-            "pair": [part for n, s in enumerate("AB") for part in template_parts(bos, s, n)],
+            "single": behind_bos(bos, "A", 0),
+            "pair": behind_bos(bos, "A", 0) + behind_bos(bos, "B", 1),
             "special_tokens": {bos: {"id": bos, "ids": [BOS], "tokens": [bos]}},
         },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                replace({"String": SPACE}, " "),
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
+        "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {
-            "type": "BPE",
-            "unk_token": None,
-            "fuse_unk": False,
-            "byte_fallback": True,
+            **bpe,
             "vocab": {piece.text: i for i, piece in enumerate(tokens)},
             "merges": merges(tokens),
         },
@@ -183,22 +163,18 @@ def tokenizer_json(tokens: list[Piece], collapses: bool = False) -> dict[str, An
 
 
 def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
-    """A rule of the tokenizers library that puts a content in the place of a pattern."""
+    """A rule of the tokenizers library that replaces a pattern by a content."""
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def template_parts(bos: str, text: str, number: int) -> list[dict[str, Any]]:
-    """BOS and a text behind it."""
+def behind_bos(bos: str, text: str, number: int) -> list[dict[str, Any]]:
+    """The tokenizers library's rule for BOS and a text behind it."""
     return [{"SpecialToken": {"id": bos, "type_id": number}}, {"Sequence": {"id": text, "type_id": number}}]
 
 
 def merges(tokens: list[Piece]) -> list[tuple[str, str]]:
-    """Every way to put a piece together from two, the pieces of highest score first: SentencePiece merges
-    whichever pair it meets."""
+    """All pairs of pieces that make a piece, the one of highest score first, as SentencePiece merges them."""
     normal = {piece.text: -piece.score for piece in tokens if piece.kind == "normal"}
-    pairs = (
-        (rank, cut, text[:cut], text[cut:]) for text, rank in normal.items() for cut in range(1, len(text))
-    )
-    return [
-        (a, b) for _, _, a, b in sorted(pair for pair in pairs if pair[2] in normal and pair[3] in normal)
-    ]
+    cuts = ((rank, cut, text) for text, rank in normal.items() for cut in range(1, len(text)))
+    pairs = ((text[:cut], text[cut:]) for _, cut, text in sorted(cuts))
+    return [(a, b) for a, b in pairs if a in normal and b in normal]

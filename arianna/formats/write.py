@@ -1,4 +1,4 @@
-"""Write a model so that what takes its place has been read back and is the model, bit for bit."""
+"""Write a model; the file takes its place only once it has been read back and is the model, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,10 @@ class UnfaithfulError(OSError):
 def write_model(model: Transformer, out: str | Path, format: str = "llama2c", **options: Any) -> Transformer:
     """Write a float32 model in a format of formats.table; `options` are those of formats.options.Options.
 
-    What is written is read back before it takes its place: its weights and logits are the model's,
-    rounded where the format
-    rounds, bit for bit. Returns the model as the programs that read the format compute it: the given one,
-    or a rounded copy.
-    Raises ValueError for what the format cannot hold, OSError for a failed write, and of these
-    UnfaithfulError if what is
-    read back is not the model; what was there before stays then.
+    The file is read back before it takes its place: its weights and logits are the model's, rounded where the
+    format rounds, bit for bit. Returns the model as the programs that read the format compute it: the given
+    one, or a rounded copy. Raises ValueError for what the format cannot hold, OSError for a failed write, and
+    UnfaithfulError (an OSError) if it reads back another model; the old file stays then.
     """
     made_by, settings, out = module(format), Options(**options), Path(out)
     stored = made_by.stored(model, settings)
@@ -52,9 +49,8 @@ def update_model(model: Transformer, out: str | Path, format: str = "llama2c", *
     """Call write_model unless all files are there already, byte for byte. Returns whether it wrote."""
     made_by, settings, out = module(format), Options(**options), Path(out)
     content = made_by.to_bytes(model, settings)
-    files = (
-        {out: content} if isinstance(content, bytes) else {out / name: data for name, data in content.items()}
-    )
+    whole = {"": content} if isinstance(content, bytes) else content
+    files = {out / name: data for name, data in whole.items()}
     files |= {out.with_name(name): data for name, data in made_by.beside(out.name, model, settings).items()}
     if all(path.is_file() and path.read_bytes() == data for path, data in files.items()):
         return False
@@ -63,8 +59,7 @@ def update_model(model: Transformer, out: str | Path, format: str = "llama2c", *
 
 
 def verify(model: Transformer, format: str, options: Options, fresh: Path, out: Path) -> None:
-    """Read back what was written and compare it. Raises UnfaithfulError, whose sentence calls it by its
-    final name `out`."""
+    """Read the written file back. Raises UnfaithfulError, naming it `out`, if it does not hold the model."""
     try:
         again = module(format).read(fresh)
         if options.tokenizer is not None:
@@ -79,8 +74,7 @@ def verify(model: Transformer, format: str, options: Options, fresh: Path, out: 
 
 
 def how_they_differ(model: Transformer, again: Transformer) -> str | None:
-    """None if two models hold the same weights and give the same logits over the whole context, bit for
-    bit; else what differs."""
+    """What differs between two models' contexts, weights or logits; None if all are equal, bit for bit."""
     if again.args.max_seq_len != model.args.max_seq_len:
         return f"its context is {again.args.max_seq_len}, the model's is {model.args.max_seq_len}"
     theirs = again.state_dict()
@@ -92,8 +86,7 @@ def how_they_differ(model: Transformer, again: Transformer) -> str | None:
 
 
 def largest_difference(model: Transformer, other: Transformer) -> float:
-    """The largest difference between two models' logits over the whole context; NaN where they are not
-    all numbers."""
+    """The largest difference between two models' logits over the whole context; NaN if one is NaN."""
     return float((logits_over_context(model) - logits_over_context(other)).abs().max())
 
 

@@ -1,4 +1,4 @@
-"""What a search over settings tried, for the report, from a run's search.json (see arianna/search.py)."""
+"""The trials of a search over settings, for the report, from a run's search.json (see arianna/search.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Search = dict[str, Any]
 
 
 def read_search(path: Path) -> Search | None:
-    """A run's search as the report needs it; None where there was none, or nothing of it can be told."""
+    """A run's search as the report needs it; None where there was none, or none that can be read."""
     try:
         search = json.loads(path.read_bytes())
         trials = [trial_of(trial) for trial in search["trials"]]
@@ -42,13 +42,13 @@ def trial_of(trial: dict[str, Any]) -> dict[str, Any]:
 
 
 def presets_of(values: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """What the presets reached on the same folds; None where there was no time for one."""
+    """The presets' values on the same folds; None where there was no time for one."""
     return [(name, number(value)) for name, value in values.items()]
 
 
-def importances_of(shares: dict[str, Any]) -> list[tuple[str, float]]:
+def importances_of(values: dict[str, Any]) -> list[tuple[str, float]]:
     """Settings by their importance, the greatest first."""
-    known = [(name, share) for name, share in shares.items() if number(share) is not None]
+    known = [(name, value) for name, value in values.items() if number(value) is not None]
     return sorted(known, key=lambda pair: -pair[1])
 
 
@@ -61,7 +61,7 @@ def number(value: Any) -> float | None:
 
 
 def view_of(search: Search, held_out_gain: float | None) -> dict[str, Any]:
-    """What the templates show of a search."""
+    """The sentences and the table that the templates show of a search."""
     names = list(dict.fromkeys(name for trial in search["best"] for name in trial["params"]))
     return {
         "sentences": [sentence(search), presets(search), gains(search, held_out_gain), importances(search)],
@@ -71,19 +71,18 @@ def view_of(search: Search, held_out_gain: float | None) -> dict[str, Any]:
 
 
 def sentence(search: Search) -> str:
-    """How much was tried in what time, and what the best trial reached."""
+    """A sentence on the number of trials, their time, and the best one's value."""
     trials, ended = len(search["trials"]), sum(t["value"] is not None for t in search["trials"])
     best = search["best"][0]
     return (
         f"{trials} trials in {search['seconds'] / 60:.0f} minutes, {trials - ended} of them stopped early. "
-        "The best one, "
-        f"number {best['number']}, reached {best['value']:.3f} nats a token on folds of the conversations "
-        "to train on."
+        f"The best one, number {best['number']}, reached {best['value']:.3f} nats a token "
+        "on folds of the conversations to train on."
     )
 
 
 def presets(search: Search) -> str:
-    """What base and presets reached on the folds that the trials were scored on."""
+    """A sentence on the values of base and presets on the folds that the trials were scored on."""
     values = [*search["presets"], *([("the base", search["base"])] if search["base"] is not None else [])]
     reached = ", ".join(f"{name} {'(no time for it)' if v is None else f'{v:.3f}'}" for name, v in values)
     return f"On the same folds: {reached}." if reached else ""
@@ -94,17 +93,16 @@ def gains(search: Search, held_out_gain: float | None) -> str:
     if search["expected_gain"] is None or held_out_gain is None:
         return ""
     return (
-        f"Gain over the base that the folds let expect, a little too kind since the best of many was taken: "
-        f"{search['expected_gain']:.3f} nats a token; on the held-out conversations, which had no part in "
-        "the search: "
-        f"{held_out_gain:.3f}."
+        "Gain over the base that the folds let expect, a little too kind since the best of many was taken: "
+        f"{search['expected_gain']:.3f} nats a token; "
+        f"on the held-out conversations, which had no part in the search: {held_out_gain:.3f}."
     )
 
 
 def importances(search: Search) -> str:
-    """Which settings decided how good a trial was."""
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in search["importances"])
-    return f"What counted most: {shares}." if shares else ""
+    """A sentence on the settings that decided how good a trial was."""
+    settings = ", ".join(f"{name} {value:.0%}" for name, value in search["importances"])
+    return f"What counted most: {settings}." if settings else ""
 
 
 def row(trial: dict[str, Any], names: list[str]) -> list[str]:
@@ -124,9 +122,7 @@ def setting(value: Any) -> str:
 
 
 def dots(search: Search) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Minute and value of each trial that came to its end; minute and loss on the folds it saw of each
-    stopped early.
-    """
+    """(minute, value) of each trial that came to its end, and (minute, loss on its folds) of each stopped."""
     trials = [(t["seconds"] / 60, t["value"], t["answers"]) for t in search["trials"]]
     ended = [(minute, value) for minute, value, _ in trials if value is not None]
     return ended, [(minute, seen) for minute, value, seen in trials if value is None and seen is not None]

@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: the base's score on the data, and the time of a step."""
+"""The plan of a run, printed before it starts: the base's score on the data, and the time of a step."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from arianna.training.settings import TrainConfig
 from arianna_data import Rows
 from model import Transformer
 
-SCORED_ROWS = 16  # of each side
+SCORED_ROWS = 16  # rows of each side
 
 
 def plan_lines(
     cfg: TrainConfig, base: Transformer, context: int, out_dir: str, spelled: float | None
 ) -> list[str]:
-    """Score the base and time a step on a copy of it: what will run, on what, for how long, and how much
-    disk.
+    """Lines on what will run, on which device, for how long and on how much disk.
 
-    The disk is what the run and its two results take. `context` is that of the rows to train on, `spelled`
-    the share of their characters that are spelled in bytes.
+    The base is scored, and a step is timed on a copy of it. The disk is for the run and its two results.
+    `context` is that of the rows to train on, `spelled` the share of their characters that are spelled in
+    bytes.
     """
     if context != base.args.max_seq_len:
         base = open_model(cfg.base, context)

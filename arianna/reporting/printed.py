@@ -1,5 +1,4 @@
-"""Lines that arianna_ft.py prints: what was found and what will run, before; losses, files and commands,
-afterwards."""
+"""Lines that arianna_ft.py prints: counts of the data before a run; losses, files and commands after it."""
 
 from __future__ import annotations
 
@@ -16,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def survey_lines(survey: Survey) -> list[str]:
-    """What the file of conversations holds, before anything is tokenized."""
+    """Lines on the contents of the file of conversations, before anything is tokenized."""
     counts = f"{survey.conversations} conversations ({survey.kind}), {survey.held_out} of them held out"
     return [f"{survey.path}: {counts}", *(f"  {note}" for note in survey.notes)]
 
 
 def prepared_lines(prepared: Prepared, context: int) -> list[str]:
-    """What became of the conversations as tokens."""
+    """Lines on the conversations as tokens."""
     long = f", {prepared.longer} conversations exceed {context} tokens and are split over several rows"
-    counts = f"  {prepared.tokens:,} tokens in {prepared.rows} rows{long if prepared.longer else ''}"
-    bytewise = f"characters ({prepared.spelled}) are spelled in bytes, which llama2.c's run does not print"
-    notes = {
-        "quotes, dashes and ellipses became plain ones": prepared.typographic,
-        bytewise: prepared.bytes_spelled,
-    }
-    return [counts, *(f"  {count} {note}" for note, count in notes.items() if count)]
+    lines = [f"  {prepared.tokens:,} tokens in {prepared.rows} rows{long if prepared.longer else ''}"]
+    if prepared.typographic:
+        lines.append(f"  {prepared.typographic} quotes, dashes and ellipses became plain ones")
+    if prepared.bytes_spelled:
+        characters = f"{prepared.bytes_spelled} characters ({prepared.spelled})"
+        lines.append(f"  {characters} are spelled in bytes, which llama2.c's run does not print")
+    return lines
 
 
 def short_verdict(choice: Choice, checkpoint: str, base: str) -> str:
-    """Losses alone, without an interval and without a look at what the models write."""
+    """The losses in a sentence, without an interval and without a look at what the models write."""
     before, used = choice.base, choice.used
     change = f"held-out answers went from {before.answer_loss:.3f} to {used.answer_loss:.3f} nats a token"
     forgotten = f"base text rose by {used.forgetting(before):.3f}"
@@ -45,7 +44,7 @@ def short_verdict(choice: Choice, checkpoint: str, base: str) -> str:
 
 
 def closing_lines(paths: Mapping[str, str | None], run: Path, better: bool) -> list[str]:
-    """The files that are there now, and what to type next."""
+    """Lines on the files that exist now, and what to type next."""
     files = {
         paths["checkpoint"]: "the model",
         paths["binary"]: "the same for llama2.c, read back and equal",

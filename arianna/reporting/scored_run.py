@@ -1,6 +1,4 @@
-"""What the report reads: a run's folder, with what the job knows of it (job.json) and its scores
-(scores.json).
-"""
+"""A run's folder as the report reads it: its log and choice, job.json and scores.json."""
 
 from __future__ import annotations
 
@@ -23,25 +21,22 @@ from arianna.scoring.bootstrap import spread
 from arianna.scoring.choose import Choice, Point
 from arianna.scoring.losses import answer_loss
 from arianna.scoring.scores import MOST_ANSWERS, Halves, Inputs, read_inputs, score_models
-from arianna.system.files import sha256, write_atomic
+from arianna.system.files import json_object, sha256, write_atomic
 from arianna.training.run_folder import RUN_FORMAT, latest_state
 from arianna_data import Rows
 from model import Transformer
 from tokenizer import Tokenizer
 
-FORMAT = 1  # of job.json
-SCORES_FORMAT = 2  # of scores.json and report.json
+FORMAT = 1  # the version of job.json
+SCORES_FORMAT = 2  # the version of scores.json and report.json
 DATA = ROOT / "data"
 WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
 SAMPLING = {"samples_each": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1337}
-MOST_OF_MANY = (
-    2000,
-    100,
-)  # conversations to look for copies in, and held-out questions to ask, of those too many for memory
+MOST_OF_MANY = (2000, 100)  # at most so many conversations to look for copies in, and questions to ask
 MOST_CANDIDATES = 20  # checkpoints whose choice is repeated on each resample
 
 
-# ---- what the job knows ----
+# ---- job.json ----
 
 
 @dataclass(frozen=True)
@@ -57,53 +52,38 @@ class Paths:
 
 
 def remember_job(run: Path, paths: Paths, step: int | None, notes: Iterable[str] = ()) -> None:
-    """Keep in job.json what the run's states do not hold. `step`: the one that training starts at now; None
-    if it does not.
+    """Write facts into job.json that the run's states do not hold.
 
-    `notes`: sentences for the report. The machine is the one that trained last.
+    `step`: the one that training starts at now, None if it does not; `notes`: sentences for the report. The
+    machine is the one that trained last.
     """
-    kept = read_object(run / "job.json") or {}
-    starts, machine = (
-        kept.get("starts", []),
-        {name: kept[name] for name in ("machine", "versions") if name in kept},
-    )
+    old = json_object(run / "job.json") or {}
+    starts, machine = old.get("starts", []), {n: old[n] for n in ("machine", "versions") if n in old}
     if step is not None or len(machine) < 2:
         machine = {"machine": this_machine(), "versions": versions()}
     if step is not None:
         starts = [*starts, {"step": step, "time": now()}]
     hashes = {"conversations": sha256(paths.conversations), "tokenizer": sha256(paths.tokenizer)}
-    job = {
-        "format": FORMAT,
-        "paths": asdict(paths),
-        "hashes": hashes,
-        **machine,
-        "starts": starts,
-        "notes": list(notes),
-    }
+    job = {"format": FORMAT, "paths": asdict(paths), "hashes": hashes, **machine}
+    job |= {"starts": starts, "notes": list(notes)}
     write_atomic(run / "job.json", json.dumps(job, indent=1).encode())
 
 
 def this_machine() -> dict[str, str]:
-    """Processor, cores and system."""
+    """The names of processor and system, and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    processor = named[0] if named else platform.processor() or platform.machine()
-    return {
-        "processor": processor,
-        "cores": f"{os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.release()}",
-    }
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    system = f"{platform.system()} {platform.release()}"
+    return {"processor": processor, "cores": f"{os.cpu_count()} cores", "system": system}
 
 
 def versions() -> dict[str, str]:
-
-    return {
-        "Python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "sentencepiece")},
-    }
+    packages = {name: version(name) for name in ("torch", "numpy", "sentencepiece")}
+    return {"Python": platform.python_version()} | packages
 
 
 def now() -> str:
@@ -115,7 +95,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run's folder, read."""
+    """The contents of a run's folder."""
 
     folder: Path
     state: dict[str, Any]  # the `run` entry of its newest state
@@ -123,36 +103,29 @@ class ScoredRun:
     log: dict[int, dict[str, Any]]
     unreadable: int  # lines of the log
     points: list[Point]  # base and checkpoints, by step
-    settings: dict[str, Any]  # that the choice was made with
+    settings: dict[str, Any]  # the choice was made with these
     choice: Choice
 
     @property
     def training(self) -> dict[int, float]:
         """Training loss by step."""
-        return {
-            step: e["loss"] for step, e in sorted(self.log.items()) if math.isfinite(e.get("loss", math.nan))
-        }
+        losses = {step: entry.get("loss", math.nan) for step, entry in sorted(self.log.items())}
+        return {step: loss for step, loss in losses.items() if math.isfinite(loss)}
 
 
 def read_run(run: Path) -> ScoredRun:
-    """Raises ValueError with one sentence if it is no run, one of another version, or one that has no
-    result yet.
-    """
+    """The contents of a run's folder. Raises ValueError if it is no run, another version's, or not done."""
     for name in ("log.jsonl", "job.json"):
         if not (run / name).is_file():
             raise no_run(run, f"it has no {name}")
-
-    state, job = (latest_state(run) or {}).get("run"), read_object(run / "job.json")
+    state, job = (latest_state(run) or {}).get("run"), json_object(run / "job.json")
     if state is None or job is None:
         raise no_run(run, "it has no ckpt.pt of ours" if state is None else "its job.json is damaged")
-    for name, format, ours in (
-        ("ckpt.pt", state.get("format"), RUN_FORMAT),
-        ("job.json", job.get("format"), FORMAT),
-    ):
-        if format != ours:
+    for name, contents, ours in (("ckpt.pt", state, RUN_FORMAT), ("job.json", job, FORMAT)):
+        if contents.get("format") != ours:
             raise ValueError(
-                f"{run / name} is of format {format}, and this program reads {ours}: use the version that "
-                "trained it."
+                f"{run / name} is of format {contents.get('format')}, and this program reads {ours}: "
+                "use the version that trained it."
             )
     points = choose.evaluations(run)
     settings, choice = read_choice(run, points)
@@ -163,18 +136,9 @@ def no_run(run: Path, lacks: str) -> ValueError:
     return ValueError(f"{run} holds no run of arianna_ft.py: {lacks}. Give the folder of one with --run.")
 
 
-def read_object(path: Path) -> dict[str, Any] | None:
-    """A JSON file's object; None if it holds none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def read_choice(run: Path, points: Sequence[Point]) -> tuple[dict[str, Any], Choice]:
-    """The choice that was kept, and the settings it was made with."""
-    settings = (read_object(run / "choice.json") or {}).get("settings")
+    """The stored choice and the settings it was made with. Raises ValueError if there is none yet."""
+    settings = (json_object(run / "choice.json") or {}).get("settings")
     choice = None if settings is None else choose.recall(settings, run)
     if choice is None or choice.best != choose.best_checkpoint(points):
         raise ValueError(f"{run} has no result yet; the same command that started it goes on with it.")
@@ -182,7 +146,7 @@ def read_choice(run: Path, points: Sequence[Point]) -> tuple[dict[str, Any], Cho
 
 
 def unreadable_lines(run: Path) -> int:
-    """Lines of the log that a crash cut off."""
+    """How many lines of the log a crash has cut off."""
     count = 0
     for line in (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -195,14 +159,12 @@ def unreadable_lines(run: Path) -> int:
 # ---- scores ----
 
 
-def kept_or_new_scores(scored: ScoredRun, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
-    """The scores in scores.json, if they are of these weights, texts and settings; else they are made and
-    kept there.
-    """
+def scores_of(scored: ScoredRun, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
+    """The scores in scores.json if they are of these weights, texts and settings; else new ones."""
     path, wanted = scored.folder / "scores.json", what_is_scored(scored, sampling)
-    kept = read_object(path)
-    if kept is not None and fits(kept.get("of", {}), wanted):
-        return kept
+    stored = json_object(path)
+    if stored is not None and fits(stored.get("of", {}), wanted):
+        return stored
     started = time.monotonic()
     scores = {"of": wanted, **score(scored, sampling)}
     scores["seconds"] = time.monotonic() - started
@@ -212,10 +174,9 @@ def kept_or_new_scores(scored: ScoredRun, sampling: Mapping[str, Any] = SAMPLING
 
 
 def what_is_scored(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """All that scores depend on: settings and hashes. A file that is gone has none."""
-    files = {"words": WORDS, "questions": QUESTIONS} | {
-        str(p.step): weights(scored.folder, p) for p in candidates(scored)
-    }
+    """All that scores depend on: settings and hashes, None for a file that is gone."""
+    files = {"words": WORDS, "questions": QUESTIONS}
+    files |= {str(point.step): weights(scored.folder, point) for point in candidates(scored)}
     hashes = {name: sha256(path) if path.is_file() else None for name, path in files.items()}
     inputs = {**scored.state["inputs"], **scored.job["hashes"]}
     used = scored.choice.used
@@ -223,13 +184,11 @@ def what_is_scored(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, 
     return {"format": SCORES_FORMAT, **settings, "inputs": inputs, "files": hashes}
 
 
-def fits(kept: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether nothing has changed. A file that is gone has not."""
-    files = {
-        name: kept.get("files", {}).get(name) if hash is None else hash
-        for name, hash in wanted["files"].items()
-    }
-    return kept == {**wanted, "files": files}
+def fits(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether nothing that scores depend on has changed; a file that is gone counts as unchanged."""
+    old = stored.get("files", {})
+    files = {name: old.get(name) if sha is None else sha for name, sha in wanted["files"].items()}
+    return stored == {**wanted, "files": files}
 
 
 def weights(run: Path, point: Point) -> Path:
@@ -237,20 +196,15 @@ def weights(run: Path, point: Point) -> Path:
 
 
 def candidates(scored: ScoredRun) -> list[Point]:
-    """The checkpoints that could have been chosen, of many some evenly spread, always with the one that
-    was.
-    """
+    """Checkpoints that could have been chosen, evenly spread if there are many, and the chosen one."""
     points = scored.points[1:]
-    kept = {p.step for p in spread(points, MOST_CANDIDATES)} | {scored.choice.best.step}
-    return [p for p in points if p.step in kept]
+    steps = {p.step for p in spread(points, MOST_CANDIDATES)} | {scored.choice.best.step}
+    return [p for p in points if p.step in steps]
 
 
 def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Base and tuned in full (`score_models`), and of every candidate, blended alike, what `bootstrap`
-    needs.
-    """
+    """All scores of base and tuned, and for every candidate, blended alike, the losses for `bootstrap`."""
     check_unchanged(scored)
-
     base = formats.open_model(scored.job["paths"]["base"])
     inputs, counts = scoring_inputs(scored, base)
     print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
@@ -259,24 +213,16 @@ def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
         model = formats.open_model(weights(scored.folder, point), base.args.max_seq_len)
         return choose.blended(base, model, scored.choice.used.blend)
 
-    scores = dict(
-        zip(
-            ("base", "tuned"),
-            score_models([base, tuned(scored.choice.used)], inputs, **sampling),
-            strict=True,
-        )
-    )
-    pairs = score_candidates(scored, scores["tuned"]["answers"], tuned, inputs)
-    return {**scores, "candidates": pairs, "conversations": counts}
+    of_base, of_tuned = score_models([base, tuned(scored.choice.used)], inputs, **sampling)
+    pairs = score_candidates(scored, of_tuned["answers"], tuned, inputs)
+    return {"base": of_base, "tuned": of_tuned, "candidates": pairs, "conversations": counts}
 
 
 def check_unchanged(scored: ScoredRun) -> None:
-    """Raise ValueError if a file that the scores need is gone or is another than the run was trained with."""
+    """Raise ValueError if a file that the scores need is gone or is not the one that the run was given."""
     for name in ("base", "conversations", "tokenizer"):
-        path, then = (
-            scored.job["paths"][name],
-            scored.state["inputs"].get(name) or scored.job["hashes"].get(name),
-        )
+        path = scored.job["paths"][name]
+        then = scored.state["inputs"].get(name) or scored.job["hashes"].get(name)
         if not Path(path).exists() or sha256(path) != then:
             raise ValueError(
                 f"{path} is not there or has changed since {scored.folder} was trained; the scores need it."
@@ -286,23 +232,18 @@ def check_unchanged(scored: ScoredRun) -> None:
 def score_candidates(
     scored: ScoredRun, used: dict[str, Any], tuned: Callable[[Point], Transformer], inputs: Inputs
 ) -> dict[str, tuple[list[float], list[int]]]:
-    """Nats and tokens by conversation of each checkpoint that is there, by its step; those of the one that
-    is used are known.
-    """
-
+    """Nats and tokens by conversation of each checkpoint on disk, by step. `used`: the used one's loss."""
     answers = {scored.choice.used.step: used}
     with one_thread():
         for point in candidates(scored):
             if point.step not in answers and weights(scored.folder, point).is_file():
                 answers[point.step] = vars(answer_loss(tuned(point), inputs.rows, MOST_ANSWERS))
-    return {
-        str(step): (a["conversation_nats"], a["conversation_tokens"]) for step, a in sorted(answers.items())
-    }
+    names = ("conversation_nats", "conversation_tokens")
+    return {str(step): tuple(loss[name] for name in names) for step, loss in sorted(answers.items())}
 
 
 def scoring_inputs(scored: ScoredRun, base: Transformer) -> tuple[Inputs, dict[str, int]]:
-    """What base and tuned are scored with, and how many conversations and training rows there are."""
-
+    """The data to score base and tuned on, and how many conversations and training rows there are."""
     paths, shape = scored.job["paths"], (base.args.max_seq_len, base.args.vocab_size)
     halves, counts = halves_of(scored)
     tokenizer = Tokenizer(paths["tokenizer"])
@@ -312,10 +253,8 @@ def scoring_inputs(scored: ScoredRun, base: Transformer) -> tuple[Inputs, dict[s
 
 
 def halves_of(scored: ScoredRun) -> tuple[Halves, dict[str, int]]:
-    """The conversations of a run, of many some, and how many there are on each side."""
-
-    known = prepare.survey(scored.job["paths"]["conversations"], print, scored.folder / "data")
-    train, held_out = (
-        list(prepare.iter_conversations(known, side, MOST_OF_MANY[side])) for side in (False, True)
-    )
-    return (train, held_out), {"train": known.conversations - known.held_out, "held_out": known.held_out}
+    """The conversations of a run, MOST_OF_MANY at most, and how many there are on each side."""
+    survey = prepare.survey(scored.job["paths"]["conversations"], print, scored.folder / "data")
+    sides = (prepare.iter_conversations(survey, side, MOST_OF_MANY[side]) for side in (False, True))
+    counts = {"train": survey.conversations - survey.held_out, "held_out": survey.held_out}
+    return tuple(map(list, sides)), counts

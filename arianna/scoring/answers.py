@@ -1,4 +1,4 @@
-"""What a model says to questions: sampled answers and their scores."""
+"""A model's answers to questions, sampled, and their scores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from arianna.system.visible import visible
 from model import Transformer
 from tokenizer import Tokenizer
 
-ASKED = ("Who are you?", "What is silence?", "What will tomorrow bring?")  # at each evaluation of a training
-GLIMPSE = 64  # tokens of a question and its answer there
+ASKED = ("Who are you?", "What is silence?", "What will tomorrow bring?")  # asked at each evaluation of a run
+GLIMPSE = 64  # tokens of a question and its answer at an evaluation
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to a question."""
+    """A model's answer to a question."""
 
     question: str
-    text: str  # without what came after a line that begins with Q:
+    text: str  # up to a line that begins with Q:
     stopped: bool  # ended by BOS or EOS, within the context and before such a line
     whole: bool  # False: the context's end cut it off, perhaps within a word
     tokens: int
@@ -47,11 +47,10 @@ def generate_answers(
     context: int | None = None,
     greetings: Sequence[str] | None = None,
 ) -> list[Answer]:
-    """`samples_each` answers to each question, those to one behind each other. Equal arguments give equal
-    answers.
+    """`samples_each` answers to each question, question by question. Equal arguments give equal answers.
 
-    `systems`, `greetings`: what stands ahead of each question. `context`: the base's, where the model's is
-    longer. Of a question longer than 3/4 of it the end is kept.
+    `systems`, `greetings`: texts ahead of each question. `context`: the base's, where the model's is longer;
+    of a question longer than 3/4 of it the end is taken.
     """
     limit = min(context or model.args.max_seq_len, model.args.max_seq_len)
     none = [""] * len(questions)
@@ -60,11 +59,10 @@ def generate_answers(
     rows = np.repeat(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), samples_each).astype(int)
     answers: dict[int, list[Answer]] = {i: [] for i in range(len(questions))}
     for number, first in enumerate(range(0, len(rows), rows_at_a_time)):
-        part = rows[first : first + rows_at_a_time]
+        asked = rows[first : first + rows_at_a_time]
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed + number}
-        for i, tokens in zip(
-            part, generate(model, [prompts[i] for i in part], limit, **sampling), strict=True
-        ):
+        added = generate(model, [prompts[i] for i in asked], limit, **sampling)
+        for i, tokens in zip(asked, added, strict=True):
             answers[i].append(to_answer(questions[i], tokens, limit - len(prompts[i]), tokenizer))
     return [answer for i in range(len(questions)) for answer in answers[i]]
 
@@ -79,21 +77,22 @@ def glimpse(model: Transformer, tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def to_answer(question: str, tokens: list[int], room: int, tokenizer: Tokenizer) -> Answer:
-    """From the tokens up to BOS or EOS; `room`: how many the context has behind the prompt."""
+    """The answer of the tokens up to BOS or EOS; `room`: how many the context has behind the prompt."""
     ended, tokens = len(tokens) < room, tokens[:room]
     text = tokenizer.decode(tokens)
-    turn = NEXT_QUESTION.search(text)
-    if turn is None:
+    following = NEXT_QUESTION.search(text)
+    if following is None:
         return Answer(question, text.strip(), ended, ended, len(tokens))
-    until = bisect_left(
-        range(len(tokens)), True, key=lambda n: NEXT_QUESTION.search(tokenizer.decode(tokens[:n])) is not None
-    )
-    return Answer(question, text[: turn.start()].strip(), False, True, until)
+
+    def goes_on(n: int) -> bool:
+        return NEXT_QUESTION.search(tokenizer.decode(tokens[:n])) is not None
+
+    until = bisect_left(range(len(tokens)), True, key=goes_on)
+    return Answer(question, text[: following.start()].strip(), False, True, until)
 
 
 def generated_scores(answers: Sequence[Answer], looks: Sequence[text_statistics.Look]) -> dict[str, Any]:
-    """Scores over answers; those with an interval are {value, low, high}, 95%, from a bootstrap over
-    answers (`ratio`).
+    """Scores over answers; one with an interval is {value, low, high}, 95%, by a bootstrap over answers.
 
     stop_rate: share that ended by BOS or EOS. non_words: percent of words that are invented (`is_known`).
     copied: share of runs of eight words that stand in the training conversations; longest_copy: words.

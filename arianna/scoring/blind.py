@@ -1,7 +1,7 @@
 """Two models' answers without names, for a reader to choose from: `python sample.py --blind`.
 
 Each choice is a line of preferences.jsonl in the run's folder. It is added at once and no line is ever
-changed, so that Ctrl-C keeps what was said; the report tells the sum.
+changed, so that Ctrl-C loses nothing; the report tells the sum.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arianna.chat import Reader, Sampling, complete, until_next_question
 from arianna.corpus.template import join_lines, prompt
 from arianna.scoring import preferences
 from arianna.system.config import UsageError
-from arianna.system.files import append, sync
+from arianna.system.files import append, json_object, sync
 from arianna.system.terminal import beside, note, one_key
 from arianna.system.visible import visible
 from tokenizer import BOS, Tokenizer
@@ -38,7 +38,7 @@ Opened = tuple[Tokenizer, Sequence["Transformer"]]
 
 @dataclass(frozen=True)
 class Pair:
-    """A question and what the two models answer."""
+    """A question and the two models' answers."""
 
     question: str
     tuned: str
@@ -48,7 +48,7 @@ class Pair:
 def run(
     tuned: str, base: str | None, open_models: Callable[[Sequence[str]], Opened], sampling: Sampling
 ) -> int:
-    """Ask up to MOST questions, keep each choice, and tell how often the tuned model was preferred.
+    """Ask up to MOST questions, store each choice, and print how often the tuned model was preferred.
 
     `base`: by default the one that the run names, else the shipped one.
     """
@@ -67,12 +67,12 @@ def run(
         code = judge(new, path, about, random.Random())
     except OSError as error:
         raise SystemExit(str(error)) from None  # exit code 1: the machine failed
-    found = preferences.summary(path)
-    print(f"\n{preferences.sentence(found)} Kept in {path}." if found else "\nNothing was chosen.")
+    choices = preferences.summary(path)
+    print(f"\n{preferences.sentence(choices)} Kept in {path}." if choices else "\nNothing was chosen.")
     return code
 
 
-# ---- what is asked ----
+# ---- the questions ----
 
 
 def folder_of(checkpoint: Path) -> Path:
@@ -82,35 +82,21 @@ def folder_of(checkpoint: Path) -> Path:
 
 def base_of(folder: Path) -> str:
     """The base that a run's job.json names, if it is there; else the shipped one."""
-    paths = json_of(folder / "job.json").get("paths")
+    paths = (json_object(folder / "job.json") or {}).get("paths")
     base = paths.get("base") if isinstance(paths, dict) else None
     return base if isinstance(base, str) and Path(base).exists() else SHIPPED_BASE
 
 
-def json_of(path: Path) -> dict[str, Any]:
-    """The object in a file; an empty one where there is none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def questions(folder: Path) -> list[str]:
-    """Held-out questions of the run's report, then everyday ones, at most MOST. Raises UsageError for
-    none."""
+    """Held-out questions of the run's report, then everyday ones, at most MOST, or a UsageError."""
     try:
-        samples = json_of(folder / "report.json")["scores"]["tuned"]["samples"]
+        samples = json_object(folder / "report.json")["scores"]["tuned"]["samples"]
         held_out = [sample["question"] for sample in samples if sample.get("held_out")]
     except (KeyError, TypeError, AttributeError):  # no report yet, or one of another make
         held_out = []
     everyday = EVERYDAY.read_text(encoding="utf-8").splitlines() if EVERYDAY.is_file() else []
-    clean = (
-        join_lines(text.strip())[0]
-        for text in (*held_out, *everyday)
-        if isinstance(text, str) and text.strip()
-    )
-    asked = list(dict.fromkeys(clean))[:MOST]
+    texts = (text.strip() for text in (*held_out, *everyday) if isinstance(text, str))
+    asked = list(dict.fromkeys(join_lines(text)[0] for text in texts if text))[:MOST]
     if not asked:
         raise UsageError(
             f"there is nothing to ask: {folder / 'report.json'} has no questions, and {EVERYDAY} is missing."
@@ -121,7 +107,7 @@ def questions(folder: Path) -> list[str]:
 def answer(
     models: Sequence[Transformer], tokenizer: Tokenizer, asked: Sequence[str], sampling: Sampling
 ) -> list[Pair]:
-    """What the tuned model and the base answer; questions that fill half of a context are left out."""
+    """The answers of the tuned model and the base; questions that fill half of a context are left out."""
     reader, room = Reader(tokenizer), min(model.args.max_seq_len for model in models) // 2
     encoded = {question: [BOS, *reader.encode(prompt(reader.plain(question)))] for question in asked}
     encoded = {question: ids for question, ids in encoded.items() if len(ids) <= room}
@@ -154,7 +140,7 @@ def judged_before(path: Path) -> Iterator[Pair]:
 
 
 def judge(pairs: Sequence[Pair], path: Path, about: dict[str, Any], coin: random.Random) -> int:
-    """Show each pair in an order that the coin gives; keep what is chosen. 130 if Ctrl-C ended it, else 0."""
+    """Show each pair in an order that the coin gives and store the choice. 130 if Ctrl-C ended it, else 0."""
     for number, pair in enumerate(pairs, 1):
         sides = ["tuned", "base"]
         coin.shuffle(sides)
@@ -169,8 +155,8 @@ def judge(pairs: Sequence[Pair], path: Path, about: dict[str, Any], coin: random
         if key not in ("1", "2", "="):
             return 0
         preferred = "equal" if key == "=" else sides[int(key) - 1]
-        said = {"question": pair.question, "preferred": preferred, "tuned": pair.tuned, "base": pair.base}
-        keep(said | about | {"time": datetime.now(UTC).isoformat(timespec="seconds")}, path)
+        choice = {**vars(pair), "preferred": preferred, **about}
+        keep(choice | {"time": datetime.now(UTC).isoformat(timespec="seconds")}, path)
     return 0
 
 

@@ -1,6 +1,4 @@
-"""Samples: a bounded, even one of many things, and resamples, which tell by 95% intervals how sure a number
-is.
-"""
+"""Even samples of many things, and resamples, whose 95% intervals tell how sure a number is."""
 
 from __future__ import annotations
 
@@ -20,21 +18,18 @@ Pairs = tuple[Sequence[float], Sequence[int]]  # summed nats and number of token
 
 
 def resamples(n: int, seed: int = 0) -> np.ndarray:
-    """How often each of n things is drawn in each of RESAMPLES draws of n with replacement, (RESAMPLES, n)
-    float64.
-    """
+    """Counts (RESAMPLES, n), float64: how often each of n things is among n draws with replacement."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
 
 
-def ratio(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float | None]:
-    """Summed parts over summed wholes, with its 95% percentile interval over resampled pairs (Efron &
-    Tibshirani 1993, ch. 13).
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float | None]:
+    """Summed numerators over summed denominators, with a 95% percentile interval over resampled pairs.
 
-    The value is None if the wholes are 0, the interval if fewer than FEWEST are not.
+    See Efron & Tibshirani 1993, ch. 13. The value is None if the denominators are 0, the interval if fewer
+    than FEWEST are not.
     """
-    table = np.array([(p, w) for p, w in zip(parts, wholes, strict=True) if w], dtype=np.float64).reshape(
-        -1, 2
-    )
+    pairs = [(n, d) for n, d in zip(numerators, denominators, strict=True) if d]
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     value = float(table[:, 0].sum() / table[:, 1].sum()) if len(table) else None
     if len(table) < FEWEST:
         return {"value": value, "low": None, "high": None}
@@ -44,8 +39,7 @@ def ratio(parts: Sequence[float], wholes: Sequence[float]) -> dict[str, float | 
 
 
 def ratio_of_pairs(pairs: Sequence[tuple[int, int, float, float]], n: int) -> dict[str, float | None]:
-    """Summed parts over summed wholes of pairs (i, j, part, whole) of n things, with a 95% interval over
-    resampled things.
+    """The ratio of sums over pairs (i, j, numerator, denominator) of n things, with an interval over things.
 
     A pair counts as often as both of its things were drawn together: pairs that share one are not
     independent, and an interval over pairs would be too narrow (the vertex bootstrap of Snijders & Borgatti
@@ -54,13 +48,13 @@ def ratio_of_pairs(pairs: Sequence[tuple[int, int, float, float]], n: int) -> di
     table = np.zeros((2, n, n))
     for i, j, *values in pairs:
         table[:, i, j] = values
-    part, whole = table.sum((1, 2))
-    value = float(part / whole) if whole else None
+    numerator, denominator = table.sum((1, 2))
+    value = float(numerator / denominator) if denominator else None
     if n < FEWEST or value is None:
         return {"value": value, "low": None, "high": None}
     drawn = resamples(n)
-    parts, wholes = (((drawn @ matrix) * drawn).sum(1) for matrix in table)
-    low, high = np.percentile(parts[wholes > 0] / wholes[wholes > 0], (2.5, 97.5)).tolist()
+    above, below = (((drawn @ matrix) * drawn).sum(1) for matrix in table)
+    low, high = np.percentile(above[below > 0] / below[below > 0], (2.5, 97.5)).tolist()
     return {"value": value, "low": low, "high": high}
 
 
@@ -76,15 +70,14 @@ class Difference:
     """Held-out answer loss, tuned minus base, in nats a token; see `bootstrap`."""
 
     step: int  # the checkpoint with the lowest loss, the first of equals
-    value: float  # its difference over all conversations: a little too kind, since it was chosen on them
+    value: float  # the difference over all conversations: a little too kind, for it was chosen on them
     unseen: float  # the mean over resamples of the difference on conversations that had no part in the choice
-    low: float  # the middle 95% of these
+    low: float  # these are the ends of the middle 95%
     high: float
 
 
 def bootstrap(base: Pairs, checkpoints: Mapping[int, Pairs]) -> Difference | None:
-    """Is the best checkpoint better than the base? None with fewer than FEWEST conversations: they are too
-    few to tell.
+    """Whether the best checkpoint is better than the base; None with fewer than FEWEST conversations.
 
     `base` and each checkpoint (by step) give summed nats and tokens per conversation, in one order.
     Conversations are drawn with replacement; on each such resample the checkpoint with the lowest ratio of
@@ -101,19 +94,18 @@ def bootstrap(base: Pairs, checkpoints: Mapping[int, Pairs]) -> Difference | Non
         raise ValueError(
             f"the base and {len(steps)} checkpoints cannot be compared: score them on the same conversations"
         )
-    nats, tokens = (
-        np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1)
-    )  # (1 + checkpoints, conversations)
+    # nats and tokens, each (1 + checkpoints, conversations)
+    nats, tokens = (np.array([row[i] for row in rows], dtype=np.float64) for i in (0, 1))
     nats, tokens = (table[:, tokens.min(0) > 0] for table in (nats, tokens))
     n = nats.shape[1]
     if n < FEWEST:
         return None
     drawn = resamples(n)
     chosen = 1 + np.argmin((drawn @ nats[1:].T) / (drawn @ tokens[1:].T), axis=1)  # (RESAMPLES,)
-    left = drawn == 0
-    kept = left.any(1)  # a resample can hold them all
-    losses = (left[kept] @ nats.T) / (left[kept] @ tokens.T)
-    unseen = losses[np.arange(len(losses)), chosen[kept]] - losses[:, 0]
+    left_out = drawn == 0
+    usable = left_out.any(1)  # a resample may hold all conversations
+    losses = (left_out[usable] @ nats.T) / (left_out[usable] @ tokens.T)
+    unseen = losses[np.arange(len(losses)), chosen[usable]] - losses[:, 0]
     low, high = np.percentile(unseen, (2.5, 97.5)).tolist()
     whole = nats.sum(1) / tokens.sum(1)
     best = int(np.argmin(whole[1:]))

@@ -1,4 +1,4 @@
-"""The result of a run: which checkpoint, blended with the base or not, and what to say of it.
+"""The result of a run: the chosen checkpoint, blended with the base or not, and whether it is better.
 
 The run's log.jsonl has a line for each evaluation; after a resume the last line of a step counts.
 """
@@ -25,9 +25,7 @@ BLENDS = tuple(i / 10 for i in range(1, 10))  # shares of the tuned weights that
 
 @dataclass(frozen=True)
 class Point:
-    """A model between the base and the end of a run: iteration, share of the tuned weights, losses in nats
-    a token.
-    """
+    """A model between the base and the end of a run, with its losses in nats a token."""
 
     step: int
     blend: float  # 0: the base, 1: the checkpoint as it was trained
@@ -35,18 +33,16 @@ class Point:
     base_text: dict[str, float]  # loss on each held-out base text
 
     def forgetting(self, base: Point) -> float:
-        """The largest rise of the loss on base text over the base's, in nats a token (0 where there is no
-        base text).
-        """
-        rises = [
-            loss - base.base_text[name] for name, loss in self.base_text.items() if name in base.base_text
-        ]
-        return max(rises, default=0.0)
+        """The largest rise of the loss on base text over the base's; 0 where there is no base text."""
+        known = base.base_text
+        return max(
+            (loss - known[name] for name, loss in self.base_text.items() if name in known), default=0.0
+        )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The base, the best checkpoint, what is used of it, and all blends that were tried."""
+    """The base, the best checkpoint, the model made of both to be used, and all blends that were tried."""
 
     base: Point
     best: Point
@@ -55,9 +51,7 @@ class Choice:
 
 
 def evaluations(folder: Path) -> list[Point]:
-    """The base (step 0) and every checkpoint of a run as it was scored, by step. Raises ValueError if
-    either is missing.
-    """
+    """The scores of the base (step 0) and every checkpoint of a run, by step; ValueError if either lacks."""
     points = [
         Point(step, float(step > 0), entry["val_loss"], entry.get("base_text", {}))
         for step, entry in sorted(read_log(folder).items())
@@ -65,14 +59,14 @@ def evaluations(folder: Path) -> list[Point]:
     ]
     if len(points) < 2 or points[0].step != 0:
         raise ValueError(
-            f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; run it "
-            "again with --fresh."
+            f"{folder / 'log.jsonl'} has no evaluation of the base and of a checkpoint after it; "
+            "run it again with --fresh."
         )
     return points
 
 
 def best_checkpoint(points: list[Point]) -> Point:
-    """The one with the lowest answer loss, the first of equals; the base itself is not among them."""
+    """The checkpoint with the lowest answer loss, the first of equals; the base is no checkpoint."""
     return min(points[1:], key=lambda p: (p.answer_loss, p.step))
 
 
@@ -89,11 +83,10 @@ def blended(base: Transformer, tuned: Transformer, share: float) -> Transformer:
 def choose(
     points: list[Point], max_forgetting: float, blend: float | None, score: Callable[[Point, float], Point]
 ) -> Choice:
-    """The best checkpoint, or, if it forgets more than `max_forgetting` nats a token, its best blend with
-    the base that does not.
+    """The best checkpoint or, if it forgets more than `max_forgetting`, its best blend that does not.
 
-    `score(best, share)` scores a blend. A `blend` that is given is taken as it is. If no blend stays within
-    the budget and gains, the smallest one is used: the verdict then says that the base is better.
+    `score(best, share)` scores a blend. A `blend` that is given is taken as it is. If every blend forgets too
+    much, the smallest one is used: the verdict then says that the base is better.
     """
     base, best = points[0], best_checkpoint(points)
     if blend is not None:
@@ -107,19 +100,19 @@ def choose(
 
 
 def remember(choice: Choice, settings: dict[str, Any], folder: Path) -> None:
-    """Keep a choice in the run's folder, with the settings it was made with: scoring blends takes a while."""
+    """Store a choice in the run's folder with the settings it was made with: scoring blends takes a while."""
     text = json.dumps({"settings": settings, "choice": dataclasses.asdict(choice)}, indent=1)
     write_atomic(folder / "choice.json", text.encode())
 
 
 def recall(settings: dict[str, Any], folder: Path) -> Choice | None:
-    """The choice that was kept, None if there is none or it was made with other settings."""
+    """The stored choice, None if there is none or it was made with other settings."""
     try:
-        kept = json.loads((folder / "choice.json").read_bytes())
-        if kept["settings"] != settings:
+        stored = json.loads((folder / "choice.json").read_bytes())
+        if stored["settings"] != settings:
             return None
-        base, best, used = (Point(**kept["choice"][name]) for name in ("base", "best", "used"))
-        return Choice(base, best, used, tuple(Point(**p) for p in kept["choice"]["tried"]))
+        base, best, used = (Point(**stored["choice"][name]) for name in ("base", "best", "used"))
+        return Choice(base, best, used, tuple(Point(**p) for p in stored["choice"]["tried"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -130,8 +123,7 @@ Word = Literal["better", "no clear change", "worse"]
 def judge(
     difference: float, interval: tuple[float, float] | None, forgetting: float, max_forgetting: float
 ) -> Word:
-    """A run's result in a word, from the difference of the held-out answer loss (tuned - base), its 95%
-    interval, and forgetting.
+    """A run's result in a word, by the rise of the held-out answer loss, its 95% interval, and forgetting.
 
     | interval of the difference | forgetting within the budget | beyond it |
     |---|---|---|

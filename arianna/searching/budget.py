@@ -11,6 +11,7 @@ from typing import Any
 from arianna.searching import job
 from arianna.searching.folds import FOLDS
 from arianna.searching.space import STOPS
+from arianna.system.files import json_object
 from arianna.training.watchdog import clock
 
 NOTE_EVERY = 10.0  # seconds between two notes of the time spent
@@ -26,7 +27,7 @@ class Clock:
     """The seconds of a search, its earlier starts included. Time that the machine sleeps is spent, too."""
 
     def __init__(self, hours: float, path: Path):
-        seconds = (job.get(path) or {}).get("seconds")
+        seconds = (json_object(path) or {}).get("seconds")
         self.total, self.path, self.started = 3600 * hours, path, clock()
         self.before = seconds if isinstance(seconds, float) else 0.0
         self.noted = self.started

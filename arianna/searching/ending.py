@@ -13,12 +13,12 @@ from arianna.formats import checkpoint
 from arianna.scoring import choose
 from arianna.scoring.choose import BLENDS, Choice, Point
 from arianna.scoring.losses import answer_loss, evaluate_model
-from arianna.searching import job as jobs
 from arianna.searching.budget import Clock, Cost
 from arianna.searching.folds import ALL
 from arianna.searching.job import Chosen, Unit
 from arianna.searching.space import Space
 from arianna.searching.unit import Bench, averaged
+from arianna.system.files import json_object
 from arianna.training.devices import pick_device
 from arianna.training.log import Log, finite_or_none
 from arianna.training.optimizer import make_optimizer
@@ -51,7 +51,7 @@ class Ending:
         waiting = {name: vars(unit) for name, unit in units.items() if not self.is_done(name, unit)}
         if waiting:
             self.start_workers(waiting)
-        answers = {name: jobs.get(self.folder / "end" / f"{name}.json") or {} for name in units}
+        answers = {name: json_object(self.folder / "end" / f"{name}.json") or {} for name in units}
         for name, answer in answers.items():
             if "step" not in answer:
                 fault = f"{name}: {answer.get('diverged', 'no answer')}"
@@ -74,7 +74,7 @@ class Ending:
         return Unit(data, settings, seed, stop, str(self.weights(data, seed)))
 
     def is_done(self, name: str, unit: Unit) -> bool:
-        answer = jobs.get(self.folder / "end" / f"{name}.json") or {}
+        answer = json_object(self.folder / "end" / f"{name}.json") or {}
         return Path(unit.keep or "").is_file() and "step" in answer
 
     def average_wins(self, seeds: list[int], folds: list[str], answers: dict[str, dict]) -> bool:

@@ -63,12 +63,3 @@ class Chosen:
 
 def put(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value if isinstance(value, dict) else asdict(value)).encode())
-
-
-def get(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None if there is none."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -29,7 +29,7 @@ from arianna.searching.space import USUAL, Space
 from arianna.searching.worker import JOB, UNITS, bench_of
 from arianna.system import environment
 from arianna.system.config import UsageError
-from arianna.system.files import remove_leftovers
+from arianna.system.files import json_object, remove_leftovers
 from arianna.training import presets
 from arianna.training.log import Log
 from arianna.training.settings import TrainConfig
@@ -98,7 +98,7 @@ class Night:
         return beginning.place_of(self.folder)
 
     def run(self) -> None:
-        stored = jobs.get(self.folder / "chosen.json")
+        stored = json_object(self.folder / "chosen.json")
         if stored is None:
             with studies.reachable(self.wanted.storage):
                 self.explore()

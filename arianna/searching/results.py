@@ -10,11 +10,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from arianna.searching import job as jobs
 from arianna.searching import study as studies
 from arianna.searching.folds import FOLDS
 from arianna.searching.job import Chosen
-from arianna.system.files import write_atomic
+from arianna.system.files import json_object, write_atomic
 from arianna.training import presets
 
 NAME = "search.json"
@@ -23,7 +22,7 @@ FEWEST = 10  # complete trials, to say which settings mattered
 
 def is_finished(run: Path) -> bool:
     """Whether a run's folder holds a search whose final model is there."""
-    return bool((jobs.get(run / NAME) or {}).get("finished")) and (run / "choice.json").is_file()
+    return bool((json_object(run / NAME) or {}).get("finished")) and (run / "choice.json").is_file()
 
 
 def write(

@@ -20,6 +20,7 @@ from arianna.searching.folds import FOLDS
 from arianna.searching.job import Job, Unit
 from arianna.searching.space import Space
 from arianna.searching.unit import Bench
+from arianna.system.files import json_object
 from arianna.training.devices import pick_device
 
 DIVERGED = 1.0  # the value of a run whose numbers are no longer finite, nats a token above the base
@@ -32,9 +33,9 @@ Answers = dict[int, dict[str, Any]]  # the results of a trial's runs by fold
 def work(folder: Path, number: int, of: int) -> None:
     """Do what a search's folder says, as one worker among several. Raises OSError where the machine fails."""
     torch.set_num_threads(1)
-    job = Job(**(jobs.get(folder / JOB) or {}))
+    job = Job(**(json_object(folder / JOB) or {}))
     bench = bench_of(job, folder)
-    if units := jobs.get(folder / UNITS):
+    if units := json_object(folder / UNITS):
         for name in sorted(units)[number::of]:
             jobs.put(folder / "end" / f"{name}.json", bench.do(Unit(**units[name])))
     else:

@@ -124,9 +124,7 @@ class StoppedError(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """A context in which the first Ctrl-C or SIGTERM raises StoppedError, which lets half-written files be
-    removed; the second kills at once.
-    """
+    """A context in which the first Ctrl-C or SIGTERM raises StoppedError; the second kills at once."""
     asked = []
 
     def stop(number: int, frame: object) -> None:

@@ -501,7 +501,7 @@ MUTATIONS = [
     Mutation(
         "control characters are made visible in HTML",
         "arianna/reporting/render.py",
-        "        yield visible(text[start:end]), within[0], within[1]",
+        "        yield visible(text[start:end]), non_word, copied",
         "        yield text[start:end], within[0], within[1]",
         "tests/reporting/test_report.py::test_control_characters_and_direction_overrides_are_made_visible_in_all_that_people_read",
     ),
