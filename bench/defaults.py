@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import functools
 import json
 import shutil
 import statistics
@@ -49,17 +50,12 @@ from arianna_data import Rows
 from model import ModelArgs
 from tokenizer import Tokenizer
 
-BASE, TALK, TOKENIZER, PROSE = (
-    "out/ckpt_v1_base.pt",
-    "data/arianna_conversations.jsonl",
-    "data/tok4096.model",
-    "data/arianna_corpus.txt",
-)
+BASE, TALK = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl"
+TOKENIZER, PROSE = "data/tok4096.model", "data/arianna_corpus.txt"
 RESULTS, PAGE = Path("bench/defaults.jsonl"), Path("docs/defaults.md")
 FOLDS, SEEDS, BUDGET = 5, (1337, 1338, 1339), 0.10
-LIBRARY_WINDOWS = 48  # of the held-out library, evenly spread
+LIBRARY_ROWS = 48  # rows of the held-out library, evenly spread
 FAST = {"dtype": "bfloat16"}  # half as fast again; what it changes, the first two recipes show
-
 BEFORE = {"template": "trained"}  # "Q:" and "A:" were trained as well, as all recipes but the finals still do
 SCREEN: dict[str, dict[str, Any]] = {
     "as asked: 1e-5": {},
@@ -97,18 +93,11 @@ SHORT: dict[str, dict[str, Any]] = {  # half of the rows replayed
     for rows in sizes
     for loss_on in ("all", "answers")
 }
-DEFAULT, BEST = "the default", "--preset=best"
-FINALS: dict[str, dict[str, Any]] = {
-    DEFAULT: {"max_iters": 1000, "eval_interval": 100},
-    BEST: presets.PRESETS["best"],
-}
+FINALS: dict[str, dict[str, Any]] = {"the default": {"max_iters": 1000, "eval_interval": 100}}
+FINALS |= {"--preset=best": presets.PRESETS["best"]}
 FINALS |= {f"{name}, Q: and A: trained": settings | BEFORE for name, settings in FINALS.items()}
-SCHEDULES: dict[
-    str, Callable[[float], float]
-] = {  # share of the peak after a share of the steps behind the warm-up
-    "line": lambda done: 1 - done,
-    "peak": lambda done: 1.0,
-}
+# share of the peak rate after a share of the steps behind the warm-up
+SCHEDULES: dict[str, Callable[[float], float]] = {"line": lambda done: 1 - done, "peak": lambda done: 1.0}
 
 
 @dataclass(frozen=True)
@@ -130,104 +119,77 @@ class Trial:
 
 def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
     """Prepared conversations, of which those for training end with their first row."""
-    tokens, mask = (
-        np.frombuffer(files[f"train.{kind}"], dtype) for kind, dtype in (("bin", "<u2"), ("mask", np.uint8))
-    )
-    starts = mask[(mask & encoding.ROW) > 0]
-    first = np.repeat(
-        (starts & encoding.CONTINUED) == 0, np.diff(np.append(np.flatnonzero(mask & encoding.ROW), len(mask)))
-    )
+    tokens, mask = np.frombuffer(files["train.bin"], "<u2"), np.frombuffer(files["train.mask"], np.uint8)
+    starts = np.flatnonzero(mask & encoding.ROW)
+    is_first = (mask[starts] & encoding.CONTINUED) == 0
+    first = np.repeat(is_first, np.diff(np.append(starts, len(mask))))
     return files | {"train.bin": tokens[first].tobytes(), "train.mask": mask[first].tobytes()}
 
 
 def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path]:
-    """The shards of a trial's fold, and of the base text: samples, prose and, where given, windows of the
-    library. Made once."""
+    """The shards of a trial's fold, and of the base text (samples, prose, rows of the library), made once."""
     cut, whole = trial.settings.get("windows") == "cut", "template" in trial.settings
-    data, text = (
-        folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}",
-        folder / f"base_text{', library' * bool(library)}",
-    )
+    data = folder / f"fold {trial.fold}{', cut' * cut}{', template' * whole}"
+    text = folder / f"base_text{', library' * bool(library)}"
     with filelock.FileLock(folder / ".lock"):
         tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
-            talk = read_conversations(TALK)
+            talk, contexts = read_conversations(TALK), [base.args.max_seq_len] * 2
             halves = fold_of(talk, trial.fold, len(split_sides(talk)[1]))  # fold 0 is the project's own split
             with template_trained() if whole else contextlib.nullcontext():
-                files = encoding.prepare_conversations(
-                    *halves, tokenizer, base.args.max_seq_len, base.args.max_seq_len
-                )[0]
+                files, _ = encoding.prepare_conversations(*halves, tokenizer, *contexts)
             write_missing(first_rows(files) if cut else files, data)
         if not text.exists():
             texts = base_text.files(base, tokenizer, text, PROSE, replayed=True)
-            write_missing(texts | (library_windows(library, base.args) if library else {}), text)
+            write_missing(texts | (library_rows(library, base.args) if library else {}), text)
     return data, text
 
 
 @contextlib.contextmanager
 def template_trained() -> Iterator[None]:
-    """Within, "Q:" is flagged as the question behind it, and "A:" as an answer that is not scored."""
+    """A context in which "Q:" is flagged as its question is, and "A:" as an answer that is not scored."""
     usual = encoding.KINDS
     system, _, question, _, *answer = usual
-    encoding.KINDS = (
-        system,
-        question,
-        question,
-        bytes([encoding.TRAIN_ALL | encoding.TRAIN_ANSWERS]),
-        *answer,
-    )
+    mark = bytes([encoding.TRAIN_ALL | encoding.TRAIN_ANSWERS])
+    encoding.KINDS = (system, question, question, mark, *answer)
     try:
         yield
     finally:
         encoding.KINDS = usual
 
 
-def library_windows(folder: str, args: ModelArgs) -> dict[str, bytes]:
-    """Some of the held-out library, evenly spread."""
+def library_rows(folder: str, args: ModelArgs) -> dict[str, bytes]:
+    """Some rows of the held-out library, evenly spread."""
     rows = Rows(folder, "val", args.max_seq_len - 1, args.vocab_size)
-    chosen = np.linspace(0, len(rows) - 2, LIBRARY_WINDOWS).astype(int)  # the last one is shorter
-    windows = [np.append(x, y[-1]) for x, y, _ in map(rows.row, chosen)]
-    return {"val_library.bin": np.concatenate(windows).astype("<u2").tobytes()}
+    chosen = np.linspace(0, len(rows) - 2, LIBRARY_ROWS).astype(int)  # the last one is shorter
+    tokens = [np.append(x, y[-1]) for x, y, _ in map(rows.row, chosen)]
+    return {"val_library.bin": np.concatenate(tokens).astype("<u2").tobytes()}
 
 
 def run(trial: Trial, prepared: tuple[Path, Path], run: Path) -> dict[str, Any]:
-    """Train, and say what every evaluation said and what the guard made of the best one."""
+    """Train; returns a line with every evaluation, and with the guard's result of the best one."""
     shutil.rmtree(run, ignore_errors=True)
-    own = {
-        name: value
-        for name, value in trial.settings.items()
-        if name not in ("schedule", "windows", "template")
-    }
-    settings = {
-        "learning_rate": 1e-5,
-        "max_iters": 300,
-        "eval_interval": 50,
-        **FAST,
-        **own,
-        "seed": trial.seed,
-    }
+    settings = {"learning_rate": 1e-5, "max_iters": 300, "eval_interval": 50, **FAST, **trial.settings}
+    settings = {name: settings[name] for name in settings if name not in ("schedule", "windows", "template")}
     folders = dict(zip(("data_dir", "base_text_dir", "out_dir"), map(str, (*prepared, run)), strict=True))
-    cfg = TrainConfig(base=BASE, **folders, **settings)
+    cfg = TrainConfig(base=BASE, **folders, **settings, seed=trial.seed)
     started = time.process_time()
     with scheduled(trial.settings.get("schedule")):
         code = train_arianna.train(cfg).exit_code
     if code:
         sys.exit(code)
     seconds, points = time.process_time() - started, choose.evaluations(run)
-    used = choose.choose(points, BUDGET, None, lambda best, share: score_blend(cfg, best, share)).used
+    used = choose.choose(points, BUDGET, None, functools.partial(score_blend, cfg)).used
     evaluated = [[p.step, p.answer_loss, p.base_text] for p in points]
     chosen = [used.step, used.blend, used.answer_loss, used.base_text]
-    took = (
-        {"processor_seconds": seconds}
-        if pick_device(cfg.device).type == "cpu"
-        else {"device": torch.cuda.get_device_name()}
-    )
-    return {**vars(trial), "base": sha256(BASE), **took, "points": evaluated, "used": chosen}
+    on_cpu = pick_device(cfg.device).type == "cpu"
+    cost = {"processor_seconds": seconds} if on_cpu else {"device": torch.cuda.get_device_name()}
+    return {**vars(trial), "base": sha256(BASE), **cost, "points": evaluated, "used": chosen}
 
 
 @contextlib.contextmanager
 def scheduled(name: str | None) -> Iterator[None]:
-    """Within, the trainer's rate falls by another schedule than its cosine."""
+    """A context in which the trainer's rate falls by another schedule than its cosine."""
     usual = train_arianna.learning_rate
 
     def rate(cfg: TrainConfig, step: int) -> float:
@@ -269,7 +231,7 @@ def results() -> list[dict[str, Any]]:
 
 
 def run_all(what: str, folder: Path, library: str | None) -> None:
-    """Every trial that has no result yet and that no other process is at."""
+    """Run every trial that has no result yet and that no other process is at."""
     for trial in trials(what):
         home = folder / trial.folder
         home.mkdir(parents=True, exist_ok=True)
@@ -280,9 +242,9 @@ def run_all(what: str, folder: Path, library: str | None) -> None:
 
 def take(trial: Trial, home: Path, library: str | None) -> None:
     print(f"\n{trial.recipe}: fold {trial.fold}, seed {trial.seed}", flush=True)
-    found = run(trial, prepare(trial, home.parent, library), home / "run")
+    line = run(trial, prepare(trial, home.parent, library), home / "run")
     with open(RESULTS, "a") as f:
-        f.write(json.dumps(found) + "\n")
+        f.write(json.dumps(line) + "\n")
     shutil.rmtree(home / "run")
 
 
@@ -298,22 +260,16 @@ def rises(line: dict[str, Any], texts: dict[str, float]) -> dict[str, float]:
 
 
 def row(lines: list[dict[str, Any]]) -> str:
-    """A recipe's line of the table: means over its runs, with the standard deviation where there are
-    several."""
+    """A recipe's line of the table: means over its runs, with their standard deviation."""
     best = [best_point(line) for line in lines]
     gains = [b[1] - line["points"][0][1] for b, line in zip(best, lines, strict=True)]
     guarded = [line["used"][2] - line["points"][0][1] for line in lines]
     forgot = [rises(line, b[2]) for b, line in zip(best, lines, strict=True)]
-    kept = [max(rises(line, line["used"][3]).values()) for line in lines]
-    names = sorted(forgot[0])
-    cells = [
-        lines[0]["recipe"],
-        str(len(lines)),
-        mean([b[0] for b in best], ".0f"),
-        mean(gains, "+.3f"),
-        *(mean([f[n] for f in forgot], "+.3f") for n in names),
-    ]
-    cells += [mean(guarded, "+.3f"), mean(kept, "+.3f"), mean([line["used"][1] for line in lines], ".0%")]
+    guarded_rise = [max(rises(line, line["used"][3]).values()) for line in lines]
+    cells = [lines[0]["recipe"], str(len(lines)), mean([b[0] for b in best], ".0f"), mean(gains, "+.3f")]
+    cells += [mean([rise[name] for rise in forgot], "+.3f") for name in sorted(forgot[0])]
+    cells += [mean(guarded, "+.3f"), mean(guarded_rise, "+.3f")]
+    cells += [mean([line["used"][1] for line in lines], ".0%")]
     minutes = [line["processor_seconds"] / 60 for line in lines if "processor_seconds" in line]
     return f"| {' | '.join(cells)} | {mean(minutes, '.1f') if minutes else ''} |"
 
@@ -330,41 +286,28 @@ def table(lines: list[dict[str, Any]]) -> str:
     recipes: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         recipes.setdefault(line["recipe"], []).append(line)
-    texts = sorted(rises(lines[0], lines[0]["points"][0][2]))
-    forgot = [f"forgot: {t}" for t in texts]
-    heads = [
-        "recipe",
-        "runs",
-        "best at",
-        "answers",
-        *forgot,
-        "answers within 0.10",
-        "forgot",
-        "blend",
-        "core minutes",
-    ]
-    order = sorted(
-        recipes.values(), key=lambda runs: statistics.fmean(x["used"][2] - x["points"][0][1] for x in runs)
-    )
+    heads = ["recipe", "runs", "best at", "answers"]
+    heads += [f"forgot: {text}" for text in sorted(rises(lines[0], lines[0]["points"][0][2]))]
+    heads += ["answers within 0.10", "forgot", "blend", "core minutes"]
+
+    def guarded_gain(runs: list[dict[str, Any]]) -> float:
+        return statistics.fmean(line["used"][2] - line["points"][0][1] for line in runs)
+
+    order = sorted(recipes.values(), key=guarded_gain)
     return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
 
 
 def relation(lines: list[dict[str, Any]]) -> str:
-    """How forgetting on the base's samples goes with forgetting on the library, over all evaluations."""
-    pairs = [
-        (r["samples"], r["library"])
-        for line in lines
-        for p in line["points"][1:]
-        if "library" in (r := rises(line, p[2]))
-    ]
+    """A sentence on forgetting on the library over forgetting on the base's samples, in all evaluations."""
+    points = [rises(line, point[2]) for line in lines for point in line["points"][1:]]
+    pairs = [(rise["samples"], rise["library"]) for rise in points if "library" in rise]
     if len(pairs) < 3:
         return "Forgetting on the library was not measured (`--library`)."
     samples, library = zip(*pairs, strict=True)
     slope, intercept = statistics.linear_regression(samples, library)
     return (
         f"Over {len(pairs)} evaluations, forgetting on the library is {slope:.2f} times that on the samples "
-        f"{intercept:+.3f} nats "
-        f"(correlation {statistics.correlation(samples, library):.3f})."
+        f"{intercept:+.3f} nats (correlation {statistics.correlation(samples, library):.3f})."
     )
 
 
@@ -382,17 +325,14 @@ def write_page() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("what", choices=("screen", "short", "finals", "table"))
-    parser.add_argument(
-        "--library", help="a folder of token shards that the base was trained on; val*.bin is scored"
-    )
+    parser.add_argument("--library", help="a folder of token shards that the base knows; val*.bin is scored")
     parser.add_argument("--folder", default="out/defaults", help="where the runs are made")
-    asked = parser.parse_args(argv)
-    if asked.what != "table":
-        run_all(asked.what, Path(asked.folder), asked.library)
+    args = parser.parse_args(argv)
+    if args.what != "table":
+        run_all(args.what, Path(args.folder), args.library)
     write_page()
     return 0
 

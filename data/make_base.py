@@ -36,16 +36,14 @@ from arianna.system.files import sha256, write_atomic  # noqa: E402
 from tokenizer import Tokenizer, train  # noqa: E402
 
 STAGES = ("broad", "close")
-PIECE_WORDS = 170  # of a talk: longer ones are cut, so that a piece fits a context of 256 tokens
-TURN_WORDS = 80  # a talk with a longer turn is left out there
-CHUNK_WORDS = 300  # of prose: paragraphs are joined up to so many
-SAME_ANSWER = (
-    8  # one-turn talks that may share an answer: some fixed answers stand behind hundreds of questions
-)
-HELD_OUT = 0.01  # of the documents, by hash
-SCORED = 65_536  # tokens of each kind at most that are scored
+PIECE_WORDS = 170  # longer talks are cut, so that a piece fits a context of 256 tokens
+TURN_WORDS = 80  # a talk with a longer turn is cut there, and the turn is left out
+CHUNK_WORDS = 300  # paragraphs of prose are joined up to so many words
+SAME_ANSWER = 8  # one-turn talks with one answer: some fixed answers stand behind hundreds of questions
+HELD_OUT = 0.01  # share of the documents, by hash
+SCORED = 65_536  # tokens of each kind that are scored at most
 TOPICAL = 0.05  # share of names and of words about films, sport and bands above which a talk is trivia
-KEPT_TRIVIA = 0.4  # of such talks
+USED_TRIVIA = 0.4  # share of such talks that is used
 TRIVIA = re.compile(
     r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|lyrics|"
     r"concerts?|rapper|football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|coach|league|playoffs?|"
@@ -54,44 +52,17 @@ TRIVIA = re.compile(
 )
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
-COMMON = frozenset(
-    [
-        "the",
-        "a",
-        "and",
-        "to",
-        "i",
-        "you",
-        "it",
-        "is",
-        "of",
-        "in",
-        "that",
-        "was",
-        "he",
-        "she",
-        "they",
-        "we",
-        "my",
-        "on",
-        "for",
-        "with",
-        "so",
-        "be",
-        "do",
-        "not",
-        "but",
-        "me",
-    ]
+COMMON = set(
+    "the a and to i you it is of in that was he she they we my on for with so be do not but me".split()
 )
-ENGLISH = 0.15  # share of these in any English text of twenty words or more
+ENGLISH = 0.15  # share of these words in any English text of twenty words or more
 WORD_SOURCES = 2  # sources in which a word must stand to count as one; every word of the voice does
 LINKS = re.compile(r"https?:|www\.|@\w|[<>{}|\\^_~#*]|\d{5}")
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """What `make_base.py` takes."""
+    """The settings of `make_base.py`."""
 
     sources: str = "data/sources"  # folder with the files that sources.tsv names, in any subfolders
     out: str = "data/base"  # folder for what is made: text, tokenizer, shards, runs
@@ -102,7 +73,7 @@ class BaseConfig:
     close_iters: int = 1400  # steps of the close stage
     batch_size: int = 32  # rows of 256 tokens a step
     learning_rate: float = 2e-3  # peak; Muon's matrices take ten times as much
-    seed: int = 1337  # of the order of documents
+    seed: int = 1337  # draws the order of documents
 
 
 @dataclass(frozen=True)
@@ -115,18 +86,17 @@ class Source:
     sha256: str
 
 
+Document = Conversation | str  # a talk, or prose
+Cleaned = list[tuple[Source, list[Document]]]  # the documents of each source
+
+
 # ---- the table ----
 
 
-def read_table(cfg: BaseConfig) -> list[Source]:
-    """The sources, each found and unchanged. Raises UsageError for the first that is not."""
-    folders = [Path(cfg.sources), ROOT / "data"]
-    where = {
-        p.name: p
-        for folder in folders
-        for p in folder.rglob("*")
-        if p.is_file() and Path(cfg.out) not in p.parents
-    }
+def sources_of(cfg: BaseConfig) -> list[Source]:
+    """The sources of the mix. Raises UsageError for the first that is missing or changed."""
+    files = [p for folder in (Path(cfg.sources), ROOT / "data") for p in folder.rglob("*") if p.is_file()]
+    where = {path.name: path for path in files if Path(cfg.out) not in path.parents}
     sources = []
     with open(cfg.mix, encoding="utf-8", newline="") as file:
         for number, row in enumerate(csv.DictReader(file, delimiter="\t"), 2):
@@ -137,18 +107,12 @@ def read_table(cfg: BaseConfig) -> list[Source]:
                 raise config.UsageError(
                     f"{place}: {name} is not in {cfg.sources}; put it there (SHA-256 {row['sha256']})."
                 )
-            if row["sha256"] and (found := sha256(where[name])) != row["sha256"]:
+            if row["sha256"] and (actual := sha256(where[name])) != row["sha256"]:
                 raise config.UsageError(
-                    f"{place}: {where[name]} has the SHA-256 {found}, expected {row['sha256']}."
+                    f"{place}: {where[name]} has the SHA-256 {actual}, expected {row['sha256']}."
                 )
-            sources.append(
-                Source(
-                    where[name],
-                    row["kind"],
-                    {stage: share(row, stage, place) for stage in STAGES},
-                    row["sha256"],
-                )
-            )
+            times = {stage: times_of(row, stage, place) for stage in STAGES}
+            sources.append(Source(where[name], row["kind"], times, row["sha256"]))
     for stage in STAGES:
         if not any(s.times[stage] for s in sources):
             raise config.UsageError(
@@ -157,7 +121,8 @@ def read_table(cfg: BaseConfig) -> list[Source]:
     return sources
 
 
-def share(row: dict[str, str], stage: str, place: str) -> float:
+def times_of(row: dict[str, str], stage: str, place: str) -> float:
+    """How often a stage reads a source. Raises UsageError for no number from 0 to 100."""
     try:
         value = float(row[stage])
     except (TypeError, ValueError):
@@ -173,21 +138,20 @@ def share(row: dict[str, str], stage: str, place: str) -> float:
 
 
 def plain(text: str) -> str:
-    """Quotes and dashes as ASCII, white space as single spaces."""
+    """A text with quotes and dashes as ASCII, and white space as single spaces."""
     return " ".join(text.translate(str.maketrans(ASCII)).split())
 
 
 def is_english(text: str) -> bool:
-    """Few letters beyond ASCII, and the commonest words among any twenty or more."""
+    """Whether a text has few letters beyond ASCII, and of twenty words or more enough common ones."""
     words = WORD.findall(text.lower())
-    foreign = sum(not c.isascii() for c in text)
-    return foreign <= 0.01 * len(text) and (
-        len(words) < 20 or sum(w in COMMON for w in words) >= ENGLISH * len(words)
-    )
+    if sum(not c.isascii() for c in text) > 0.01 * len(text):
+        return False
+    return len(words) < 20 or sum(w in COMMON for w in words) >= ENGLISH * len(words)
 
 
 def is_trivia(text: str) -> bool:
-    """Much about films, sport and bands, or full of names."""
+    """Whether a text has much about films, sport and bands, or is full of names."""
     return len(NAME.findall(text)) + len(TRIVIA.findall(text)) > TOPICAL * len(text.split())
 
 
@@ -204,11 +168,9 @@ def clean_talks(path: Path) -> Iterator[Conversation]:
         turns = list(zip(texts[::2], texts[1::2], strict=False))
         for piece in pieces(turns):
             whole = " ".join(text for turn in piece for text in turn)
-            if (
-                LINKS.search(whole)
-                or not is_english(whole)
-                or (is_trivia(whole) and draw(whole) > KEPT_TRIVIA)
-            ):
+            if LINKS.search(whole) or not is_english(whole):
+                continue
+            if is_trivia(whole) and draw(whole) > USED_TRIVIA:
                 continue
             answers[piece[0][1]] += len(piece) == 1
             if answers[piece[0][1]] <= SAME_ANSWER:
@@ -216,7 +178,7 @@ def clean_talks(path: Path) -> Iterator[Conversation]:
 
 
 def pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Yield runs of at most PIECE_WORDS; a turn with a long or empty side ends a run and is left out."""
+    """Yield runs of turns of at most PIECE_WORDS; a turn with a long or empty side ends one, left out."""
     piece: list[tuple[str, str]] = []
     size = 0
     for turn in turns:
@@ -234,8 +196,7 @@ def pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
 def clean_prose(path: Path) -> Iterator[str]:
     """The paragraphs of a text, a line each, joined up to CHUNK_WORDS."""
     chunk: list[str] = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        paragraph = plain(line)
+    for paragraph in map(plain, path.read_text(encoding="utf-8-sig").splitlines()):
         if LINKS.search(paragraph) or not is_english(paragraph):
             continue
         if sum(len(p.split()) for p in chunk) + len(paragraph.split()) > CHUNK_WORDS and chunk:
@@ -246,8 +207,8 @@ def clean_prose(path: Path) -> Iterator[str]:
         yield "\n\n".join(chunk)
 
 
-def read_voice(path: Path) -> Iterator[Conversation | str]:
-    """Arianna's own talks whole, and her prose by pieces: two empty lines part them."""
+def voice_of(path: Path) -> Iterator[Conversation | str]:
+    """Arianna's own talks whole, or her prose by the pieces that two empty lines part."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".txt":
         yield from (piece.strip() for piece in re.split(r"\n{3,}", text) if piece.strip())
@@ -257,99 +218,77 @@ def read_voice(path: Path) -> Iterator[Conversation | str]:
         yield Conversation(tuple(zip(texts[::2], texts[1::2], strict=True)))
 
 
-def documents(source: Source) -> Iterator[Conversation | str]:
-    if source.kind == "voice":
-        return read_voice(source.path)
-    return clean_talks(source.path) if source.kind == "dialogue" else clean_prose(source.path)
+def documents(source: Source) -> list[Document]:
+    clean = {"voice": voice_of, "dialogue": clean_talks}.get(source.kind, clean_prose)
+    return list(clean(source.path))
 
 
-def text_of(document: Conversation | str) -> str:
+def text_of(document: Document) -> str:
     return document if isinstance(document, str) else corpus_text([document])
 
 
 # ---- tokenizer and shards ----
 
 
-def train_tokenizer(
-    cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source]
-) -> Tokenizer:
+def train_tokenizer(cfg: BaseConfig, cleaned: Cleaned) -> Tokenizer:
     """A tokenizer of the broad stage's text, without the marks of the template."""
-    out = Path(cfg.out)
-    text = out / "tokenizer.txt"
-    lines: list[str] = []
-    for source in sources:
-        for document in cleaned[source.path]:
+    out, lines = Path(cfg.out), []
+    for source, source_documents in cleaned:
+        for document in source_documents:
             if draw(text_of(document)) < min(source.times["broad"], 1.0):
-                lines += (
-                    document.split("\n\n")
-                    if isinstance(document, str)
-                    else [t for turn in document.turns for t in turn]
-                )
-    write_atomic(text, "\n".join(lines).encode())
-    tokenizer = train([text], out / "tok4096.model", cfg.vocab_size, threads=2)
+                prose = isinstance(document, str)
+                lines += document.split("\n\n") if prose else [t for turn in document.turns for t in turn]
+    write_atomic(out / "tokenizer.txt", "\n".join(lines).encode())
+    tokenizer = train([out / "tokenizer.txt"], out / "tok4096.model", cfg.vocab_size, threads=2)
     write_atomic(out / "tok4096.bin", tokenizer.to_bin())
     return tokenizer
 
 
-def encode(document: Conversation | str, tokenizer: Tokenizer) -> np.ndarray:
-    return (
-        encode_text(document, tokenizer)
-        if isinstance(document, str)
-        else encode_turns(document, tokenizer)[0]
-    )
+def encode(document: Document, tokenizer: Tokenizer) -> np.ndarray:
+    prose = isinstance(document, str)
+    return encode_text(document, tokenizer) if prose else encode_turns(document, tokenizer)[0]
 
 
-def repeats(document: Conversation | str, times: float) -> int:
+def repeats(document: Document, times: float) -> int:
     """How often a document is read: the whole part of `times`, and once more for a share of the documents."""
     return int(times) + (draw("again " + text_of(document)) < times % 1)
 
 
-def write_shards(
-    cfg: BaseConfig,
-    cleaned: dict[Path, list[Conversation | str]],
-    sources: list[Source],
-    tokenizer: Tokenizer,
-) -> None:
-    """Write a folder a stage, its documents shuffled once, and "scored" with what is held out, by kind."""
+def write_shards(cfg: BaseConfig, cleaned: Cleaned, tokenizer: Tokenizer) -> None:
+    """Write a folder for each stage, its documents shuffled once, and "scored" with held-out ones by kind."""
     held: dict[str, list[np.ndarray]] = defaultdict(list)
     streams: dict[str, list[np.ndarray]] = {stage: [] for stage in STAGES}
-    for source in sources:
-        kept = Counter()
-        for document in cleaned[source.path]:
+    for source, source_documents in cleaned:
+        counts = Counter()
+        for document in source_documents:
             tokens = encode(document, tokenizer)
             if draw(text_of(document)) < HELD_OUT:
                 held[source.kind].append(tokens)
                 continue
             for stage in STAGES:
-                count = repeats(document, source.times[stage])
-                kept[stage] += count * len(tokens)
-                streams[stage] += [tokens] * count
-        print(
-            f"{source.path.name}: " + ", ".join(f"{kept[stage]:,} tokens {stage}" for stage in STAGES),
-            flush=True,
-        )
+                times = repeats(document, source.times[stage])
+                counts[stage] += times * len(tokens)
+                streams[stage] += [tokens] * times
+        each = ", ".join(f"{counts[stage]:,} tokens {stage}" for stage in STAGES)
+        print(f"{source.path.name}: {each}", flush=True)
     out = Path(cfg.out)
     scored = {kind: np.concatenate(tokens)[:SCORED] for kind, tokens in held.items()}
     for stage, stream in streams.items():
         order = np.random.default_rng(cfg.seed).permutation(len(stream))
         put(out / stage / "train.bin", np.concatenate([stream[i] for i in order]))
-        kinds = {source.kind for source in sources if source.times[stage]}
-        put(
-            out / stage / "val.bin",
-            np.concatenate([t[: SCORED // 4] for kind, t in scored.items() if kind in kinds]),
-        )
+        kinds = {source.kind for source, _ in cleaned if source.times[stage]}
+        val = [tokens[: SCORED // 4] for kind, tokens in scored.items() if kind in kinds]
+        put(out / stage / "val.bin", np.concatenate(val))
     for kind, tokens in scored.items():
         put(out / "scored" / f"val_{kind}.bin", tokens)
 
 
-def write_words(
-    cfg: BaseConfig, cleaned: dict[Path, list[Conversation | str]], sources: list[Source]
-) -> None:
+def write_words(cfg: BaseConfig, cleaned: Cleaned) -> None:
     """Write the words that count as words, sorted: a report calls others invented."""
     count: Counter[str] = Counter()
-    for source in sources:
-        found = {word for document in cleaned[source.path] for word in words_of(text_of(document))}
-        count.update({word: WORD_SOURCES if source.kind == "voice" else 1 for word in found})
+    for source, source_documents in cleaned:
+        in_source = {word for document in source_documents for word in words_of(text_of(document))}
+        count.update({word: WORD_SOURCES if source.kind == "voice" else 1 for word in in_source})
     words = sorted(word for word, n in count.items() if n >= WORD_SOURCES)
     write_atomic(Path(cfg.out) / "words.txt", "".join(f"{word}\n" for word in words).encode())
 
@@ -360,17 +299,16 @@ def put(path: Path, tokens: np.ndarray) -> None:
 
 
 def prepare(cfg: BaseConfig) -> None:
-    """Tokenizer and shards, unless they were made from these sources already."""
-    sources, note = read_table(cfg), Path(cfg.out) / "prepared.json"
-    made_of = {"mix": sha256(cfg.mix), "script": sha256(__file__), "seed": cfg.seed} | {
-        s.path.name: sha256(s.path) for s in sources
-    }
+    """Make words, tokenizer and shards, unless they were made from these sources already."""
+    sources, note = sources_of(cfg), Path(cfg.out) / "prepared.json"
+    made_of = {"mix": sha256(cfg.mix), "script": sha256(__file__), "seed": cfg.seed}
+    made_of |= {source.path.name: sha256(source.path) for source in sources}
     if note.is_file() and json.loads(note.read_text()) == made_of:
         return
     Path(cfg.out).mkdir(parents=True, exist_ok=True)
-    cleaned = {source.path: list(documents(source)) for source in sources}
-    write_words(cfg, cleaned, sources)
-    write_shards(cfg, cleaned, sources, train_tokenizer(cfg, cleaned, sources))
+    cleaned = [(source, documents(source)) for source in sources]
+    write_words(cfg, cleaned)
+    write_shards(cfg, cleaned, train_tokenizer(cfg, cleaned))
     write_atomic(note, json.dumps(made_of).encode())
 
 
@@ -387,19 +325,9 @@ def run(flags: Iterable[str]) -> None:
 def train_stages(cfg: BaseConfig) -> Path:
     """Train the broad stage, whose rate stays, then the close stage, in which it falls."""
     out = Path(cfg.out)
-    common = [
-        f"--batch_size={cfg.batch_size}",
-        f"--learning_rate={cfg.learning_rate}",
-        f"--base_text_dir={out / 'scored'}",
-    ]
-    common += [
-        "--optimizer=muon",
-        "--schedule=wsd",
-        "--eval_rows=128",
-        f"--tokenizer={out / 'tok4096.model'}",
-        "--dtype=bfloat16",
-        "--compile",
-    ]
+    common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}"]
+    common += [f"--base_text_dir={out / 'scored'}", f"--tokenizer={out / 'tok4096.model'}"]
+    common += "--optimizer=muon --schedule=wsd --eval_rows=128 --dtype=bfloat16 --compile".split()
     broad, close = (out / f"run_{stage}" for stage in STAGES)
     run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}"]
         + [f"--max_iters={cfg.broad_iters}", "--warmup_iters=100", "--decay_ratio=0"])  # fmt: skip
@@ -413,10 +341,8 @@ def main(argv: list[str] | None = None) -> int:
     prepare(cfg)
     if not cfg.prepare:
         base = train_stages(cfg)
-        print(f"the base is {base}; ship it in float16 with")
-        print(
-            f"  python -m arianna.export out/ckpt_v1_base.pt --format=checkpoint --half --checkpoint={base}"
-        )
+        command = "python -m arianna.export out/ckpt_v1_base.pt --format=checkpoint --half"
+        print(f"the base is {base}; ship it in float16 with\n  {command} --checkpoint={base}")
     return 0
 
 
