@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from arianna import formats
 from arianna.chat import Chat, Continuation, Reader, Sampling, complete, converse
-from arianna.corpus.records import shown
+from arianna.corpus.cleaning import shown
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.scoring import blind
 from arianna.system import config
@@ -197,8 +198,6 @@ def opened(names: Sequence[str], cfg: SampleConfig) -> tuple[Tokenizer, list[Tra
     only once the files are known to be there.
     """
     check_files(names, cfg)
-    from arianna import formats
-
     tokenizer = formats.open_tokenizer(names[0], cfg.tokenizer)
     for name in names[1:]:
         formats.check_tokenizer(name, tokenizer)
@@ -222,17 +221,15 @@ def check_files(names: Sequence[str], cfg: SampleConfig) -> None:
 
 
 def opened_model(name: str, tokenizer: Tokenizer, cfg: SampleConfig) -> Transformer:
-    import torch
-
-    from arianna import formats
-    from arianna.training import devices
+    from arianna.training import devices  # imports torch
 
     model = formats.open_model(name)
     tokenizer.check_fits(model.args.vocab_size, name)
     devices.steady_threads()
+    precision = devices.pick_precision(cfg.device, cfg.dtype)
     for p in model.parameters():
-        p.data = p.data.to(getattr(torch, cfg.dtype))  # not model.to: the angles of the positions stay exact
-    return model.to(devices.pick_device(cfg.device)).eval()
+        p.data = p.data.to(precision.dtype)  # not model.to: the angles of the positions stay exact
+    return model.to(precision.device).eval()
 
 
 def check_room(texts: Sequence[str], encoded: Sequence[list[int]], name: str, model: Transformer) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from arianna.corpus.cleaning import shown
 from arianna.corpus.encoding import ascii_typography
-from arianna.corpus.records import shown
 from arianna.corpus.template import USER, join_lines, prompt, render
 from arianna.system.terminal import note, say
 from tokenizer import BOS, EOS, Tokenizer

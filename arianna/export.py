@@ -31,13 +31,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from arianna.formats import find_tokenizer, open_model, open_tokenizer
+from arianna.formats.card import figures
 from arianna.formats.options import Options
 from arianna.formats.table import SUFFIXES, module
+from arianna.formats.vocabulary import differences
 from arianna.system import config
 from arianna.system.files import check_outputs
+from arianna_data import Rows
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
-    from arianna_data import Rows
     from model import Transformer
 
 CARRY_A_TOKENIZER = ("hf", "gguf", "html")
@@ -131,8 +133,6 @@ def read_report(path: Path) -> dict[str, Any]:
         report = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is not JSON; a run's report.json is needed there.") from None
-    from arianna.formats.card import figures
-
     try:
         figures(report)
     except (KeyError, TypeError, ValueError):
@@ -155,44 +155,26 @@ def main(argv: list[str] | None = None) -> int:
         rows = held_out_rows(cfg.data_dir, model) if cfg.data_dir else rows_beside(source, model)
     except (OSError, ValueError) as error:
         raise config.UsageError(str(error)) from None
-    from arianna.formats.write import write_model
+    from arianna.formats import write  # imports torch
 
     try:
-        computed = write_model(model, out, cfg.format, **options)
+        computed = write.write_model(model, out, cfg.format, **options)
     except ValueError as error:
         raise config.UsageError(str(error)) from None
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
-    print(summary(out, model, computed))
-    if cfg.format in ("hf", "gguf"):
-        from arianna.formats.vocabulary import differences
-
-        if sentence := differences(options["tokenizer"], spaces_kept=cfg.format == "gguf"):
-            print(sentence)
+    size = sum(path.stat().st_size for path in (out.iterdir() if out.is_dir() else [out]))
+    print(f"wrote {out}: {size:,} bytes, read back{write.rounding(model, computed)}")
+    gguf = cfg.format == "gguf"
+    if (gguf or cfg.format == "hf") and (sentence := differences(options["tokenizer"], spaces_kept=gguf)):
+        print(sentence)
     if rows is not None and (cfg.data_dir or computed is not model):
         print(losses(model, computed, rows))
     return 0
 
 
-def summary(out: Path, model: Transformer, computed: Transformer) -> str:
-    """One sentence: how large the result is, and how far its logits are from the model's."""
-    from arianna.formats.write import largest_difference, logits_over_context
-
-    size = sum(path.stat().st_size for path in (out.iterdir() if out.is_dir() else [out]))
-    wrote = f"wrote {out}: {size:,} bytes, read back"
-    if computed is model:
-        return f"{wrote}, its logits are the model's"
-    difference, deviation = largest_difference(model, computed), logits_over_context(model).std()
-    return (
-        f"{wrote}; computed as its programs do, its logits differ from the model's by up to {difference:.3g} "
-        f"(their standard deviation is {deviation:.3g})"
-    )
-
-
 def held_out_rows(data_dir: str, model: Transformer) -> Rows:
-    from arianna_data import Rows
-
     return Rows(data_dir, "val", model.args.max_seq_len, model.args.vocab_size)
 
 

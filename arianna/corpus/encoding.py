@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -222,6 +223,12 @@ def prepare_conversations(
         others=sum((others for _, _, others in plain), Counter()),
         characters=sum(len(text) for c, _, _ in plain for text in c.texts),
     )
+
+
+@lru_cache(maxsize=1)
+def tokenizer_of(model: str) -> Tokenizer:
+    """A tokenizer by its path, loaded once for all parts that a process encodes."""
+    return Tokenizer(model)
 
 
 def check_fits_shard(tokenizer: Tokenizer) -> None:

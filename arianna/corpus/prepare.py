@@ -13,7 +13,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ from arianna.system.files import sha256, write_atomic
 
 if TYPE_CHECKING:
     from arianna.corpus.encoding import Prepared
-    from tokenizer import Tokenizer
 
 MAX_FAULTS = 20  # told at a time
 
@@ -309,17 +307,10 @@ def encode_part(
     source: Source, start: int, end: int, split: Split, tokenizer: str, max_seq_len: int, val_seq_len: int
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The shards of a part of a file by name, and the counts to tell."""
-    from arianna.corpus.encoding import prepare_conversations  # loads numpy
+    from arianna.corpus.encoding import prepare_conversations, tokenizer_of  # loads numpy
 
     halves: tuple[list[Conversation], list[Conversation]] = ([], [])
     for conversation in conversations_in(source.path, read_part(source, start, end), source.container):
         halves[split.holds_out(conversation)].append(conversation)
     files, prepared = prepare_conversations(*halves, tokenizer_of(tokenizer), max_seq_len, val_seq_len)
     return files, vars(prepared)
-
-
-@lru_cache(maxsize=1)
-def tokenizer_of(model: str) -> Tokenizer:
-    from tokenizer import Tokenizer
-
-    return Tokenizer(model)

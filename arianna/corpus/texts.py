@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from arianna.corpus.encoding import check_fits_shard
+from arianna.corpus.encoding import check_fits_shard, tokenizer_of
 from arianna.corpus.parallel import Say, fill
-from arianna.corpus.prepare import tokenizer_of
 from arianna.corpus.sources import PART, holds_records
 from arianna.system.files import sha256
 from tokenizer import Tokenizer

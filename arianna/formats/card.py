@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arianna.formats.vocabulary import MADE_BY
-from model import Transformer
+
+if TYPE_CHECKING:  # the package of the command that exports takes no torch before its arguments are checked
+    from model import Transformer
 
 
 def card(model: Transformer, report: dict[str, Any] | None) -> str:

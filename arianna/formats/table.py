@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from arianna import ROOT
 from arianna.system.files import sha256
+from tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
     from model import Transformer
-    from tokenizer import Tokenizer
 
-SUFFIXES = {"llama2c": ".bin", "llama2c-int8": ".bin", "gguf": ".gguf", "html": ".html", "checkpoint": ".pt"}
-SUFFIXES |= {"hf": ""}  # a folder
+SUFFIXES = {"llama2c": ".bin", "llama2c-int8": ".bin", "hf": "", "gguf": ".gguf"}  # hf is a folder
+SUFFIXES |= {"html": ".html", "checkpoint": ".pt"}
 SHIPPED_TOKENIZER = ROOT / "data/tok4096.model"
 SIGNS = {b"ak42"[::-1]: "llama2c-int8", b"GGUF": "gguf", b"PK\3\4": "checkpoint"}  # a file's first bytes
 
@@ -67,8 +67,6 @@ def open_tokenizer(path: str | Path, chosen: str | Path | None = None) -> Tokeni
 
     Raises ValueError if the model carries or names another one, or an OSError if there is none.
     """
-    from tokenizer import Tokenizer
-
     tokenizer = Tokenizer(chosen or find_tokenizer(path) or SHIPPED_TOKENIZER)
     check_tokenizer(path, tokenizer)
     return tokenizer
@@ -84,8 +82,7 @@ def find_tokenizer(path: str | Path) -> Path | None:
         return next((file for file in [path / "tokenizer.model"] if file.is_file()), None)
     if format_at(path) != "checkpoint":
         return None
-    from arianna.formats import checkpoint
-
+    checkpoint = module("checkpoint")
     noted = checkpoint.tokenizer_of(checkpoint.load(path))
     if noted is None:
         return None

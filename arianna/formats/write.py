@@ -85,6 +85,17 @@ def how_they_differ(model: Transformer, again: Transformer) -> str | None:
     return f"its logits differ from the model's by up to {apart:.3g}" if apart else None
 
 
+def rounding(model: Transformer, computed: Transformer) -> str:
+    """The end of a sentence: how far the logits of a written model, as computed, are from the model's."""
+    if computed is model:
+        return ", its logits are the model's"
+    difference, deviation = largest_difference(model, computed), logits_over_context(model).std()
+    return (
+        f"; computed as its programs do, its logits differ from the model's by up to {difference:.3g} "
+        f"(their standard deviation is {deviation:.3g})"
+    )
+
+
 def largest_difference(model: Transformer, other: Transformer) -> float:
     """The largest difference between two models' logits over the whole context; NaN if one is NaN."""
     return float((logits_over_context(model) - logits_over_context(other)).abs().max())

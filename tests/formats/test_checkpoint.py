@@ -370,7 +370,7 @@ NORM = "layers.0.ffn_norm.weight"
         (lambda w: w.pop(NORM), rf"lacks {NORM} \(1 missing, 0 too many\)"),
         (
             lambda w: w.update({"layers.1.ffn_norm.weight": torch.ones(32)}),
-            r"has layers\.1\.ffn_norm\.weight, which a Llama model",
+            r"has layers\.1\.ffn_norm\.weight, which no Llama model",
         ),
         (
             lambda w: w.update({NORM: torch.ones(33)}),
