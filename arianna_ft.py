@@ -17,15 +17,13 @@ if __name__ == "__main__":  # the Python, its packages and variables, before any
     environment.prepare(lasting=True)
 
 import contextlib
-import dataclasses
 import functools
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arianna import search
 from arianna.corpus import prepare
@@ -41,12 +39,12 @@ from arianna.system.visible import visible
 from arianna.training import dashboards, presets
 from arianna.training.job import NOT_KEPT, PipelineConfig, check_files, paths, read_settings, trainer_command
 from arianna.training.settings import TrainConfig
+from tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
     from arianna.scoring.choose import Choice, Point
     from arianna.training.state import Progress
     from model import Transformer
-    from tokenizer import Tokenizer
 
 REFUSED, KILLED = 2, 128 + 9  # the trainer's exit code after a sentence of its own, and after SIGKILL
 
@@ -129,7 +127,6 @@ def preflight(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey) -> Job:
     say(*printed.survey_lines(survey))
     from arianna.scoring import base_text
     from arianna.training import devices, needs, resumption
-    from tokenizer import Tokenizer
 
     try:
         tokenizer, base = Tokenizer(cfg.tokenizer), open_model(cfg.base)
@@ -170,16 +167,13 @@ def tokenize(job: Job, folder: Path) -> None:
 
 def train(job: Job) -> int:
     """Let train_arianna.py do the steps in a process of its own; returns its exit code."""
-    from arianna.reporting import scored_run
-
     run, progress = job.cfg.run, job.progress
     if progress is not None and progress.finished:
         say(f"{run} is trained: {progress.step} iterations")
         return 0
     if progress is None:
         say(*plan(job, run))
-    notes = [presets.NOTE] if job.cfg.preset == "gentle" else []
-    scored_run.remember_job(run, scored_run.Paths(**paths(job.cfg)), progress.step if progress else 0, notes)
+    remember(job.cfg, progress.step if progress else 0, [presets.NOTE] if job.cfg.preset == "gentle" else [])
     code = processes.run_child(trainer_command(job.trainer))
     if code == REFUSED:
         raise SystemExit(code)  # it has said why
@@ -191,11 +185,9 @@ def train(job: Job) -> int:
 
 def find_settings(job: Job, given: set[str]) -> int:
     """Search settings for hours, then train with the best; those that the person has given stay."""
-    from arianna.reporting import scored_run
-
     cfg = job.cfg
     wanted = search.Wanted(cfg.hours, cfg.workers, cfg.storage, cfg.max_forgetting)
-    scored_run.remember_job(cfg.run, scored_run.Paths(**paths(cfg)), 0)
+    remember(cfg, 0, [])
     training = prepare.iter_conversations(job.survey, held_out=False)
     return search.search(wanted, job.trainer, training, job.tokenizer, given & set(vars(job.trainer)))
 
@@ -233,7 +225,10 @@ def report(job: Job, choice: Choice) -> int:
     cfg = job.cfg
     say("")
     if cfg.report:
-        facts = morning_report(cfg.run, choice)
+        facts = reports.stored(cfg.run, choice)
+        if facts is None:
+            say("scoring what base and result write, for the report ...")
+            facts = reports.make(cfg.run)
         sentence, better = reports.words_of(facts), facts["verdict"]["word"] == "better"
     else:
         sentence = printed.short_verdict(choice, str(cfg.checkpoint), cfg.base)
@@ -284,19 +279,11 @@ def plan(job: Job, folder: Path) -> list[str]:
     return plans.plan_lines(trainer, job.base, job.contexts[0], job.cfg.out_dir, spelled)
 
 
-def morning_report(run: Path, choice: Choice) -> dict[str, Any]:
-    """The facts of the report, which is made unless one of this choice is there."""
-    from arianna import report as reports
+def remember(cfg: PipelineConfig, step: int, notes: list[str]) -> None:
+    """Write the job's facts for the report; training starts at this step."""
+    from arianna.reporting import scored_run
 
-    try:
-        facts = json.loads((run / "report.json").read_bytes())
-        fits = facts["choice"] == dataclasses.asdict(choice)
-        if fits and (run / "report.html").exists() and (run / "report.md").exists():
-            return facts
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    say("scoring what base and result write, for the report ...")
-    return reports.make(run)
+    scored_run.remember_job(cfg.run, scored_run.Paths(**paths(cfg)), step, notes)
 
 
 def score_blend(job: Job, base: Transformer, tuned: Transformer, point: Point, share: float) -> Point:

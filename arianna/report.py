@@ -27,11 +27,12 @@ from arianna.reporting import verdict as verdicts
 from arianna.reporting.scored_run import SAMPLING, SCORES_FORMAT, ScoredRun, now, read_run, scores_of
 from arianna.scoring import preferences
 from arianna.scoring.bootstrap import Difference, bootstrap
+from arianna.scoring.choose import Choice
 from arianna.scoring.scores import changes
 from arianna.system import config
 from arianna.system.commands import next_commands
 from arianna.system.config import UsageError
-from arianna.system.files import write_atomic
+from arianna.system.files import json_object, write_atomic
 from arianna.system.visible import visible
 from arianna_data import epochs
 
@@ -98,6 +99,13 @@ def make(run: Path, sampling: Mapping[str, Any] = SAMPLING) -> dict[str, Any]:
     for name, text in texts.items():
         write_atomic(run / name, text.encode())
     return facts
+
+
+def stored(run: Path, choice: Choice) -> dict[str, Any] | None:
+    """The facts in report.json if all three reports are there and are of this choice, else None."""
+    facts = json_object(run / "report.json")
+    fits = facts is not None and facts.get("choice") == plain(asdict(choice))
+    return facts if fits and (run / "report.html").exists() and (run / "report.md").exists() else None
 
 
 # ---- the facts ----
