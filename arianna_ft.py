@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def whole_job(argv: list[str] | None) -> int:
     """Check all that can be checked before torch is imported, then go through the pipeline."""
-    cfg, trainer, given = read_settings(argv, __doc__)
+    cfg, trainer, typed = read_settings(argv, __doc__)
     dashboards.check(trainer)
     if cfg.hours:
         search.check(cfg.hours)
@@ -94,7 +94,7 @@ def whole_job(argv: list[str] | None) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     try:
-        return pipeline(cfg, trainer, survey, given)
+        return pipeline(cfg, trainer, survey, typed)
     except ValueError as error:
         raise UsageError(str(error)) from None
     except OSError as error:
@@ -102,7 +102,7 @@ def whole_job(argv: list[str] | None) -> int:
         return 1
 
 
-def pipeline(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey, given: set[str]) -> int:
+def pipeline(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey, typed: set[str]) -> int:
     """Go through the steps in their order; returns the exit code."""
     job = preflight(cfg, trainer, survey)
     if cfg.dry_run:
@@ -111,7 +111,7 @@ def pipeline(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey, given: s
         with begun(job):
             convert(job)
             tokenize(job, cfg.run)
-            code = find_settings(job, given) if cfg.hours else train(job)
+            code = find_settings(job, typed) if cfg.hours else train(job)
         if code:
             return code
         choice, model = choose(job)
@@ -183,13 +183,13 @@ def train(job: Job) -> int:
     return code
 
 
-def find_settings(job: Job, given: set[str]) -> int:
+def find_settings(job: Job, typed: set[str]) -> int:
     """Search settings for hours, then train with the best; those that the person has given stay."""
     cfg = job.cfg
     wanted = search.Wanted(cfg.hours, cfg.workers, cfg.storage, cfg.max_forgetting)
     remember(cfg, 0, [])
     training = prepare.iter_conversations(job.survey, held_out=False)
-    return search.search(wanted, job.trainer, training, job.tokenizer, given & set(vars(job.trainer)))
+    return search.search(wanted, job.trainer, training, job.tokenizer, typed & set(vars(job.trainer)))
 
 
 def choose(job: Job) -> tuple[Choice, Transformer]:

@@ -48,7 +48,7 @@ class Reader:
     """What a person typed, read as training reads a file of conversations. What differs is told once."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer, self.told = tokenizer, set[str]()
+        self.tokenizer, self.notes = tokenizer, set[str]()
 
     def plain(self, text: str) -> str:
         """A text whose quotes, dashes and ellipses are ASCII where training made them so.
@@ -75,8 +75,8 @@ class Reader:
         return self.tokenizer.encode(text)
 
     def tell(self, sentence: str) -> None:
-        if sentence not in self.told:
-            self.told.add(sentence)
+        if sentence not in self.notes:
+            self.notes.add(sentence)
             note(sentence)
 
 

@@ -176,7 +176,7 @@ class TorchMath:
         """x @ weight.T, (B, D), for x (B, C)."""
         return F.linear(x, weight)
 
-    def turn(self, heads: Any, angles: Any) -> None:
+    def rotate(self, heads: Any, angles: Any) -> None:
         """Turn pairs of neighbours of (B, N, D) in place by a position's angles, (D/2,) complex."""
         pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
         heads.copy_(torch.view_as_real(pairs * angles).flatten(-2))
@@ -205,7 +205,7 @@ class NumpyMath(TorchMath):
     def product(self, x: np.ndarray, weight: Any) -> np.ndarray:
         return np.vecdot(weight, x)[None]
 
-    def turn(self, heads: np.ndarray, angles: np.ndarray) -> None:
+    def rotate(self, heads: np.ndarray, angles: np.ndarray) -> None:
         pairs = heads.view(np.complex64)
         pairs *= angles
 
@@ -291,7 +291,7 @@ class Decoder:
         """The output of attention, (B, C), for a position's q, k and v, (B, (H + 2K) D). kv gets k and v."""
         H, K, T = self.args.n_heads, self.args.n_kv_heads, position + 1
         heads = heads.reshape(len(heads), H + 2 * K, -1)
-        self.math.turn(heads[:, : H + K], self.angles[position])
+        self.math.rotate(heads[:, : H + K], self.angles[position])
         kv[0, :, :, position] = heads[:, H : H + K]
         kv[1, :, :, position] = heads[:, H + K :]
         out = self.math.attention(heads[:, :H], kv[0, :, :, :T], kv[1, :, :, :T])

@@ -47,9 +47,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", default="out/ckpt_v1_base.pt")
     parser.add_argument("--tokenizer", default="data/tok4096.model")
-    given = parser.parse_args()
-    model, tokenizer = open_model(given.checkpoint), Tokenizer(given.tokenizer)
-    kinds = {path.stem: accuracy(model, tokenizer, path) for path in sorted(given.data.glob("*.jsonl"))}
+    args = parser.parse_args()
+    model, tokenizer = open_model(args.checkpoint), Tokenizer(args.tokenizer)
+    kinds = {path.stem: accuracy(model, tokenizer, path) for path in sorted(args.data.glob("*.jsonl"))}
     print(json.dumps({"kinds": len(kinds), "mean": 100 * sum(kinds.values()) / len(kinds)}))
     print(json.dumps(dict(sorted(kinds.items(), key=lambda kind: kind[1])[:5])))
 

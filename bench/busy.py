@@ -47,21 +47,21 @@ def main() -> int:
     if len(sys.argv) > 1:
         step = ours(args)
         return pairs.serve(lambda _: sum(seconds_of(step, args) for _ in range(STEPS)))
-    with pairs.workers("bench.busy", {"ours": True, "plain": False}) as found:
+    with pairs.workers("bench.busy", {"ours": True, "plain": False}) as workers:
 
         def beside(name: str, nice: int | None) -> float:
             with other_process(nice):
-                return found[name].ask()
+                return workers[name].ask()
 
         asked = {
             (name, nice): lambda name=name, nice=nice: beside(name, nice)
-            for name in found
+            for name in workers
             for nice in (None, *NICE)
         }
         seconds = pairs.in_turn(asked)
     speeds = {key: round(STEPS * 8 * args.max_seq_len / statistics.median(s)) for key, s in seconds.items()}
     for nice in NICE:
-        shares = {name: pairs.ratio(seconds[name, None], seconds[name, nice]) for name in found}
+        shares = {name: pairs.ratio(seconds[name, None], seconds[name, nice]) for name in workers}
         pairs.tell(
             f"busy, nice {nice}",
             share=shares["ours"],

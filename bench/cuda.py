@@ -97,9 +97,9 @@ def stepper(args: ModelArgs, rows: int, mode: str | None) -> Callable[[], None]:
 def profile(steps: Callable[[], None]) -> dict[str, Any]:
     """Share of the time in which the GPU computes, kernels a step, and the most expensive of them by their
     share of its time."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         seconds = timed(steps)
-    kernels = [e for e in found.key_averages() if e.self_device_time_total > 0]
+    kernels = [e for e in profiler.key_averages() if e.self_device_time_total > 0]
     busy = sum(e.self_device_time_total for e in kernels)
     kernels.sort(key=lambda e: -e.self_device_time_total)
     most = {re.sub(r"\s+", " ", e.key)[:60]: round(e.self_device_time_total / busy, 3) for e in kernels[:6]}

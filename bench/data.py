@@ -38,9 +38,9 @@ def write_conversations(path: Path, number: int) -> None:
     between."""
     rng = random.Random(1)
     prose = (HERE / "data/arianna_corpus.txt").read_text(encoding="utf-8")
-    found = [s for s in re.split(r"(?<=[.?!])\s+", prose) if 20 < len(s) < 200]
+    sentences_of_prose = [s for s in re.split(r"(?<=[.?!])\s+", prose) if 20 < len(s) < 200]
     rare = (HERE / "data/words.txt").read_text(encoding="utf-8").split()
-    sentences = [sentence(rng, found, rare) for _ in range(50_000)]
+    sentences = [sentence(rng, sentences_of_prose, rare) for _ in range(50_000)]
     with open(path, "w", encoding="utf-8") as file:
         for n in range(number):
             answer = []

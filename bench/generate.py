@@ -80,9 +80,9 @@ def peer() -> Callable[[int], None]:
 
 
 def against_transformers() -> None:
-    with pairs.workers("bench.generate", {"ours": True, "peer": False}) as found:
+    with pairs.workers("bench.generate", {"ours": True, "peer": False}) as workers:
         for rows in (1, 32):
-            asked = {name: lambda w=w, rows=rows: w.ask(str(rows)) for name, w in found.items()}
+            asked = {name: lambda w=w, rows=rows: w.ask(str(rows)) for name, w in workers.items()}
             seconds = pairs.in_turn(asked)
             speed = {name: round(rows * NEW / statistics.median(s)) for name, s in seconds.items()}
             pairs.tell(
@@ -103,8 +103,8 @@ def against_llama2c(checkout: Path) -> None:
         write_model(formats.open_model(BASE), model)
         for threads in ("1", "2"):
             os.environ["OMP_NUM_THREADS"] = threads  # of both: read when a process starts
-            with pairs.workers("bench.generate", {"base": True}) as found:
-                by_worker = found["base"].ask
+            with pairs.workers("bench.generate", {"base": True}) as workers:
+                by_worker = workers["base"].ask
                 asked = {
                     "ours": lambda ask=by_worker: ask("1") / NEW,
                     "run": lambda: seconds_of_run(binary, model),
@@ -135,11 +135,11 @@ def seconds_of(write: Callable[[int], None], rows: int) -> float:
 
 
 def main() -> int:
-    given = sys.argv[1] if len(sys.argv) > 1 else ""
-    if given.startswith("--llama2c="):
-        against_llama2c(Path(given.removeprefix("--llama2c=")))
-    elif given:
-        write = {"ours": ours, "base": base, "peer": peer}[given]()
+    argument = sys.argv[1] if len(sys.argv) > 1 else ""
+    if argument.startswith("--llama2c="):
+        against_llama2c(Path(argument.removeprefix("--llama2c=")))
+    elif argument:
+        write = {"ours": ours, "base": base, "peer": peer}[argument]()
         return pairs.serve(lambda rows: seconds_of(write, int(rows)))
     else:
         against_transformers()

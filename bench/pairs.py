@@ -66,13 +66,13 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """What each answers, asked in turn so many times, every other time backwards; the first `warm` answers
     are left out."""
-    found: dict[str, list[float]] = {name: [] for name in asked}
+    answers: dict[str, list[float]] = {name: [] for name in asked}
     for number in range(-warm, pairs):
         for name in list(asked)[:: 1 if number % 2 else -1]:
             answer = asked[name]()
             if number >= 0:
-                found[name].append(answer)
-    return found
+                answers[name].append(answer)
+    return answers
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:

@@ -70,11 +70,11 @@ def main() -> None:
     parser.add_argument("what", choices=["write", "count"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME=CHECKPOINT[:TOKENIZER]")
-    given = parser.parse_args()
-    if given.what == "count":
-        count(given.folder)
+    args = parser.parse_args()
+    if args.what == "count":
+        count(args.folder)
     else:
-        write(given.folder, dict(model.split("=", 1) for model in given.models))
+        write(args.folder, dict(model.split("=", 1) for model in args.models))
 
 
 if __name__ == "__main__":

@@ -130,12 +130,12 @@ def fastest(a: Tensor, b: Tensor) -> float:
 
 
 def least(function: Callable[[], object], times: int = 5) -> float:
-    found = []
+    seconds = []
     for _ in range(times):
         started = time.perf_counter()
         function()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def worker(which: str, args: ModelArgs) -> Callable[[str], float]:
@@ -155,8 +155,8 @@ def main(argv: list[str]) -> int:
             # compiled windows alone: for rows of any length a run compiles its layers, which takes 18 s for
             # 0.95 to 1.24 times
             tuned = {name: flag for name, flag in programs.items() if rows == "windows" or name != "compiled"}
-            with pairs.workers("bench.step", tuned) as found:
-                asked = {name: partial(w.ask, f"{dtype} {rows}") for name, w in found.items()}
+            with pairs.workers("bench.step", tuned) as workers:
+                asked = {name: partial(w.ask, f"{dtype} {rows}") for name, w in workers.items()}
                 tell(dtype, rows, pairs.in_turn(asked))
     return 0
 

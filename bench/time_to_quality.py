@@ -49,8 +49,8 @@ RATES = ("3e-5", "1e-4", "3e-4")  # TRL's grid
 FORMATS = {"": [], ", bfloat16": ["--dtype=bfloat16"]}
 QUICK = ["--learning_rate=2e-4", "--max_iters=44", "--loss_on=answers", "--eval_interval=22"]
 OURS = {
-    **{f"--preset=best{told}": ["--preset=best", *flags] for told, flags in FORMATS.items()},
-    **{f"44 iterations at 2e-4, answers{told}": [*QUICK, *flags] for told, flags in FORMATS.items()},
+    **{f"--preset=best{suffix}": ["--preset=best", *flags] for suffix, flags in FORMATS.items()},
+    **{f"44 iterations at 2e-4, answers{suffix}": [*QUICK, *flags] for suffix, flags in FORMATS.items()},
 }
 UNBLENDED = ["--blend=1", "--report=False", "--fresh"]
 
@@ -98,17 +98,17 @@ def prepare(folder: Path) -> None:
 
 def prompts(conversation: Conversation) -> Iterator[dict[str, Any]]:
     """Each answer, and all that was said before it."""
-    said = [{"role": "system", "content": conversation.system}] if conversation.system else []
+    messages = [{"role": "system", "content": conversation.system}] if conversation.system else []
     for question, answer in conversation.turns:
-        said = [*said, {"role": "user", "content": question}]
+        messages = [*messages, {"role": "user", "content": question}]
         reply = {"role": "assistant", "content": answer}
-        yield {"prompt": said, "completion": [reply]}
-        said = [*said, reply]
+        yield {"prompt": messages, "completion": [reply]}
+        messages = [*messages, reply]
 
 
 def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
     """By name: a run's command, and where its models lie."""
-    found = {}
+    runs = {}
     for rate in RATES:
         out = folder / f"trl{rate}"
         words = [
@@ -119,14 +119,14 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
             rate,
             str(EPOCHS),
         ]
-        found[f"SFTTrainer, {rate}"] = words, f"{out}/checkpoint-*/model.safetensors"
+        runs[f"SFTTrainer, {rate}"] = words, f"{out}/checkpoint-*/model.safetensors"
     for number, (name, flags) in enumerate(OURS.items()):
         out = folder / f"ours{number}"
-        found[f"ours, {name}"] = (
+        runs[f"ours, {name}"] = (
             [str(HERE / "arianna_ft.py"), *UNBLENDED, f"--out_dir={out}", *flags],
             f"{out}/ft/ckpt_0*.pt",
         )
-    return found
+    return runs
 
 
 def run(words: list[str], models: str, folder: Path) -> dict[str, Any]:
@@ -156,21 +156,21 @@ def run(words: list[str], models: str, folder: Path) -> dict[str, Any]:
 
 def score(model: Path, folder: Path, seconds: float) -> Point:
     cfg = TrainConfig(base=BASE, data_dir=str(folder / "rows"), base_text_dir=str(folder / "base_text"))
-    found = train_arianna.score_point(cfg, formats.open_model(model), 0, 1.0)
-    return Point(seconds, found.answer_loss, found.base_text)
+    point = train_arianna.score_point(cfg, formats.open_model(model), 0, 1.0)
+    return Point(seconds, point.answer_loss, point.base_text)
 
 
 def all_runs(folder: Path) -> dict[str, list[Point]]:
     """The models of every run, by its name; runs that lack are done."""
     results = folder / "results.jsonl"
     lines = map(json.loads, results.read_text().splitlines()) if results.exists() else []
-    found = {line["name"]: line for line in lines}
+    done = {line["name"]: line for line in lines}
     for name, (words, models) in commands(folder).items():
-        if name not in found:
-            found[name] = {"name": name, **run(words, models, folder)}
+        if name not in done:
+            done[name] = {"name": name, **run(words, models, folder)}
             with open(results, "a") as file:
-                file.write(json.dumps(found[name]) + "\n")
-    return {name: [Point(**point) for point in found[name]["points"]] for name in commands(folder)}
+                file.write(json.dumps(done[name]) + "\n")
+    return {name: [Point(**point) for point in done[name]["points"]] for name in commands(folder)}
 
 
 def described(point: Point, base: Point) -> dict[str, Any]:
@@ -184,10 +184,10 @@ def described(point: Point, base: Point) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     folder = Path(config.parse(Config, argv, __doc__).folder).resolve()
     prepare(folder)
-    base, found = score(HERE / BASE, folder, 0.0), all_runs(folder)
-    best = {name: min(points, key=lambda point: point.answers) for name, points in found.items()}
+    base, runs = score(HERE / BASE, folder, 0.0), all_runs(folder)
+    best = {name: min(points, key=lambda point: point.answers) for name, points in runs.items()}
     peer = min((name for name in best if name.startswith("SFT")), key=lambda name: best[name].answers)
-    for name, points in found.items():
+    for name, points in runs.items():
         pairs.tell("time to quality, best", run=name, **described(best[name], base))
         reached = next((point for point in points if point.answers <= best[peer].answers), None)
         if reached is not None and not name.startswith("SFT"):

@@ -84,7 +84,7 @@ def without_template(text: str, name: str, counts: Counter[str]) -> str:
     return bare
 
 
-def named(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """What a JSON value is, in words."""
     words = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
     return words.get(type(value), "a number")

@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from typing import Any, NamedTuple, NoReturn
 
-from arianna.corpus.cleaning import FOREIGN, LineError, named, shown
+from arianna.corpus.cleaning import FOREIGN, LineError, json_kind, shown
 from arianna.corpus.sources import HOW, MAX_LINE
 from arianna.corpus.template import FORGED
 
@@ -118,7 +118,7 @@ def kind_of(record: Any) -> tuple[str, tuple[str, ...]]:
             raise LineError("the line is a list of conversations; each needs a line of its own")
         return "list of role and content", ()
     if not isinstance(record, dict):
-        raise LineError(f"the line is {named(record)}, not a list of messages")
+        raise LineError(f"the line is {json_kind(record)}, not a list of messages")
     formats = [(words, (key,)) for key, words in LISTS.items() if key in record]
     questions, answers = ([key for key in keys if key in record] for keys in (QUESTION_KEYS, ANSWER_KEYS))
     if questions and answers:
@@ -225,7 +225,7 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
         if not isinstance(messages, list):
             quoted = isinstance(messages, str) and messages[:1] in "[{"
             hint = "; it is JSON within quotes: write it without them" if quoted else ""
-            raise LineError(f"the messages are {named(messages)}, not a list{hint}")
+            raise LineError(f"the messages are {json_kind(messages)}, not a list{hint}")
         return messages
     question, answer, *about = (record[key] for key in keys)
     about = list(filter(None, about))
@@ -236,28 +236,28 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def message(found: Any, number: int, names: tuple[str, str], counts: Counter[str]) -> Message:
+def message(item: Any, number: int, names: tuple[str, str], counts: Counter[str]) -> Message:
     """One message of a list. `names`: the usual keys of role and content, for faults."""
-    if not isinstance(found, dict):
+    if not isinstance(item, dict):
         raise LineError(
-            f"message {number} is {named(found)}, not an object with '{names[0]}' and '{names[1]}'"
+            f"message {number} is {json_kind(item)}, not an object with '{names[0]}' and '{names[1]}'"
         )
-    if len(found) == 2 and "role" in found and "content" in found:  # by far the most are so
-        return Message(number, role_of(found["role"], number, counts), found["content"], True, found["role"])
-    role_key = next((key for key in ("role", "from") if key in found), None)
-    content_key = next((key for key in ("content", "value", "parts") if key in found), None)
-    check_message_keys(found, number)
+    if len(item) == 2 and "role" in item and "content" in item:  # by far the most are so
+        return Message(number, role_of(item["role"], number, counts), item["content"], True, item["role"])
+    role_key = next((key for key in ("role", "from") if key in item), None)
+    content_key = next((key for key in ("content", "value", "parts") if key in item), None)
+    check_message_keys(item, number)
     for key, name in zip((role_key, content_key), names, strict=True):
         if key is None:
             raise LineError(f"message {number} has no '{name}'")
-    role = role_of(found[role_key], number, counts)
-    return Message(number, role, found[content_key], is_trained(found, number), found[role_key])
+    role = role_of(item[role_key], number, counts)
+    return Message(number, role, item[content_key], is_trained(item, number), item[role_key])
 
 
-def check_message_keys(found: dict[str, Any], number: int) -> None:
+def check_message_keys(item: dict[str, Any], number: int) -> None:
     """Raise FileError for a key of a message that would change what is to be learned."""
     for key in (*TOOL_KEYS, *MEDIA_KEYS, *MASK_KEYS):
-        if says_something(key, found):
+        if says_something(key, item):
             raise FileError(f"message {number} has {shown(key)}, {meaning(key)}; take such conversations out")
 
 
@@ -271,7 +271,7 @@ def role_of(name: Any, number: int, counts: Counter[str]) -> str:
             raise FileError(
                 f"message {number} is from {shown(name)}, {meaning('tools')}; take such conversations out"
             )
-        what = shown(name) if isinstance(name, str) else named(name)
+        what = shown(name) if isinstance(name, str) else json_kind(name)
         raise LineError(
             f"message {number} has the unknown role {what}; "
             "known are user, assistant, system and their usual names"
@@ -281,12 +281,12 @@ def role_of(name: Any, number: int, counts: Counter[str]) -> str:
     return role
 
 
-def is_trained(found: dict[str, Any], number: int) -> bool:
+def is_trained(item: dict[str, Any], number: int) -> bool:
     """Whether a message is to be trained, by the keys that other tools know for that."""
-    values = {key: found[key] for key in TRAINED_KEYS if found.get(key) is not None}
+    values = {key: item[key] for key in TRAINED_KEYS if item.get(key) is not None}
     for key, value in values.items():
         if value not in (0, 1):  # True and False are equal to them
-            shown_value = f"{value:g}" if isinstance(value, float) else named(value)
+            shown_value = f"{value:g}" if isinstance(value, float) else json_kind(value)
             raise FileError(
                 f"message {number} has {shown(key)} {shown_value}; "
                 "an answer is trained (1) or not (0), nothing between"
@@ -299,7 +299,7 @@ def plain(content: Any, name: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise LineError(f"{name} is {named(content)}, not text")
+        raise LineError(f"{name} is {json_kind(content)}, not text")
     texts = []
     for item in content:
         kind = item.get("type", "text") if isinstance(item, dict) else None
@@ -310,6 +310,6 @@ def plain(content: Any, name: str) -> str:
             )
         text = item.get("text") if isinstance(item, dict) else item
         if not isinstance(text, str):
-            raise LineError(f"{name} has a part that is {named(text)}, not text")
+            raise LineError(f"{name} has a part that is {json_kind(text)}, not text")
         texts.append(text)
     return "\n".join(texts)

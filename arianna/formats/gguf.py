@@ -21,7 +21,7 @@ from arianna.corpus.template import ASSISTANT, USER
 from arianna.formats.llama2c_int8 import compute_in_int8
 from arianna.formats.names import GGUF, names
 from arianna.formats.options import Options
-from arianna.formats.shapes import by_rule, check_same, check_shapes, model_of, plausible, weight_shapes
+from arianna.formats.shapes import by_rule, check_same, check_shapes, claimed, model_of, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, listed, pieces
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, UNK, Tokenizer
@@ -280,20 +280,17 @@ def read_args(values: dict[str, Any], path: Path) -> ModelArgs:
             f"{path} is of the architecture {values.get('general.architecture')!r}; only 'llama' can be read."
         )
     llama = {key.removeprefix("llama."): value for key, value in values.items()}
-    heads = llama.get("attention.head_count")
-    try:
-        args = ModelArgs(
-            dim=llama.get("embedding_length"),
-            n_layers=llama.get("block_count"),
-            n_heads=heads,
-            n_kv_heads=llama.get("attention.head_count_kv", heads),
-            vocab_size=llama.get("vocab_size"),
-            hidden_dim=llama.get("feed_forward_length"),
-            max_seq_len=llama.get("context_length"),
-        )
-        plausible(args)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}.") from None
+    args = claimed(
+        path,
+        {"attention.head_count_kv": llama.get("attention.head_count")} | llama,
+        dim="embedding_length",
+        n_layers="block_count",
+        n_heads="attention.head_count",
+        n_kv_heads="attention.head_count_kv",
+        vocab_size="vocab_size",
+        hidden_dim="feed_forward_length",
+        max_seq_len="context_length",
+    )
     eps = "attention.layer_norm_rms_epsilon"
     check_same(
         path,

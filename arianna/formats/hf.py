@@ -22,7 +22,7 @@ from torch import Tensor
 from arianna.formats.card import card
 from arianna.formats.names import HF, names
 from arianna.formats.options import Options, beside, computed, stored
-from arianna.formats.shapes import by_rule, check_same, check_shapes, model_of, plausible, weight_shapes
+from arianna.formats.shapes import by_rule, check_same, check_shapes, claimed, model_of, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, Piece, collapses, pieces, tokenizer_json
 from arianna.ops import all_finite
 from arianna.system.files import rename_aside, sync_folder, write_atomic
@@ -212,20 +212,17 @@ def read_args(config: dict[str, Any], path: Path) -> ModelArgs:
             f"{path} is of a model of type {config.get('model_type')!r} ({architecture}); "
             "only LlamaForCausalLM can be read."
         )
-    heads = config.get("num_attention_heads")
-    try:
-        args = ModelArgs(
-            dim=config.get("hidden_size"),
-            n_layers=config.get("num_hidden_layers"),
-            n_heads=heads,
-            n_kv_heads=config.get("num_key_value_heads", heads),
-            vocab_size=config.get("vocab_size"),
-            hidden_dim=config.get("intermediate_size"),
-            max_seq_len=config.get("max_position_embeddings"),
-        )
-        plausible(args)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}.") from None
+    args = claimed(
+        path,
+        {"num_key_value_heads": config.get("num_attention_heads")} | config,
+        dim="hidden_size",
+        n_layers="num_hidden_layers",
+        n_heads="num_attention_heads",
+        n_kv_heads="num_key_value_heads",
+        vocab_size="vocab_size",
+        hidden_dim="intermediate_size",
+        max_seq_len="max_position_embeddings",
+    )
     # transformers 4 has these here and in rope_scaling, 5 in rope_parameters
     rope = {name: value for name, value in config.items() if name.startswith("rope_")}
     for inner in ("rope_scaling", "rope_parameters"):

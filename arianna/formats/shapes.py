@@ -24,6 +24,17 @@ def plausible(args: ModelArgs) -> ModelArgs:
     return args
 
 
+def claimed(path: object, values: Mapping[str, Any], **keys: str) -> ModelArgs:
+    """The shape in a file's values, under the file's own key for each of ModelArgs' names.
+
+    Raises ValueError for a shape that cannot be, naming the file.
+    """
+    try:
+        return plausible(ModelArgs(**{name: values.get(key) for name, key in keys.items()}))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}.") from None
+
+
 def weight_shapes(args: ModelArgs) -> dict[str, Shape]:
     """Names and shapes of a model's weights, read from a model of one layer that takes no memory."""
     short = dataclasses.replace(args, n_layers=1, max_seq_len=1)  # the shapes do not depend on these

@@ -95,10 +95,6 @@ def lines_of(training: Mapping[int, float], points: Sequence[Point]) -> list[Lin
     return lines
 
 
-def legend(lines: Sequence[Line]) -> list[dict[str, str]]:
-    return [{"name": name, "colour": COLOURS[colour]} for name, colour, _, _ in lines]
-
-
 def curves(training: Mapping[int, float], points: Sequence[Point], choice: Choice) -> dict[str, Any]:
     """Losses by iteration, the chosen one marked: {svg, alternative, legend}."""
     lines, used = lines_of(training, points), choice.used
@@ -122,7 +118,8 @@ def curves(training: Mapping[int, float], points: Sequence[Point], choice: Choic
         axes.set_xlabel("iteration")
         axes.set_ylabel("nats a token")
 
-    return {"svg": drawn("curves", alternative, draw), "alternative": alternative, "legend": legend(lines)}
+    legend = [{"name": name, "colour": COLOURS[colour]} for name, colour, _, _ in lines]
+    return {"svg": drawn("curves", alternative, draw), "alternative": alternative, "legend": legend}
 
 
 # ---- the frontier ----

@@ -26,7 +26,7 @@ def read_search(path: Path) -> Search | None:
         "seconds": number(search.get("seconds")) or max(t["seconds"] for t in trials),
         "trials": trials,
         "best": scored[:BEST],
-        "presets": presets_of(search.get("presets") or {}),
+        "presets": [(name, number(value)) for name, value in (search.get("presets") or {}).items()],
         "base": number((search.get("base") or {}).get("answers")),
         "importances": importances_of(search.get("importances") or {}),
         "expected_gain": number(search.get("expected_gain")),
@@ -39,11 +39,6 @@ def trial_of(trial: dict[str, Any]) -> dict[str, Any]:
     losses = {name: number(trial.get(name)) for name in ("answers", "forgetting")}
     when = {"number": int(trial["number"]), "seconds": float(trial["seconds"])}
     return {**when, "value": value, **losses, "params": dict(trial.get("params") or {})}
-
-
-def presets_of(values: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """The presets' values on the same folds; None where there was no time for one."""
-    return [(name, number(value)) for name, value in values.items()]
 
 
 def importances_of(values: dict[str, Any]) -> list[tuple[str, float]]:

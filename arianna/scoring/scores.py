@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,9 @@ def read_questions(path: str | Path) -> list[str]:
 
 def score_models(models: Iterable[Transformer], inputs: Inputs, **sampling: Any) -> list[dict[str, Any]]:
     """The scores of each model; two at a time where that pays, in processes of one thread: equal digits."""
-    jobs = [(model, inputs, sampling) for model in models]
     answers = (len(inputs.held_out) + len(inputs.everyday)) * sampling.get("samples_each", 5)
-    return list(each(score_in_process, jobs, min(2, cores()) if answers >= WORTH_A_PROCESS else 1))
-
-
-def score_in_process(model: Transformer, inputs: Inputs, sampling: dict[str, Any]) -> dict[str, Any]:
-    return score_model(model, inputs, **sampling)
+    score, jobs = partial(score_model, inputs=inputs, **sampling), [(model,) for model in models]
+    return list(each(score, jobs, min(2, cores()) if answers >= WORTH_A_PROCESS else 1))
 
 
 def score_model(model: Transformer, inputs: Inputs, **sampling: Any) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def what_is_missing() -> str | None:
     remedy = "activate .venv, or pip install -r requirements.txt."
     if sys.version_info < PYTHON:
         needed = ".".join(map(str, PYTHON))
-        found = platform.python_version()
-        return f"{sys.executable} is Python {found}, but {needed} or newer is needed; {remedy}"
+        version = platform.python_version()
+        return f"{sys.executable} is Python {version}, but {needed} or newer is needed; {remedy}"
     if missing:
         return f"{sys.executable} lacks {', '.join(missing)}; {remedy}"
     return None

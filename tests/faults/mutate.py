@@ -213,8 +213,8 @@ MUTATIONS = [
     Mutation(
         "corpus: weight",
         "arianna/corpus/records.py",
-        "found[content_key], is_trained(found, number), found[role_key])",
-        "found[content_key], True, found[role_key])",
+        "item[content_key], is_trained(item, number), item[role_key])",
+        "item[content_key], True, item[role_key])",
         f"{CONVERSATIONS}::test_what_is_not_as_usual_is_read_and_told",
     ),
     Mutation(
@@ -241,7 +241,7 @@ MUTATIONS = [
     Mutation(
         "corpus: keys of a message",
         "arianna/corpus/records.py",
-        "    check_message_keys(found, number)\n",
+        "    check_message_keys(item, number)\n",
         "",
         f"{CONVERSATIONS}::test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence",
     ),
