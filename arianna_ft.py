@@ -39,12 +39,12 @@ from arianna.system.visible import visible
 from arianna.training import dashboards, presets
 from arianna.training.job import NOT_KEPT, PipelineConfig, check_files, paths, read_settings, trainer_command
 from arianna.training.settings import TrainConfig
-from tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
     from arianna.scoring.choose import Choice, Point
     from arianna.training.state import Progress
     from model import Transformer
+    from tokenizer import Tokenizer
 
 REFUSED, KILLED = 2, 128 + 9  # the trainer's exit code after a sentence of its own, and after SIGKILL
 
@@ -127,6 +127,7 @@ def preflight(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey) -> Job:
     say(*printed.survey_lines(survey))
     from arianna.scoring import base_text
     from arianna.training import devices, needs, resumption
+    from tokenizer import Tokenizer
 
     try:
         tokenizer, base = Tokenizer(cfg.tokenizer), open_model(cfg.base)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from arianna import ROOT
 from arianna.system.files import sha256
-from tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
     from model import Transformer
+    from tokenizer import Tokenizer
 
 SUFFIXES = {"llama2c": ".bin", "llama2c-int8": ".bin", "hf": "", "gguf": ".gguf"}  # hf is a folder
 SUFFIXES |= {"html": ".html", "checkpoint": ".pt"}
@@ -67,6 +67,8 @@ def open_tokenizer(path: str | Path, chosen: str | Path | None = None) -> Tokeni
 
     Raises ValueError if the model carries or names another one, or an OSError if there is none.
     """
+    from tokenizer import Tokenizer  # loads sentencepiece
+
     tokenizer = Tokenizer(chosen or find_tokenizer(path) or SHIPPED_TOKENIZER)
     check_tokenizer(path, tokenizer)
     return tokenizer

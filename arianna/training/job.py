@@ -28,7 +28,7 @@ INSTEAD = {  # what to do instead of giving flags that arianna_ft.py does not ha
     "init_from": "it always starts from --base, or goes on; train_arianna.py trains from scratch",
     "data_dir": "it makes token shards of --conversations=FILE; train_arianna.py trains on shards of yours",
     "base_text_dir": "it makes token shards of --base_text=FILE_OR_FOLDER",
-    " ".join(SHAPE): "a fine-tune keeps its --base's shape; train_arianna.py trains another from scratch",
+    " ".join(SHAPE): "a fine-tune keeps the shape of its base; train_arianna.py trains another from scratch",
     "data dataset train_file corpus": "give your conversations with --conversations=FILE",
     "model checkpoint base_model": "give the model to start from with --base=FILE_OR_FOLDER",
     "output output_dir out": "give the folder for all that is written with --out_dir=FOLDER",
