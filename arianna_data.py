@@ -180,7 +180,7 @@ def collate(rows: Sequence[tuple[np.ndarray, np.ndarray]], longest: int) -> tupl
 
 
 def epochs(steps: int, rows_a_step: int, replay: float, rows: int) -> float:
-    """How often so many steps go through the rows, where a share of each step is replayed text."""
+    """How often so many steps go through the rows, if a share of each step is replayed text."""
     return steps * rows_a_step * (1 - replay) / rows
 
 
@@ -223,7 +223,7 @@ class Task:
     def batch(self, step: int) -> Batch:
         """The batch of a step, of whose rows `share` are replayed, on average over the steps."""
         size = self.batch_size * self.accumulated
-        start, end = (int(s * size * self.share) for s in (step, step + 1))  # of the walk through replay
+        start, end = (int(s * size * self.share) for s in (step, step + 1))  # positions in the replayed rows
         own = self.rows.order(step * size - start, size - (end - start), self.seed, size)
         again = self.replay.order(start, end - start, self.seed, size) if self.share else ()
         micro_batches, replay = self.collated(self.rows, own), self.collated(self.replay, again)

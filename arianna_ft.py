@@ -51,7 +51,7 @@ REFUSED, KILLED = 2, 128 + 9  # the trainer's exit code after a sentence of its 
 
 @dataclass(frozen=True)
 class Job:
-    """All that is known before the first of the six steps."""
+    """Everything that is known before the first of the six steps."""
 
     cfg: PipelineConfig
     trainer: TrainConfig
@@ -59,7 +59,7 @@ class Job:
     base: Transformer
     tokenizer: Tokenizer
     base_text: dict[str, bytes]  # files by name
-    progress: Progress | None  # of a run that is there already
+    progress: Progress | None  # None for a new run
 
     @property
     def contexts(self) -> tuple[int, int]:

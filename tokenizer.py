@@ -39,7 +39,7 @@ REQUIRED_CHARS = "‘’“”–—…£§°" + "àáâäæçèéêëîïñòó
 
 
 class Tokenizer:
-    """Text to token ids and back.
+    """A SentencePiece model that turns text into token ids and back.
 
     Raises ValueError for a file that is not a SentencePiece model or has another id layout.
     """
@@ -140,7 +140,7 @@ class Words(dict[str, list[int]]):
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many items two sequences have in common at their beginning."""
+    """The number of items that two sequences have in common at their beginning."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -27,7 +27,7 @@ Turn = tuple[str, str]  # a question and its answer
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of a text are drawn; `arianna.generate.stream` says what each setting is."""
+    """The settings by which the tokens of a text are drawn; see `arianna.generate.stream`."""
 
     max_new_tokens: int = 200
     temperature: float = 0.8
@@ -45,7 +45,7 @@ class Sampling:
 
 
 class Reader:
-    """What a person typed, read as training reads a file of conversations. What differs is told once."""
+    """A reader of what a person types, as training reads conversations; each change is told once."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer, self.notes = tokenizer, set[str]()
@@ -84,7 +84,7 @@ class Reader:
 
 
 class Continuation:
-    """What a model adds to a prompt: iterate for pieces of text, none of which ends within a character."""
+    """The text that a model adds to a prompt, as an iterator of pieces that end between characters."""
 
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number=0
@@ -128,7 +128,7 @@ def until_next_question(pieces: Iterable[str]) -> Iterator[str]:
 def complete(
     model: Transformer, tokenizer: Tokenizer, encoded: Sequence[list[int]], sampling: Sampling
 ) -> list[str]:
-    """What the model adds to each prompt, many at a time. Tells how many the context's end has cut off."""
+    """The texts that a model adds to prompts, many at a time. Tells how many the context cut off."""
     from arianna import generate  # imports torch
 
     added: list[str] = []

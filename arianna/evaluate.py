@@ -1,4 +1,4 @@
-"""Is a model better than its base? The scores of one model, or of two side by side.
+"""Score one model, or two side by side, to see whether a model is better than its base.
 
     python -m arianna.evaluate --checkpoint=out/ckpt_ft.pt --compare=out/ckpt_v1_base.pt --out=scores.json
     python -m arianna.evaluate --checkpoint=out/ckpt_ft.pt --pairs=blimp --pairs_each=100    # these alone
@@ -37,22 +37,22 @@ from tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is scored, on what, and how answers are sampled."""
+    """The models to score, the data to score them on, and the sampling of answers."""
 
     checkpoint: str | None = None  # the model: a .pt, a llama2.c .bin, a .gguf or a Hugging Face folder
     compare: str | None = None  # a second model beside it, usually its base
-    conversations: str = "data/arianna_conversations.jsonl"  # of the fine-tune: a tenth was held out
-    tokenizer: str | None = None  # of both models; by default the one they name, else data/tok4096.model
+    conversations: str = "data/arianna_conversations.jsonl"  # the fine-tune's file; a tenth was held out
+    tokenizer: str | None = None  # both models'; by default the one they name, else data/tok4096.model
     base_text: str | None = None  # text (file or folder) that the base knows, to measure forgetting on, too
     words: str = "data/words.txt"  # words that count as words, besides those of the texts above
     questions: str = "data/everyday_questions.txt"  # to be answered besides the held-out ones, one a line
     samples_each: int = 5  # answers to each question
-    temperature: float = 0.8  # of sampling
-    top_p: float = 0.9  # of sampling
-    top_k: int = 300  # of sampling
-    seed: int = 1337  # of sampling
+    temperature: float = 0.8  # answers are sampled at this temperature; 0: always the likeliest token
+    top_p: float = 0.9  # and from the fewest tokens that have this probability together
+    top_k: int = 300  # of so many of the likeliest tokens; 0: of all
+    seed: int = 1337  # the same seed gives the same answers
     pairs: str | None = None  # minimal pairs (a .jsonl file like BLiMP's, or a folder): score these alone
-    pairs_each: int = 0  # of each file of pairs the first so many; 0: all
+    pairs_each: int = 0  # score so many pairs of each file; 0: all
     out: str | None = None  # write all scores here, as JSON
     force: bool = False  # replace --out where it exists
 
@@ -72,7 +72,7 @@ class EvaluateConfig:
 
     @property
     def inputs(self) -> list[str]:
-        """All files that are read."""
+        """The paths of all files that are read."""
         texts = [self.base_text, self.words, self.questions, self.pairs]
         return [path for path in (*self.models, self.conversations, self.tokenizer, *texts) if path]
 
@@ -114,7 +114,7 @@ def evaluate_pairs(cfg: EvaluateConfig) -> dict[str, Any]:
 
 
 def pairs_table(result: dict[str, Any]) -> str:
-    """A line for each model."""
+    """The shares of right pairs, a line for each model."""
     return "\n".join(
         f"{file}: {shown(score, '.1%')} of {score['pairs']:,} minimal pairs right "
         f"(files: {len(score['kinds'])}; 50% is chance)"

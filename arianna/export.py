@@ -47,7 +47,7 @@ CARRY_A_TOKENIZER = ("hf", "gguf", "html")
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What is written, where, and from which model."""
+    """The file to write, its format, and the model that it is made from."""
 
     # the file or folder to write: .bin (llama2c, llama2c-int8), .gguf, .html, .pt (checkpoint), a folder (hf)
     out: str

@@ -49,7 +49,7 @@ class Product(torch.autograd.Function):
 
 
 def onednn(x: Tensor, weight: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # which knows the function below only for weights that never change
+    if torch.compiler.is_compiling():  # the compiler knows what is below only for weights that never change
         return onednn_as_it_is(x, weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 

@@ -112,7 +112,7 @@ def stored(run: Path, choice: Choice) -> dict[str, Any] | None:
 
 
 def facts_of(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
-    """Everything the reports say, as plain values for JSON. Only `times` differs between equal runs."""
+    """Everything that the reports say, as plain values for JSON. Only `times` differs between equal runs."""
     answers = scores["base"]["answers"]
     pairs = {int(step): pair for step, pair in scores["candidates"].items()}
     difference = bootstrap((answers["conversation_nats"], answers["conversation_tokens"]), pairs)

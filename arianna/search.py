@@ -39,7 +39,7 @@ class WorkerConfig:
     """A worker's settings: all others stand in its job."""
 
     folder: str = "out/ft/search"  # the search's folder, which holds job.json and the folds
-    number: int = 0  # which of the workers this is
+    number: int = 0  # this worker's number, from 0
     of: int = 1  # how many there are
 
 

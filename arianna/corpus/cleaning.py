@@ -32,7 +32,7 @@ MARKED = (
 
 
 class LineError(ValueError):
-    """What is wrong with one line or record, without its place."""
+    """One line or record is faulty; the sentence does not name its place."""
 
 
 def clean(text: str, name: str, counts: Counter[str]) -> str:
@@ -85,7 +85,7 @@ def without_template(text: str, name: str, counts: Counter[str]) -> str:
 
 
 def json_kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The kind of a JSON value in words."""
     words = {type(None): "null", bool: "true or false", str: "text", list: "a list", dict: "an object"}
     return words.get(type(value), "a number")
 

@@ -23,7 +23,7 @@ from arianna.corpus.records import (
 )
 from arianna.corpus.template import FORGED
 
-KNOWN_KEYS = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}  # of a message
+KNOWN_KEYS = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}  # keys of a message
 
 MERGED = "messages followed one of the same role and were joined to it by a new line"
 UNANSWERED = "conversations end in a question without an answer, which was left out"
@@ -68,7 +68,7 @@ class Line:
 
 
 def parse(raw: bytes, number: int) -> Line:
-    """A record from its bytes."""
+    """The line of a record's bytes; a fault is part of it."""
     try:
         return to_line(*decode(raw), number)
     except LineError as error:

@@ -55,7 +55,7 @@ class Prepared:
     longer: int = 0  # conversations of more tokens than the context
     typographic: int = 0  # quotes, dashes, ellipses and spaces that became ASCII
     others: Counter[str] = field(default_factory=Counter)  # other characters that are spelled in bytes
-    characters: int = 0  # of all texts
+    characters: int = 0  # in all texts
 
     @property
     def bytes_spelled(self) -> int:

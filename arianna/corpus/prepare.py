@@ -32,13 +32,13 @@ MAX_FAULTS = 20  # told at a time
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first pass learned of a file of conversations."""
+    """The result of the first pass over a file of conversations."""
 
     path: str
     sha256: str
     kind: str  # the format, in words
     conversations: int
-    held_out: int  # of the conversations
+    held_out: int  # how many of the conversations
     joined: int  # lines of content that began with Q: or A: and were joined to the line before
     duplicates: int  # conversations that are equal to an earlier one
     notes: list[str]  # sentences to tell
@@ -59,7 +59,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Look:
-    """What the first pass saw in one part of a file."""
+    """The result of the first pass over one part of a file."""
 
     lines: int
     faults: list[tuple[int, str]]  # the first MAX_FAULTS, each with the number of its line in the part
@@ -67,7 +67,7 @@ class Look:
     not_utf8: int  # how many of the faults are bytes that are not UTF-8
     whole: bool  # whether the last fault is one of the whole file: the rest was then not looked at
     kinds: dict[str, tuple[int, int]]  # formats of the records, each with its number and its first line
-    keys: bytes  # of each conversation, see split.digests
+    keys: bytes  # the digests of each conversation, see split.digests
     counts: Counter[str]
     unread: frozenset[str]
 
@@ -180,7 +180,7 @@ def check(
 
 
 def mixed(path: str | Path, kinds: dict[str, tuple[int, int]]) -> str:
-    """What to say of a file whose records are of several kinds."""
+    """A sentence on a file whose records are of several kinds."""
     each_kind = ", ".join(f"{n:,} of '{kind}' (from line {first})" for kind, (n, first) in kinds.items())
     return (
         f"{path} mixes {len(kinds)} kinds of records: {each_kind}; a file has one format: "
@@ -273,7 +273,7 @@ def write_corpus(survey: Survey, out: Path) -> None:
 
 
 def shards_of(survey: Survey, tokenizer: str | Path, contexts: tuple[int, int]) -> dict[str, Any]:
-    """All that the shards depend on; not where the file lies."""
+    """Everything that the shards depend on, without the file's path."""
     known = {name: value for name, value in vars(survey).items() if name != "path"}
     return {"survey": known, "tokenizer": sha256(tokenizer), "contexts": list(contexts)}
 

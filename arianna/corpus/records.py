@@ -49,7 +49,7 @@ NAMED = "messages are from {}, read as the {}"
 
 
 class FileError(LineError):
-    """What is wrong with a file as a whole, seen on one of its lines: the others need no look."""
+    """A file is faulty as a whole, as one of its lines shows: the others need no look."""
 
 
 class Message(NamedTuple):
@@ -59,7 +59,7 @@ class Message(NamedTuple):
     role: str  # user, assistant or system
     content: Any
     trained: bool
-    name: Any = ""  # of the role, as it stands in the file
+    name: Any = ""  # the role as it stands in the file
 
 
 def decode(raw: bytes) -> tuple[Any, Counter[str]]:
@@ -210,7 +210,7 @@ def says_something(key: str, record: dict[str, Any]) -> bool:
 
 
 def meaning(key: str) -> str:
-    """What a key that is not read stands for."""
+    """The meaning of a key that is not read, in words."""
     if key in TOOL_KEYS:
         return "tool and function calls, which a model of text alone cannot learn"
     if key in MEDIA_KEYS:

@@ -22,7 +22,7 @@ from arianna.corpus.cleaning import FOREIGN
 
 PART = 16 << 20  # bytes of a file that are read at a time
 MAX_LINE = 1 << 20  # bytes of a conversation
-LINES_LOOKED_AT = 20  # of a file that may be no JSON at all
+LINES_LOOKED_AT = 20  # lines of a file that may be no JSON at all
 HOW = 'one conversation a line is needed, such as {"prompt": "...", "completion": "..."}'
 SEPARATORS = re.compile(r"[\s,]*")
 VALUE = json.JSONDecoder()
@@ -67,7 +67,7 @@ class Source:
 
 
 def recognise(path: str | Path) -> Source:
-    """What a file is. Raises FaultyError with one sentence for a file whose conversations cannot be read."""
+    """The source that a file is. Raises FaultyError with one sentence if its conversations cannot be read."""
     check_path(str(path))
     try:
         with open(path, "rb") as file:
@@ -135,7 +135,7 @@ def is_json(line: bytes) -> bool:
 
 
 def named_text(text: str) -> str:
-    """What a text is that is no JSON, and what is in it."""
+    """The kind of a text that is no JSON, and its beginning, in words."""
     first = next(line.strip() for line in text.split("\n") if line.strip())[:80]
     if re.match(r"\s*(?:\{'|\[\s*\{')", text):
         return "no JSON but Python's notation, with single quotes; write it with json.dumps(conversation)"
@@ -159,7 +159,7 @@ def named_text(text: str) -> str:
 
 
 def container_of(head: bytes) -> str:
-    """How records lie in a file that begins so."""
+    """The way in which records lie in a file that begins so."""
     text = head.removeprefix(BOM_UTF8).strip().decode("latin-1")  # a character a byte
     line, _, rest = text.partition("\n")
     value, end = first_value(line, 0)
@@ -256,7 +256,7 @@ def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
 
 
 def lines_in(data: bytes) -> int:
-    """How many line ends there are."""
+    """The number of line ends in a part."""
     return data.count(b"\n") or data.count(b"\r")
 
 

@@ -13,15 +13,15 @@ from arianna.corpus.conversations import Conversation
 from arianna.corpus.sources import FaultyError
 
 FEWEST = 20  # conversations that a file must have
-FEWEST_HELD_OUT = 8  # of them; no interval can be told of fewer
+FEWEST_HELD_OUT = 8  # conversations to hold out; fewer allow no interval
 HELD_OUT_SHARE = 0.1
 DIGEST = 16  # bytes of a hash that are kept: that two of a million agree by chance takes 10^26 files
-LEVELS = 3  # of the key: the first question, all questions with the system text, every word
+LEVELS = 3  # a key's levels: the first question, all questions with the system text, every word
 
 
 @dataclass(frozen=True)
 class Split:
-    """How many conversations are held out, and what tells whether one is."""
+    """The number of conversations that are held out, and the rule that tells which."""
 
     held_out: int
     last: str  # the highest digest that is held out, hexadecimal
@@ -62,7 +62,7 @@ def digest(text: str) -> bytes:
 
 
 def split_sides(conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
-    """Those to train on and those held out, each in the order given. Raises FaultyError as `draw` does."""
+    """The conversations to train on and those held out, in their order. Raises FaultyError as `draw` does."""
     drawn = draw(b"".join(d for c in conversations for d in digests(c)))
     sides: tuple[list[Conversation], list[Conversation]] = ([], [])
     for conversation in conversations:

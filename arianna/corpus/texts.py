@@ -92,7 +92,7 @@ def read_text(path: Path) -> str:
 def shards_of(
     texts: Sequence[Path], tokenizer: str, val_tail: float, val_paragraphs: float
 ) -> dict[str, Any]:
-    """All that the shards of texts depend on, without the paths of the files."""
+    """Everything that the shards of texts depend on, without the paths of the files."""
     hashes, held_out = [sha256(f) for f in texts], [val_tail, val_paragraphs]
     return {"texts": hashes, "tokenizer": sha256(tokenizer), "held out": held_out, "part": PART}
 

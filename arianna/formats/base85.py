@@ -1,16 +1,16 @@
-"""Bytes as text that HTML and JSON take as it is: base 85, longer by a quarter (base64: a third)."""
+"""Bytes as text that HTML and JSON leave as it is: base 85, longer by a quarter (base64: by a third)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# of the printable characters, those are left out that HTML or JSON would take for their own
+# the printable characters without those that HTML or JSON would take for their own
 DIGITS = b"!#$%()*+,.0123456789:;=?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_abcdefghijklmnopqrstuvwxyz{|}~"
 LINE = 500  # digits
 
 
 def encode(data: bytes) -> str:
-    """Bytes, a whole number of fours, as lines: each four are a little-endian number of five digits."""
+    """The text of bytes, of which each four become a little-endian number of five digits."""
     numbers = np.frombuffer(data, "<u4")
     digits = np.empty((len(numbers), 5), np.uint8)
     for place in range(4, -1, -1):

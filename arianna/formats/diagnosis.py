@@ -1,4 +1,4 @@
-"""What a file is that was given as a checkpoint and is none, and what to do with it."""
+"""Advice on a file that was given as a checkpoint and is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began 
 
 
 def what_it_is(path: Path) -> str | None:
-    """What a file is by its first bytes, and what to do, in half a sentence; None if that tells nothing."""
+    """Half a sentence on a file by its first bytes, and what to do; None if they tell nothing."""
     with open(path, "rb") as file:
         head = file.read(512)
     if head.startswith(OLD_TORCH):
@@ -37,7 +37,7 @@ def what_it_is(path: Path) -> str | None:
 
 
 def of_contents(contents: Any) -> str:
-    """What the contents of a file of torch.save are that lack a checkpoint's entries, and what to do."""
+    """Half a sentence on contents of torch.save that lack a checkpoint's entries, and what to do."""
     is_mapping = isinstance(contents, Mapping) and bool(contents)
     if is_mapping and all(isinstance(value, Tensor) for value in contents.values()):
         if any(str(name).startswith(("model.", "lm_head.")) for name in contents):
@@ -53,7 +53,7 @@ def of_contents(contents: Any) -> str:
 
 
 def of_refused(name: str) -> str:
-    """What to do about a file whose unpickling asked for something else than tensors and plain values."""
+    """Half a sentence on a file whose unpickling asked for more than tensors and plain values."""
     if name.startswith("numpy"):
         return (
             f"holds numbers of numpy ({name}), which are not opened; save it again with plain ones, "

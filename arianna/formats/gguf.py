@@ -35,7 +35,7 @@ Q8_GROUP = 32  # numbers of a row that share a scale in Q8_0
 
 READ = ("F32", "F16", "BF16", "Q8_0")  # types of weights that are read
 ARRAY = 9  # GGUF's number for a list of values
-MOST_PIECES = 1 << 20  # that a reader looks at ahead of the weights: four for each token, say
+MOST_PIECES = 1 << 20  # values that a reader looks at ahead of the weights: each token has about four
 
 
 def package() -> ModuleType:
@@ -51,7 +51,7 @@ def package() -> ModuleType:
 
 
 def to_bytes(model: Transformer, options: Options) -> bytes:
-    """A file of the model.
+    """The bytes of a file of the model.
 
     Raises ValueError for weights that it cannot hold, or a tokenizer that llama.cpp would read differently.
     """

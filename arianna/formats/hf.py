@@ -265,7 +265,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
-    """All weights by llama2.c's names, float32. What they are is checked before memory is taken."""
+    """All weights by llama2.c's names, float32. Shapes are checked before memory is taken."""
     shapes, theirs = weight_shapes(a), names(a, tied, HF)
     try:
         with safetensors.safe_open(path, "pt") as file:

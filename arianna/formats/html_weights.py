@@ -36,14 +36,14 @@ def packed(model: Transformer, kind: Kind) -> Iterator[bytes]:
 
 
 def length(args: ModelArgs, tied: bool, kind: Kind, group: int) -> int:
-    """Bytes of all weights."""
+    """The number of bytes that all weights take."""
     norms, matrices = (sum(map(math.prod, dims.values())) for dims in llama2c_int8.layout(args, tied))
     of_matrices = {"F32": 4 * matrices, "F16": 2 * matrices, "int8": matrices + 4 * matrices // max(group, 1)}
     return 4 * norms + of_matrices[kind]
 
 
 def group_of(model: Transformer, kind: Kind) -> int:
-    """How many numbers share a scale; 0 where there are no scales."""
+    """The number of weights that share a scale; 0 where there are no scales."""
     try:
         return llama2c_int8.group_size(model.args) if kind == "int8" else 0
     except ValueError as error:
@@ -85,7 +85,7 @@ def build(shape: dict[str, Any], data: bytes, max_seq_len: int | None) -> Transf
 
 
 def unpacked(data: bytes, at: int, number: int, kind: str, group: int) -> tuple[np.ndarray, int]:
-    """So many numbers from a place on, as float32, and the place behind them."""
+    """The numbers at a place in the data as float32, and the place behind them."""
     if kind == "int8":
         whole = np.frombuffer(data, np.int8, number, at)
         scales = np.frombuffer(data, "<f4", number // group, at + number)

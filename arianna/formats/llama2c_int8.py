@@ -33,7 +33,7 @@ MATRICES += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
 
 
 def group_size(a: ModelArgs) -> int:
-    """How many numbers share a scale: 64, halved until it divides both widths, for runq needs whole groups.
+    """The number of weights that share a scale: 64, halved until it divides both widths, as runq needs.
 
     llama2.c's own export looks at dim alone; where that does not divide hidden_dim, runq would leave out the
     rest of a row. Raises ValueError below 4, where int8 with its scales would be no smaller than float16.

@@ -74,7 +74,7 @@ def verify(model: Transformer, format: str, options: Options, fresh: Path, out: 
 
 
 def how_they_differ(model: Transformer, again: Transformer) -> str | None:
-    """What differs between two models' contexts, weights or logits; None if all are equal, bit for bit."""
+    """The difference of two models in a phrase; None if contexts, weights and logits are equal to the bit."""
     if again.args.max_seq_len != model.args.max_seq_len:
         return f"its context is {again.args.max_seq_len}, the model's is {model.args.max_seq_len}"
     theirs = again.state_dict()

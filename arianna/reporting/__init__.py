@@ -1,1 +1,1 @@
-"""What a person reads in the morning: verdict, curves, page."""
+"""The morning report: its verdict, curves and page."""

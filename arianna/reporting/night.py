@@ -48,7 +48,7 @@ def importances_of(values: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """The value as a finite number, None if it is none."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 

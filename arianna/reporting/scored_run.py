@@ -146,7 +146,7 @@ def read_choice(run: Path, points: Sequence[Point]) -> tuple[dict[str, Any], Cho
 
 
 def unreadable_lines(run: Path) -> int:
-    """How many lines of the log a crash has cut off."""
+    """The number of lines of the log that a crash has cut off."""
     count = 0
     for line in (run / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -174,7 +174,7 @@ def scores_of(scored: ScoredRun, sampling: Mapping[str, Any] = SAMPLING) -> dict
 
 
 def what_is_scored(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """All that scores depend on: settings and hashes, None for a file that is gone."""
+    """Everything that scores depend on: settings and hashes, None for a file that is gone."""
     files = {"words": WORDS, "questions": QUESTIONS}
     files |= {str(point.step): weights(scored.folder, point) for point in candidates(scored)}
     hashes = {name: sha256(path) if path.is_file() else None for name, path in files.items()}

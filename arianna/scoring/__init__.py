@@ -1,1 +1,1 @@
-"""Is a model better? Losses, answers, intervals, and the choice of a checkpoint."""
+"""The scores that tell whether a model is better: losses, answers, intervals, the choice of a checkpoint."""

@@ -161,7 +161,7 @@ def judge(pairs: Sequence[Pair], path: Path, about: dict[str, Any], coin: random
 
 
 def chosen() -> str:
-    """One of 1, 2 and =, or "" if the reader leaves."""
+    """The reader's key: 1, 2 or =, or "" if the reader leaves."""
     while True:
         key = one_key(KEYS)
         if key in ("", "q", "Q"):

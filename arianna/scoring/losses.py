@@ -22,7 +22,7 @@ class AnswerLoss:
     """Mean negative log-likelihood, in nats a token, of answers and of the terminators behind them."""
 
     loss: float
-    terminator_loss: float  # of the new line and BOS that end an answer
+    terminator_loss: float  # the loss of the new line and BOS that end an answer
     tokens: int
     conversation_nats: list[float]  # sum over the answer tokens of each conversation; of a text, of each row
     conversation_tokens: list[int]

@@ -15,7 +15,7 @@ NORMAL = 1.959964  # 95% of the standard normal distribution lie between minus t
 
 
 def read_preferences(path: Path) -> Counter[str]:
-    """How often each side was preferred; lines that are cut off or of another kind are left out."""
+    """The number of preferences for each side; lines that are cut off or of another kind are left out."""
     counts: Counter[str] = Counter()
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -46,7 +46,7 @@ def wilson(hits: int, n: int) -> dict[str, float | None]:
 
 
 def sentence(choices: dict[str, Any]) -> str:
-    """A summary in words."""
+    """The sentence of a summary."""
     counts = f"tuned preferred in {choices['tuned']}, base in {choices['base']}"
     result = f"{choices['choices']} answers compared without names: {counts}, neither in {choices['equal']}"
     if choices["value"] is None:

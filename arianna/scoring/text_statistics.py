@@ -36,7 +36,7 @@ class Look:
     judged: int  # words without the last one of a text that was cut off
     non_words: list[Span]
     grams: int  # n-grams of COPY words
-    copied: int  # those n-grams that stand in the source
+    copied: int  # n-grams that stand in the source
     longest_copy: int  # words
     copies: list[Span]  # copied n-grams, those that overlap joined
     four_grams: int
@@ -123,7 +123,7 @@ def joined(spans: Sequence[Span]) -> list[Span]:
 
 
 def repeats(words: Sequence[Word], n: int) -> int:
-    """How many n-grams of a text stood in it before."""
+    """The number of a text's n-grams that stood in it before."""
     runs = list(grams(words, n))
     return len(runs) - len(set(runs))
 

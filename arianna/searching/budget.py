@@ -51,10 +51,10 @@ class Clock:
 class Cost:
     """The cost of runs in seconds of one worker, from the work that is counted and the speed so far."""
 
-    rows: int  # of all conversations to train on
+    rows: int  # all conversations to train on as rows
     row_tokens: float  # mean length of these
     context: int
-    text_tokens: int  # of the base text that is scored
+    text_tokens: int  # tokens of the base text that is scored
     work_done: float = 0.0  # in tokens trained
     seconds: float = 0.0
 
@@ -64,7 +64,7 @@ class Cost:
         return round(self.rows * (FOLDS - 1) / FOLDS)
 
     def step_work(self, settings: Mapping[str, Any]) -> float:
-        """Work of an iteration."""
+        """The work of an iteration."""
         replay, contrast = settings["replay"], CONTRAST if settings["question_contrast"] else 1.0
         own, again = (1 - replay) * self.row_tokens * contrast, replay * self.context * TEACHER
         return settings["batch_size"] * (own + again)
@@ -79,7 +79,7 @@ class Cost:
         self.work_done, self.seconds = self.work_done + work, self.seconds + seconds
 
     def of(self, work: float) -> float:
-        """Seconds of so much work."""
+        """The seconds that so much work takes."""
         return work * self.seconds / self.work_done
 
     def trial_seconds(self, settings: Mapping[str, Any]) -> float:

@@ -39,7 +39,7 @@ def groups(conversations: Sequence[Conversation]) -> list[bytes]:
 def fold_of(
     conversations: Sequence[Conversation], fold: int, groups_a_fold: float
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """Those to train on and those held out by a fold, each in the order given.
+    """The conversations to train on and those that a fold holds out, each in their order.
 
     The groups are ranked by their digests, and a fold holds out as many as `groups_a_fold` says, from rank
     fold * groups_a_fold on. Conversations of one group stay together.

@@ -22,10 +22,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker knows: nothing in it leads to the conversations that are held out for the verdict."""
+    """Everything that a worker knows: nothing in it leads to the conversations held out for the verdict."""
 
     base: str
-    trainer: dict[str, Any]  # of TrainConfig; a unit's settings and folders win over it
+    trainer: dict[str, Any]  # fields of TrainConfig; a unit's settings and folders win over them
     max_forgetting: float
     storage: str | None
     facts: dict[str, Any]  # the study's must be the same
@@ -41,7 +41,7 @@ class Unit:
     """A run of the search: training with a seed up to a stop."""
 
     data: str  # a folder of the search's: a fold, or all conversations
-    settings: dict[str, Any]  # of TrainConfig
+    settings: dict[str, Any]  # fields of TrainConfig
     seed: int
     stop: int | None = None  # end after so many iterations and score there alone; None: score at every stop
     keep: str | None = None  # where its weights are written

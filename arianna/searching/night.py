@@ -76,7 +76,7 @@ def search(
 
 @dataclass
 class Night:
-    """A search at work."""
+    """A search at work: its plan, its workers, its log, and the choice at the end."""
 
     wanted: Wanted
     trainer: TrainConfig

@@ -12,7 +12,7 @@ from typing import Any
 from arianna.training import presets
 
 RATES = (1e-5, 2e-3)  # peak; Muon takes ten times as much for the layers' matrices
-EPOCHS = (0.5, 64.0)  # of the conversations; the gentle preset takes 52 of the shipped ones
+EPOCHS = (0.5, 64.0)  # passes over the conversations; the gentle preset makes 52 over the shipped ones
 BATCHES = (4, 8, 16, 32)
 REPLAY = (0.0, 0.75)  # beyond three quarters most of the time goes to what the base knows
 DECAY = (0.01, 1.0)

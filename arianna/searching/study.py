@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from arianna.system.config import UsageError
 
 NAME = "innerarianna"
-FORMAT = 1  # of what we keep in a study
+FORMAT = 1  # the version of our attributes of a study
 JOURNAL = "journal.log"
 PRUNE = 0.3  # p-value: a trial that is worse than the best on its first two folds is given up
 TRIES = 20  # half a second apart, while another process makes a database's tables

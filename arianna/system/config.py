@@ -1,4 +1,4 @@
-"""One frozen dataclass to command-line flags and a settings file, nothing else. Standard library only.
+"""Turn a frozen dataclass into command-line flags and a settings file. Standard library only.
 
 A field `name: type = default  # what it is` becomes `--name=value`, with its comment as help. `--name value`,
 `--my-name` for my_name, and `--flag` alone for a bool work too. A field without a default is a word without a
@@ -184,7 +184,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def program() -> str:
-    """How this program is started: `python arianna_ft.py`, `python -m arianna.report`."""
+    """The words that start this program: `python arianna_ft.py`, `python -m arianna.report`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python {shlex.quote(sys.argv[0])}" if spec is None else f"python -m {spec.name}"
 
@@ -287,7 +287,7 @@ def refuse_setting(path: Path, name: str, known: Sequence[str], instead: Sentenc
 def value_of(path: Path, name: str, value: Any, setting: Setting) -> Any:
     kind = setting.kinds[0]
     types, what = TOML_KINDS.get(kind, TOML_KINDS[str])
-    is_bool = isinstance(value, bool)  # which Python takes for a number
+    is_bool = isinstance(value, bool)  # Python takes it for a number
     if not isinstance(value, types) or is_bool != (kind is bool):
         raise UsageError(f"{path}: {name} is {value!r}; {what} is needed there.")
     try:

@@ -55,7 +55,7 @@ def prepare(lasting: bool = False) -> None:
 
 
 def what_is_missing() -> str | None:
-    """One sentence if this Python is too old or lacks a package that we need."""
+    """A sentence if this Python is too old or lacks a package that we need."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     remedy = "activate .venv, or pip install -r requirements.txt."
     if sys.version_info < PYTHON:

@@ -53,7 +53,7 @@ class TrainConfig:
     device: str = "auto"  # auto: cuda if there is one, else cpu
     # number format of matrix products; auto: on a CPU the faster one, on cuda bfloat16
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    nproc: int = 1  # processes to train with, through torchrun: one a GPU, say
+    nproc: int = 1  # processes to train with, through torchrun, for instance one for each GPU
     # write the curves for TensorBoard, too, into out_dir/tensorboard (needs that package)
     tensorboard: bool = False
     wandb: bool = False  # send them to Weights & Biases (needs the package wandb)
@@ -98,7 +98,7 @@ class TrainConfig:
 
     @property
     def warmup(self) -> int:
-        """Steps before the peak rate."""
+        """The number of steps before the peak rate."""
         return self.warmup_iters if self.warmup_iters is not None else int(self.warmup_ratio * self.max_iters)
 
     @property

@@ -37,7 +37,7 @@ class Watch:
 
     @contextlib.contextmanager
     def __call__(self, step: int) -> Iterator[None]:
-        """Around the computation of a step."""
+        """A context for the computation of a step."""
         with self.lock:
             self.step, self.started, self.reported = step, clock(), False
         try:
