@@ -17,18 +17,7 @@ from arianna.corpus.sources import FaultyError
 from arianna.corpus.template import corpus_text
 
 TEXTS = (
-    *(
-        "content",
-        "value",
-        "text",
-        "prompt",
-        "completion",
-        "instruction",
-        "output",
-        "input",
-        "context",
-        "response",
-    ),
+    *"content value text prompt completion instruction output input context response".split(),
     *("question", "answer", "system", "system_prompt"),
 )  # keys of what is said
 
@@ -459,19 +448,7 @@ def test_no_bytes_break_the_reader(raw):
 
 
 KEYS = st.sampled_from(
-    [
-        "role",
-        "content",
-        "messages",
-        "conversations",
-        "prompt",
-        "completion",
-        "weight",
-        "text",
-        "tools",
-        "type",
-        "parts",
-    ]
+    "role content messages conversations prompt completion weight text tools type parts".split()
 )
 JSON_VALUES = st.recursive(
     st.none()
