@@ -318,10 +318,8 @@ def main(argv: list[str] | None = None) -> int:
     if command not in ("train_vocab", "pretokenize", "-h", "--help"):
         raise config.UsageError(f"'{command}' is neither train_vocab nor pretokenize.")
     cfg = config.parse(TextConfig, words[1:] if command in ("train_vocab", "pretokenize") else words, __doc__)
-    try:
+    with config.usage_errors(ValueError, FileNotFoundError):
         print(f"wrote {train_vocab(cfg) if command == 'train_vocab' else f'{cfg.out}: {pretokenize(cfg)}'}")
-    except (ValueError, FileNotFoundError) as error:
-        raise config.UsageError(str(error)) from None
     return 0
 
 

@@ -32,7 +32,6 @@ from arianna.formats import check_tokenizer, open_model
 from arianna.reporting import printed
 from arianna.scoring import choose as choosing
 from arianna.system import config, processes
-from arianna.system.config import UsageError
 from arianna.system.files import remove_leftovers, write_missing
 from arianna.system.rollback import rolled_back
 from arianna.system.visible import visible
@@ -88,15 +87,12 @@ def whole_job(argv: list[str] | None) -> int:
     dashboards.check(trainer)
     if cfg.hours:
         search.check(cfg.hours)
-    try:
+    with config.usage_errors(OSError, ValueError):
         check_files(cfg)
         survey = prepare.survey(cfg.conversations, say, None if cfg.fresh else cfg.run / "data")
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from None
     try:
-        return pipeline(cfg, trainer, survey, typed)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        with config.usage_errors(ValueError):
+            return pipeline(cfg, trainer, survey, typed)
     except OSError as error:
         print(error, file=sys.stderr)
         return 1
@@ -129,10 +125,8 @@ def preflight(cfg: PipelineConfig, trainer: TrainConfig, survey: Survey) -> Job:
     from arianna.training import devices, needs, resumption
     from tokenizer import Tokenizer
 
-    try:
+    with config.usage_errors(OSError):
         tokenizer, base = Tokenizer(cfg.tokenizer), open_model(cfg.base)
-    except OSError as error:
-        raise UsageError(str(error)) from None
     tokenizer.check_fits(base.args.vocab_size, cfg.base)
     check_tokenizer(cfg.base, tokenizer)
     devices.pick_device(trainer.device)

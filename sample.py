@@ -128,7 +128,7 @@ def run(cfg: SampleConfig) -> int:
     """Check all inputs, the quick ones first; then write. Raises UsageError for what is wrong."""
     if cfg.blind:
         return blind.run(cfg.checkpoint, cfg.compare, lambda names: opened(names, cfg), cfg.sampling)
-    try:
+    with config.usage_errors(OSError, ValueError):
         inputs = [*cfg.models, cfg.tokenizer, cfg.prompts_file]
         check_outputs([cfg.out] if cfg.out is not None else [], inputs, cfg.force)
         texts = [] if cfg.chat or cfg.web else prompts(cfg)
@@ -144,8 +144,6 @@ def run(cfg: SampleConfig) -> int:
             return web.talk(models, [Path(name).stem for name in cfg.models], tokenizer)
         if cfg.chat:
             talk = Chat(models[0], tokenizer, cfg.sampling, cfg.system or "")
-    except (OSError, ValueError) as error:
-        raise config.UsageError(str(error)) from None
     if cfg.chat:
         return converse(talk)
     if cfg.compare or cfg.out:

@@ -261,10 +261,8 @@ def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(Config, [word for word in args if word not in models], __doc__)
     if len(models) != 1:
         raise config.UsageError("give one tokenizer: python tokenizer.py data/tok4096.model")
-    try:
+    with config.usage_errors(OSError, ValueError):
         tokenizer = Tokenizer(models[0])
-    except (OSError, ValueError) as error:
-        raise config.UsageError(str(error)) from None
     out, data = tokenizer.path.with_suffix(".bin"), tokenizer.to_bin()
     if out.is_file() and out.read_bytes() == data:
         print(f"{out} is there already: {tokenizer.vocab_size} tokens")

@@ -334,9 +334,8 @@ def main(argv: list[str] | None = None) -> int:
         return processes.launch(cfg.nproc, __file__, sys.argv[1:] if argv is None else argv)
     processes.watch_parent()
     try:
-        return train(cfg).exit_code
-    except ValueError as error:
-        raise config.UsageError(str(error)) from None
+        with config.usage_errors(ValueError):
+            return train(cfg).exit_code
     except (FloatingPointError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

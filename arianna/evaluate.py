@@ -80,13 +80,11 @@ class EvaluateConfig:
 def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(EvaluateConfig, argv, __doc__)
     check_out(cfg)
-    try:
+    with config.usage_errors(OSError, ValueError):
         result = evaluate_pairs(cfg) if cfg.pairs else evaluate(cfg)
         print(visible(pairs_table(result) if cfg.pairs else table(result)))
         if cfg.out:
             write_atomic(cfg.out, json.dumps(result, indent=1, allow_nan=False).encode())
-    except (OSError, ValueError) as error:
-        raise config.UsageError(str(error)) from None
     return 0
 
 

@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(ExportConfig, argv, __doc__)
     source, out = Path(cfg.checkpoint), Path(cfg.out)
     inputs = [source, cfg.compare, cfg.tokenizer, cfg.report, cfg.data_dir]
-    try:
+    with config.usage_errors(OSError, ValueError):
         check_paths(source, out, folder=not SUFFIXES[cfg.format])
         check_outputs([out], inputs, cfg.force)
         model, options = open_model(source), read_options(cfg)
@@ -153,14 +153,11 @@ def main(argv: list[str] | None = None) -> int:
         further = module(cfg.format).beside(out.name, model, Options(**options))
         check_outputs(map(out.with_name, further), inputs, cfg.force)
         rows = held_out_rows(cfg.data_dir, model) if cfg.data_dir else rows_beside(source, model)
-    except (OSError, ValueError) as error:
-        raise config.UsageError(str(error)) from None
     from arianna.formats import write  # imports torch
 
     try:
-        computed = write.write_model(model, out, cfg.format, **options)
-    except ValueError as error:
-        raise config.UsageError(str(error)) from None
+        with config.usage_errors(ValueError):
+            computed = write.write_model(model, out, cfg.format, **options)
     except OSError as error:
         print(error, file=sys.stderr)
         return 1

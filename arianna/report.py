@@ -31,7 +31,6 @@ from arianna.scoring.choose import Choice
 from arianna.scoring.scores import changes
 from arianna.system import config
 from arianna.system.commands import next_commands
-from arianna.system.config import UsageError
 from arianna.system.files import json_object, write_atomic
 from arianna.system.visible import visible
 from arianna_data import epochs
@@ -47,9 +46,8 @@ class ReportConfig:
 def main(argv: list[str] | None = None) -> int:
     cfg = config.parse(ReportConfig, with_flag(sys.argv[1:] if argv is None else argv), __doc__)
     try:
-        facts = make(Path(cfg.run))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        with config.usage_errors(ValueError):
+            facts = make(Path(cfg.run))
     except OSError as error:
         print(error, file=sys.stderr)
         return 1

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from arianna.formats.options import Options, beside, check_tokenizer, computed, stored
-from arianna.formats.shapes import by_rule, model_of, plausible, weight_shapes
+from arianna.formats.shapes import by_rule, check_eps, model_of, plausible, weight_shapes
 from arianna.system.resources import check_file
-from model import NORM_EPS, ModelArgs, Transformer
+from model import ModelArgs, Transformer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
@@ -30,11 +30,7 @@ PER_LAYER += ["feed_forward.w1", "feed_forward.w2", "feed_forward.w3"]
 def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     """The file's bytes. Raises ValueError for a model that the C program computes differently."""
     a = model.args
-    if a.norm_eps != NORM_EPS:
-        raise ValueError(
-            f"the model has norm_eps {a.norm_eps}; "
-            f"llama2.c's run computes with {NORM_EPS}, so it cannot be exported."
-        )
+    check_eps(a, "run")
     vocab_size = a.vocab_size if model.tied else -a.vocab_size
     header = HEADER.pack(a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, vocab_size, a.max_seq_len)
     tensors = model.state_dict() | dict(model.named_buffers())

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from arianna.formats.options import Options, beside, check_tokenizer
-from arianna.formats.shapes import by_rule, model_of, plausible, weight_shapes
-from model import NORM_EPS, ModelArgs, Transformer
+from arianna.formats.shapes import by_rule, check_eps, model_of, plausible, weight_shapes
+from model import ModelArgs, Transformer
 
 __all__ = ["beside", "check_tokenizer", "computed", "read", "stored", "to_bytes"]  # what every format has
 
@@ -66,11 +66,7 @@ def dequantize(whole: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def to_bytes(model: Transformer, options: Options | None = None) -> bytes:
     """A version 2 file. Raises ValueError for a model that runq computes differently."""
     a = model.args
-    if a.norm_eps != NORM_EPS:
-        raise ValueError(
-            f"the model has norm_eps {a.norm_eps}; "
-            f"llama2.c's runq computes with {NORM_EPS}, so it cannot be exported."
-        )
+    check_eps(a, "runq")
     group, state = group_size(a), model.state_dict()
     shape = (a.dim, a.hidden, a.n_layers, a.n_heads, a.n_kv_heads, a.vocab_size, a.max_seq_len)
     norms, matrices = layout(a, model.tied)

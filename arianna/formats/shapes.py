@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import ModelArgs, Transformer
+from model import NORM_EPS, ModelArgs, Transformer
 
 LARGEST, MOST_LAYERS = 1 << 20, 1 << 12  # what claims more is damaged: refused before it takes memory
 Shape = tuple[int, ...]
@@ -70,6 +70,15 @@ def check_same(path: object, *settings: tuple[str, Any, Any]) -> None:
                 f"{path} has {name} {value!r}; llama2.c's programs compute with {needed!r}, "
                 "so the model cannot be used."
             )
+
+
+def check_eps(args: ModelArgs, program: str) -> None:
+    """Raise ValueError for a model that a program of llama2.c, whose eps is fixed, computes differently."""
+    if args.norm_eps != NORM_EPS:
+        raise ValueError(
+            f"the model has norm_eps {args.norm_eps}; "
+            f"llama2.c's {program} computes with {NORM_EPS}, so it cannot be exported."
+        )
 
 
 def by_rule(args: ModelArgs) -> ModelArgs:

@@ -19,7 +19,7 @@ from arianna import ROOT
 from arianna.chat import Reader, Sampling, complete, until_next_question
 from arianna.corpus.template import join_lines, prompt
 from arianna.scoring import preferences
-from arianna.system.config import UsageError
+from arianna.system.config import UsageError, usage_errors
 from arianna.system.files import append, json_object, sync
 from arianna.system.terminal import beside, note, one_key
 from arianna.system.visible import visible
@@ -54,10 +54,8 @@ def run(
     """
     folder = folder_of(Path(tuned))
     base = base or base_of(folder)
-    try:
+    with usage_errors(OSError, ValueError):
         tokenizer, models = open_models([tuned, base])
-    except (OSError, ValueError) as error:
-        raise UsageError(str(error)) from None
     path = folder / "preferences.jsonl"
     asked = questions(folder)
     note(f"{tuned} and {base} answer {len(asked)} questions; this takes some seconds")

@@ -12,6 +12,7 @@ stands for many flags, which win over it:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -21,7 +22,7 @@ import shlex
 import sys
 import tomllib
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -38,6 +39,15 @@ TOML_KINDS |= {bool: ((bool,), "true or false"), str: ((str,), 'a text in "quote
 
 class UsageError(ValueError):
     """A mistake in what the user gave: one sentence, exit code 2."""
+
+
+@contextlib.contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """A context whose errors of these kinds are the user's mistakes: each becomes a UsageError."""
+    try:
+        yield
+    except kinds as error:
+        raise error if isinstance(error, UsageError) else UsageError(str(error)) from None
 
 
 def parse(
@@ -58,12 +68,8 @@ def parse(
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
     """An object of `cls` from those of the values that are its fields; its ValueErrors become UsageErrors."""
     names = {field.name for field in dataclasses.fields(cls)}
-    try:
+    with usage_errors(ValueError):
         return cls(**{name: value for name, value in values.items() if name in names})
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def read_flags(

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from arianna import ROOT
 from arianna.system import config
-from arianna.system.config import UsageError
 from arianna.system.files import check_name, check_outputs
 from arianna.training import presets
 from arianna.training.settings import TrainConfig
@@ -135,11 +134,9 @@ def trainer_settings(cfg: PipelineConfig, flags: Mapping[str, Any]) -> TrainConf
     run, own = cfg.run, {field.name for field in dataclasses.fields(PipelineConfig)}
     folders = {"data_dir": str(run / "data"), "base_text_dir": str(run / "base_text"), "out_dir": str(run)}
     fixed = TrainConfig(init_from="resume", base=cfg.base, tokenizer=cfg.tokenizer, **folders)
-    try:
-        theirs = {name: value for name, value in flags.items() if name not in own}
+    theirs = {name: value for name, value in flags.items() if name not in own}
+    with config.usage_errors(ValueError):
         return replace(fixed, **presets.PRESETS[cfg.preset] | theirs)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 def trainer_command(trainer: TrainConfig) -> list[str]:
