@@ -257,7 +257,7 @@ MUTATIONS = [
         "arianna/corpus/prepare.py",
         "    if len(kinds) > 1:",
         "    if False:",
-        f"{CONVERSATIONS}::test_a_faulty_line_is_named_with_its_place_in_one_sentence",
+        "tests/corpus/test_prepare.py::test_a_file_of_several_kinds_of_records_is_told_in_one_sentence",
     ),
     Mutation(
         "corpus: who the model is",
