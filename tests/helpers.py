@@ -242,6 +242,15 @@ FAULTS = {
         line("\u200b\u2060", "because"),
         "the question holds only invisible characters (U+200B)",
     ),
+    "an input that is no text": (
+        {"instruction": "why", "input": ["x"], "output": "y"},
+        "the input is a list, not text",
+    ),
+    "several answers": ({"prompt": "why", "completion": ["x", "y"]}, "'completion' is a list of 2 texts, of"),
+    "a conversation within quotes": (
+        json.dumps(GOOD.decode()).encode(),
+        "it is JSON within quotes: write it",
+    ),
     "messages within quotes": (
         {"messages": "[]"},
         "the messages are text, not a list; it is JSON within quotes",

@@ -18,8 +18,11 @@ INVISIBLE = re.compile(
     "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]|(?<![^\x00-\x7f])[\u200c\u200d]"
 )
 FOREIGN = re.compile(
-    r"###|<\|\w+\|>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|\A(?i:user|human|assistant|bot|ai): "
+    r"###|<[|\uff5c][\w ]+[|\uff5c]>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|</?(?:think|tool_\w+)>|<image>"
+    r"|\A(?i:user|human|assistant|bot|ai|question|answer|instruction|response): "
+    r"|\b(?i:user|human|assistant|answer|output|response):\Z"
 )
+DAMAGED = re.compile("\ufffd|[\u00c2\u00c3][\x80-\xbf]|\u00e2\u20ac|&(?:quot|amp|lt|gt|nbsp|#\\d+);")
 OTHER_LETTERS = re.compile(r"^\s*B:", re.MULTILINE)  # a list of A:, B:, C: is no template
 
 JOINED = "lines of content began with Q: or A: and were joined to the line before"
@@ -28,6 +31,10 @@ REMOVED = "invisible characters were removed"
 MARKED = (
     "texts hold marks of another template ({}), which are trained as they stand; "
     "take them out if they are not meant"
+)
+SPOILED = (
+    "texts hold signs of a damaged encoding or of HTML ({}), which are trained as they stand; mend them if "
+    "they are not meant"
 )
 
 
@@ -45,9 +52,11 @@ def clean(text: str, name: str, counts: Counter[str]) -> str:
     text = text.strip()
     if text.startswith((USER, ASSISTANT)) or text.endswith(ASSISTANT):
         text = without_template(text, name, counts)
-    marked = "<" in text or "#" in text or "[" in text or ": " in text[:12]
+    marked = "<" in text or "#" in text or "[" in text or ": " in text[:13] or text.endswith(":")
     if marked and (mark := FOREIGN.search(text)):
         counts[f"mark {mark[0].strip()}"] += 1
+    if ("&" in text or not text.isascii()) and (damage := DAMAGED.search(text)):
+        counts[f"damage {damage[0]}"] += 1
     text, joined = join_lines(text)
     if joined:
         counts[JOINED] += joined

@@ -8,19 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from arianna.corpus.cleaning import LineError, clean, shown
-from arianna.corpus.records import (
-    LISTS,
-    SYSTEM_KEYS,
-    TRAINED_KEYS,
-    FileError,
-    Message,
-    check_keys,
-    decode,
-    kind_of,
-    message,
-    messages_of,
-    plain,
-)
+from arianna.corpus.keys import TRAINED_KEYS, FileError, canonical, check_keys, system_beside
+from arianna.corpus.records import LISTS, Message, decode, kind_of, message, messages_of, plain
 from arianna.corpus.template import FORGED
 
 KNOWN_KEYS = {"role", "from", "content", "value", "parts", *TRAINED_KEYS}  # keys of a message
@@ -80,13 +69,12 @@ def to_line(record: Any, counts: Counter[str], number: int) -> Line:
     kind, keys = kind_of(record)
     unread = check_keys(record, keys)
     names = ("from", "value") if kind == LISTS["conversations"] else ("role", "content")
-    messages, system = messages_of(record, keys), ""
-    if isinstance(record, dict):
-        system = next((record[key] for key in SYSTEM_KEYS if record.get(key)), "")
+    messages, system = messages_of(record, keys), system_beside(record)
     checked = [message(m, n, names, counts) for n, m in enumerate(messages, 1)]
     check_names(checked)
     conversation = conversation_of(checked, system, number, counts)
-    unread |= frozenset().union(*messages) - KNOWN_KEYS
+    others = frozenset().union(*messages) - KNOWN_KEYS
+    unread |= {key for key in others if canonical(key) not in KNOWN_KEYS}
     if len(conversation.turns) == sum(n % 2 for n in conversation.given if n >= 0):
         return Line(number, None, kind, Counter({LEFT_OUT: 1}), unread)
     return Line(number, conversation, kind, counts, unread)

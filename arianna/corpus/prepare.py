@@ -9,7 +9,6 @@ one part a process, and 48 bytes a conversation to find duplicates and to draw t
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -99,11 +98,12 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
         progress.add(end - start)
     counts = sum((part.counts for part in looks), Counter())
     keys = b"".join(part.keys for part in looks)
-    check(path, faults, looks, kinds)
+    check(source, faults, looks, kinds)
     try:
         drawn = split.draw(keys)
     except FaultyError as error:
-        raise FaultyError(f"{path}: {error}") from None
+        left_out = f"{counts[LEFT_OUT]:,} {LEFT_OUT}; " if counts[LEFT_OUT] else ""
+        raise FaultyError(f"{path}: {left_out}{error}") from None
     number = len(keys) // (split.LEVELS * split.DIGEST)
     duplicates = number - len(set(split.level(keys, split.LEVELS - 1)))
     unread = frozenset().union(*(part.unread for part in looks))
@@ -155,18 +155,19 @@ def look(source: Source, start: int, end: int) -> Look:
 
 
 def check(
-    path: str | Path, faults: list[tuple[int, str]], looks: list[Look], kinds: dict[str, tuple[int, int]]
+    source: Source,
+    faults: list[tuple[int, str]],
+    looks: list[Look],
+    kinds: dict[str, tuple[int, int]],
 ) -> None:
-    """Raise FaultyError if records are of several kinds, or faulty. `faults` have their lines' numbers."""
+    """Raise FaultyError if records are of several kinds, or faulty: the first faults have the numbers of
+    their lines."""
+    path = source.path
     if len(kinds) > 1:
         raise FaultyError(mixed(path, kinds))
     number = sum(part.n_faults for part in looks)
     if number > 1 and number == sum(part.not_utf8 for part in looks):
-        raise FaultyError(
-            f"{path} is not UTF-8 but Windows-1252 or Latin-1, it seems ({number:,} lines, the first is line "
-            f"{faults[0][0]}); save it as UTF-8, for instance with "
-            f"`iconv -f WINDOWS-1252 -t UTF-8 {shlex.quote(str(path))} > new.jsonl`."
-        )
+        raise FaultyError(sources.not_utf8(source, f"{number:,} lines, the first is line {faults[0][0]}"))
     if number > 1 and not kinds:
         raise FaultyError(
             f"{path}: none of its {number:,} records can be read; "
@@ -202,10 +203,12 @@ def notes(
     counts: Counter[str], duplicates: int, unread: frozenset[str], drawn: Split, number: int
 ) -> list[str]:
     """Sentences to tell of a file: what was changed, what stands more than once, what was not read."""
-    marks = {what.removeprefix("mark "): count for what, count in counts.items() if what.startswith("mark ")}
-    lines = [f"{count:,} {what}" for what, count in counts.items() if count and not what.startswith("mark ")]
-    if marks:
-        lines.append(f"{sum(marks.values()):,} {cleaning.MARKED.format(', '.join(marks))}")
+    signs = {"mark ": cleaning.MARKED, "damage ": cleaning.SPOILED}
+    lines = [f"{n:,} {what}" for what, n in counts.items() if n and not what.startswith((*signs,))]
+    for sign, sentence in signs.items():
+        seen = {what.removeprefix(sign): n for what, n in counts.items() if what.startswith(sign)}
+        if seen:
+            lines.append(f"{sum(seen.values()):,} {sentence.format(', '.join(seen))}")
     if duplicates:
         lines.append(f"{duplicates:,} conversations stand more than once")
     if unread:

@@ -10,10 +10,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any, NamedTuple, NoReturn
 
 from arianna.corpus.cleaning import FOREIGN, LineError, json_kind, shown
+from arianna.corpus.keys import (
+    NOTHING,
+    TOOLS,
+    FileError,
+    canonical,
+    check_message_keys,
+    is_trained,
+    reason,
+    refuse_preferences,
+)
 from arianna.corpus.sources import HOW, MAX_LINE
 from arianna.corpus.template import FORGED
 
@@ -26,30 +37,17 @@ LISTS = {  # keys of a list of messages, and what the format is called
 QUESTION_KEYS = ("prompt", "question", "instruction", "query")
 ANSWER_KEYS = ("completion", "response", "answer", "output")
 INPUT_KEYS = ("input", "context")  # what an instruction is about
-SYSTEM_KEYS = ("system", "system_prompt")
+NO_INPUT = (*NOTHING, "<noinput>")  # Alpaca's
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 USUAL = {"user", "assistant", "system", "human", "gpt"}  # names of roles that need no word
-TOOL_ROLES = set(
-    "tool function ipython observation tool_call tool_response function_call function_response".split()
-)
-TRAINED_KEYS = ("weight", "train", "loss_weight")  # OpenAI's, axolotl's and LLaMA-Factory's
-TOOL_KEYS = ("tools", "functions", "tool_calls", "function_call", "tool_call_id")
-MEDIA_KEYS = ("images", "image", "image_url", "audios", "audio", "input_audio", "videos", "video")
-MASK_KEYS = ("loss_mask", "mask")
-OTHER_KEYS = ("history", "context", *MASK_KEYS)  # keys of a record that change what is to be learned
-PREFERENCE_KEYS = ("chosen", "rejected")
-NOTHING = (None, "", [], {}, False)
+TOOL_ROLE = re.compile("tool|function|ipython|observation")
 
 COMMAS = "lines end in a comma, which was left out"
 NAMED = "messages are from {}, read as the {}"
-
-
-class FileError(LineError):
-    """A file is faulty as a whole, as one of its lines shows: the others need no look."""
 
 
 class Message(NamedTuple):
@@ -111,16 +109,14 @@ JSON = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_number, pars
 def kind_of(record: Any) -> tuple[str, tuple[str, ...]]:
     """Which format a record has, in words, and the keys that make it that."""
     if isinstance(record, list):
-        if record and (
-            isinstance(record[0], list)
-            or (isinstance(record[0], dict) and record[0].keys() & {*LISTS, *QUESTION_KEYS})
-        ):
+        if holds_records(record):
             raise LineError("the line is a list of conversations; each needs a line of its own")
         return "list of role and content", ()
     if not isinstance(record, dict):
-        raise LineError(f"the line is {json_kind(record)}, not a list of messages")
+        raise LineError(f"the line is {json_kind(record)}, not a list of messages{within_quotes(record)}")
     formats = [(words, (key,)) for key, words in LISTS.items() if key in record]
     questions, answers = ([key for key in keys if key in record] for keys in (QUESTION_KEYS, ANSWER_KEYS))
+    questions = questions or ["input"] * ("input" in record)
     if questions and answers:
         formats.append(pair_format(record, questions, answers))
     if len(formats) == 1:
@@ -163,59 +159,29 @@ def refuse_object(record: dict[str, Any]) -> NoReturn:
         if name in record:
             raise LineError(f"the object has a {name!r} but no 'completion' ({keys})")
     raise LineError(
-        f"the object has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' ({keys}); {HOW}"
+        f"the object has neither 'messages' nor 'conversations' nor 'prompt' and 'completion' ({keys}); "
+        f"{taken_out(record) or HOW}"
     )
 
 
-def refuse_preferences(record: dict[str, Any]) -> None:
-    """Raise FileError for a pair of a chosen and a rejected answer."""
-    if present := [key for key in PREFERENCE_KEYS if key in record]:
-        raise FileError(
-            f"the object is a preference pair (its keys are {', '.join(map(shown, [*record][:8]))}); "
-            "there is no training on preferences here: "
-            f"keep the prompt and {shown(present[0])}, named prompt and completion"
-        )
+def taken_out(record: dict[str, Any]) -> str:
+    """How to take records out of an object that holds them under a key; "" if it does not."""
+    for key, value in record.items():
+        first, of_each = (value[0], "[]") if isinstance(value, list) and value else (value, "")
+        if not holds_records([first]):
+            continue
+        what = "records lie in the list" if of_each else "conversation lies under"
+        command = f", with jq -c '.{key}{of_each}' for instance" if key.isidentifier() else ""
+        return f"its {what} {shown(key)}: write that alone{command}"
+    return ""
 
 
-def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
-    """The keys of a record that are not read. Raises FileError for one that changes what is to be learned."""
-    if not isinstance(record, dict):
-        return frozenset()
-    others = record.keys() - {*keys, *SYSTEM_KEYS}
-    if not others:
-        return frozenset()
-    refuse_preferences(record)
-    for key in (*TOOL_KEYS, *MEDIA_KEYS, *OTHER_KEYS):
-        if key in others and says_something(key, record):
-            raise FileError(
-                f"the object has {shown(key)}, {meaning(key)}; "
-                "take such conversations out, or the key if it may be ignored"
-            )
-    if record.get("label") is not None:
-        raise FileError(
-            "the object has 'label', which says whether an answer is wanted and is not read here; "
-            "keep the wanted ones"
-        )
-    for key in TRAINED_KEYS:
-        if key in others and record[key] not in (None, 1):  # True is equal to 1
-            raise FileError(
-                f"the object has {shown(key)}, which is read on a message alone; put it there or take it out"
-            )
-    return frozenset(others)
-
-
-def says_something(key: str, record: dict[str, Any]) -> bool:
-    """Whether a key is there with a value that is more than a placeholder; of a mask, 0 is more."""
-    return record.get(key) not in ((None,) if key in MASK_KEYS else NOTHING)
-
-
-def meaning(key: str) -> str:
-    """The meaning of a key that is not read, in words."""
-    if key in TOOL_KEYS:
-        return "tool and function calls, which a model of text alone cannot learn"
-    if key in MEDIA_KEYS:
-        return "images, sound or film, which a model of text alone cannot learn"
-    return "which changes what is to be learned and is not read here"
+def holds_records(values: Any) -> bool:
+    """Whether a list holds whole conversations."""
+    first = values[0] if isinstance(values, list) and values else None
+    return isinstance(first, list) or (
+        isinstance(first, dict) and bool(first.keys() & {*LISTS, *QUESTION_KEYS})
+    )
 
 
 def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
@@ -223,17 +189,50 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
     if len(keys) < 2:
         messages = record[keys[0]] if keys else record
         if not isinstance(messages, list):
-            quoted = isinstance(messages, str) and messages[:1] in "[{"
-            hint = "; it is JSON within quotes: write it without them" if quoted else ""
-            raise LineError(f"the messages are {json_kind(messages)}, not a list{hint}")
+            raise LineError(f"the messages are {json_kind(messages)}, not a list{within_quotes(messages)}")
+        if keys and holds_records(messages):
+            raise LineError(f"{shown(keys[0])} holds whole conversations; write that list alone into a file")
         return messages
-    question, answer, *about = (record[key] for key in keys)
-    about = list(filter(None, about))
-    if isinstance(question, list) and isinstance(answer, list):
-        return question + answer
-    if isinstance(question, str) and all(isinstance(text, str) for text in about):
+    question, answer = record[keys[0]], record[keys[1]]
+    check_columns(keys, question, answer)
+    if isinstance(question, list) and any(isinstance(m, dict) and "role" in m for m in question):
+        return question + in_messages(answer)
+    about = [about_text(record[key], key) for key in keys[2:] if record[key] not in NO_INPUT]
+    if isinstance(question, str):
         question = "\n".join([question, *about])
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def within_quotes(value: Any) -> str:
+    """What to say of a text that is JSON itself."""
+    is_json = isinstance(value, str) and value[:1] in ("[", "{")
+    return "; it is JSON within quotes: write it without them" if is_json else ""
+
+
+def check_columns(keys: tuple[str, ...], *values: Any) -> None:
+    """Raise LineError for columns of a table in place of a question and an answer, or for several answers."""
+    several = [isinstance(v, list) and len(v) > 1 and all(isinstance(x, str) for x in v) for v in values]
+    if all(several) or all(isinstance(v, dict) and "role" not in v for v in values):
+        raise LineError(
+            f"{shown(keys[0])} and {shown(keys[1])} are whole columns; one record a line is needed, with "
+            "pandas: to_json(out, orient='records', lines=True)"
+        )
+    for key, value, are_texts in zip(keys, values, several, strict=False):
+        if are_texts:
+            raise LineError(f"{shown(key)} is a list of {len(value)} texts, of which one is needed")
+
+
+def in_messages(answer: Any) -> list[Any]:
+    """An answer behind a list of messages as such a list."""
+    if isinstance(answer, list):
+        return answer
+    return [answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}]
+
+
+def about_text(text: Any, key: str) -> str:
+    if not isinstance(text, str):
+        raise LineError(f"the {key} is {json_kind(text)}, not text")
+    return text
 
 
 def message(item: Any, number: int, names: tuple[str, str], counts: Counter[str]) -> Message:
@@ -254,22 +253,15 @@ def message(item: Any, number: int, names: tuple[str, str], counts: Counter[str]
     return Message(number, role, item[content_key], is_trained(item, number), item[role_key])
 
 
-def check_message_keys(item: dict[str, Any], number: int) -> None:
-    """Raise FileError for a key of a message that would change what is to be learned."""
-    for key in (*TOOL_KEYS, *MEDIA_KEYS, *MASK_KEYS):
-        if says_something(key, item):
-            raise FileError(f"message {number} has {shown(key)}, {meaning(key)}; take such conversations out")
-
-
 def role_of(name: Any, number: int, counts: Counter[str]) -> str:
     """user, assistant or system, from one of the names that are in use."""
     if name in ("user", "assistant"):  # by far the most
         return name
     role = ROLES.get(name.strip().casefold()) if isinstance(name, str) else None
     if role is None:
-        if isinstance(name, str) and name.strip().casefold() in TOOL_ROLES:
+        if isinstance(name, str) and TOOL_ROLE.match(canonical(name)):
             raise FileError(
-                f"message {number} is from {shown(name)}, {meaning('tools')}; take such conversations out"
+                f"message {number} is from {shown(name)}, {reason(TOOLS)}; take such conversations out"
             )
         what = shown(name) if isinstance(name, str) else json_kind(name)
         raise LineError(
@@ -279,19 +271,6 @@ def role_of(name: Any, number: int, counts: Counter[str]) -> str:
     if name not in USUAL:
         counts[NAMED.format(shown(name), role)] += 1
     return role
-
-
-def is_trained(item: dict[str, Any], number: int) -> bool:
-    """Whether a message is to be trained, by the keys that other tools know for that."""
-    values = {key: item[key] for key in TRAINED_KEYS if item.get(key) is not None}
-    for key, value in values.items():
-        if value not in (0, 1):  # True and False are equal to them
-            shown_value = f"{value:g}" if isinstance(value, float) else json_kind(value)
-            raise FileError(
-                f"message {number} has {shown(key)} {shown_value}; "
-                "an answer is trained (1) or not (0), nothing between"
-            )
-    return all(values.values())
 
 
 def plain(content: Any, name: str) -> str:
@@ -309,6 +288,11 @@ def plain(content: Any, name: str) -> str:
                 "only text can be learned: take such conversations out"
             )
         text = item.get("text") if isinstance(item, dict) else item
+        if isinstance(item, dict) and text is None:
+            raise FileError(
+                f"{name} has a part of {', '.join(map(shown, item)) or 'nothing'}; only text can be learned: "
+                "take such conversations out"
+            )
         if not isinstance(text, str):
             raise LineError(f"{name} has a part that is {json_kind(text)}, not text")
         texts.append(text)

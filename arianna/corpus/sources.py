@@ -26,7 +26,7 @@ LINES_LOOKED_AT = 20  # lines of a file that may be no JSON at all
 HOW = 'one conversation a line is needed, such as {"prompt": "...", "completion": "..."}'
 SEPARATORS = re.compile(r"[\s,]*")
 VALUE = json.JSONDecoder()
-BINARY = {  # first bytes of files that hold no text, and what to do with them
+BINARY = {  # first bytes of files that hold no conversations, and what to do with them
     b"PK\x03\x04": "a zip file (as documents and checkpoints are too); unpack it and give the .jsonl in it",
     b"PAR1": "a Parquet file; save it as JSON lines, with pandas: to_json(out, orient='records', lines=True)",
     b"ARROW1": "an Arrow file; save it as JSON lines, datasets.load_from_disk(...).to_json(out)",
@@ -37,8 +37,19 @@ BINARY = {  # first bytes of files that hold no text, and what to do with them
     b"\xfd7zXZ": "an xz file; unpack it with unxz",
     b"\x28\xb5\x2f\xfd": "a Zstandard file; unpack it with unzstd",
     b"7z\xbc\xaf": "a 7z archive; unpack it and give the .jsonl in it",
+    b"\x1f\x8b": "compressed twice by gzip; unpack it once",
+    b"\xd0\xcf\x11\xe0": "an old Office document; save it as JSON lines",
+    b"{\\rtf": "an RTF document; save it as JSON lines",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`",
 }
-UTF_16_AND_32 = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+ENCODINGS = {  # of two or four bytes a character, with their marks of byte order, the longer first
+    "UTF-32LE": b"\xff\xfe\0\0",
+    "UTF-32BE": b"\0\0\xfe\xff",
+    "UTF-16LE": b"\xff\xfe",
+    "UTF-16BE": b"\xfe\xff",
+}
+CONTROL = bytes({*range(32)} - set(b"\t\n\v\f\r\x1b\x1e"))
+BEGINS = re.compile(rb'\s*(?:(?:\[\s*)*\{\s*["}]|(?:\[\s*)+["\]])')  # of a file of JSON
 
 
 class FaultyError(ValueError):
@@ -59,8 +70,10 @@ class Source:
     @property
     def words(self) -> str:
         """How the records lie in the file, where it is not the usual way."""
-        ways = {"lines": "", "values": ", over several lines each", "array": ", in a JSON array"}
-        return ways[self.container] + ", compressed by gzip" * self.zipped
+        container = {"lines": "", "values": ", not one to a line", "array": ", in a JSON array"}[
+            self.container
+        ]
+        return container + ", compressed by gzip" * self.zipped
 
 
 # ---- recognised as a whole ----
@@ -92,7 +105,9 @@ def unreadable(path: str | Path, error: Exception) -> FaultyError:
 
 def check_path(path: str) -> None:
     """Raise FaultyError unless a file can be there."""
-    if re.match(r"[a-z][a-z0-9+.-]+://", path):
+    if path.lower().startswith("file://"):
+        raise FaultyError(f"{path} is an address; give the path of the file, without file://.")
+    if re.match(r"(?i)[a-z][a-z0-9+.-]+://", path):
         raise FaultyError(
             f"{path} is an address; nothing is fetched from the network here: "
             "download the file and give its path."
@@ -115,23 +130,76 @@ def check_head(source: Source, head: bytes) -> None:
     if not text.strip():
         what = "holds only white space" if text else "is empty"
         raise FaultyError(f"{source.path} {what}; it needs at least 20 conversations, one a line.")
-    if head.startswith(UTF_16_AND_32) or head[:2000].count(0) > len(head[:2000]) // 10:
-        raise FaultyError(
-            f"{source.path} is UTF-16 or not text (it holds zero bytes); save it as UTF-8, "
-            f"with `iconv -f UTF-16 -t UTF-8 {shlex.quote(source.path)} > new.jsonl` for instance."
-        )
+    if encoding := wide_encoding(head):
+        raise FaultyError(f"{source.path} is {encoding}; save it as UTF-8, {converted(source, encoding)}.")
+    if head[257:262] == b"ustar":
+        raise FaultyError(f"{source.path} is a tar archive; unpack it and give the .jsonl in it; {HOW}.")
     lines = [line for line in text.splitlines()[:400] if line.strip()][:LINES_LOOKED_AT]
-    begins = text.lstrip()[:1] in (b"{", b"[") and not re.match(rb"\s*(?:\{'|\[\s*\{')", text)
-    if not begins and not any(map(is_json, lines)):
-        raise FaultyError(f"{source.path} is {named_text(text.decode('utf-8', 'replace'))}; {HOW}.")
+    if BEGINS.match(text) or any(map(is_json, lines)):
+        return
+    if is_binary(head):
+        raise FaultyError(f"{source.path} is no text, it begins with the bytes {head[:8].hex(' ')}; {HOW}.")
+    raise FaultyError(f"{source.path} is {named_text(text.decode('utf-8', 'replace'))}; {HOW}.")
+
+
+def wide_encoding(head: bytes) -> str | None:
+    """The encoding of a text with two or four bytes a character."""
+    for encoding, mark in ENCODINGS.items():
+        if head.startswith(mark):
+            return encoding.removesuffix("LE").removesuffix("BE")  # iconv takes the order from the mark
+    start = head[: min(len(head), 2000) // 4 * 4]
+    if start.count(0) > len(start) // 10:
+        return next((encoding for encoding in ENCODINGS if is_text(start, encoding)), None)
+    return None
+
+
+def is_text(data: bytes, encoding: str) -> bool:
+    text = data.decode(encoding, "replace")
+    return "".join(text.split()).isprintable() and "\ufffd" not in text[:-1]
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether bytes are neither UTF-8 nor mostly letters of some encoding with one byte a character."""
+    start = head[:2000]
+    return len(start) - len(start.translate(None, CONTROL)) > len(start) // 50
+
+
+def converted(source: Source, encoding: str) -> str:
+    """The command that makes a file UTF-8."""
+    path = shlex.quote(source.path)
+    unpacked = f"gunzip -c {path} | iconv" if source.zipped else "iconv"
+    return (
+        f"with `{unpacked} -f {encoding} -t UTF-8{'' if source.zipped else ' ' + path} > new.jsonl` for "
+        "instance"
+    )
+
+
+def not_utf8(source: Source, where: str) -> str:
+    """What to say of a file with one byte a letter, or an encoding of Asia: in those most bytes are high."""
+    with source.open() as file:
+        head = file.read(1 << 16)
+    if len(head.translate(None, bytes(range(128)))) > len(head) // 6:
+        return (
+            f"{source.path} is not UTF-8 ({where}); save it as UTF-8, {converted(source, 'ENCODING')}, its "
+            "own encoding (WINDOWS-1251, GBK, SHIFT_JIS ...) in place of ENCODING."
+        )
+    return (
+        f"{source.path} is not UTF-8 but Windows-1252 or Latin-1, it seems ({where}); save it as UTF-8, "
+        f"{converted(source, 'WINDOWS-1252')}."
+    )
 
 
 def is_json(line: bytes) -> bool:
+    """Whether a line is an object or a list, also within quotes; a number or a word may stand in any file."""
     try:
-        VALUE.decode(line.decode("utf-8", "replace").strip())
+        value = VALUE.decode(line.decode("utf-8", "replace").strip())
     except (ValueError, RecursionError):
         return False
-    return True
+    return (
+        is_json(value.encode("utf-8", "replace"))
+        if isinstance(value, str)
+        else isinstance(value, (dict, list))
+    )
 
 
 def named_text(text: str) -> str:
@@ -139,19 +207,30 @@ def named_text(text: str) -> str:
     first = next(line.strip() for line in text.split("\n") if line.strip())[:80]
     if re.match(r"\s*(?:\{'|\[\s*\{')", text):
         return "no JSON but Python's notation, with single quotes; write it with json.dumps(conversation)"
+    if re.match(r"\s*[{\[]\s*(?:[{\[]\s*)*\w+\s*:", text):
+        return "no JSON but JavaScript's notation; every key needs double quotes"
     if text.lstrip().startswith("<") and not FOREIGN.match(text.lstrip()):
         return f"HTML or XML ({first!r})"
     if re.search(r"^Q:.*\n+\s*A:", text, re.MULTILINE):
         return "text in the form Q: and A:; make each pair an object with prompt and completion"
+    if (found := FOREIGN.search(text)) and not found.start():
+        return f"text in another template ({found[0].strip()})"
     if re.match(r"(?:---|- |\w+:\s*$|\w+: \S)", text) and re.search(r"^\s*(?:- )?\w+:", text, re.MULTILINE):
         return f"YAML or a similar list ({first!r})"
-    for mark, name in ((",", "CSV"), ("\t", "a table with tabs"), (";", "CSV with semicolons")):
+    for mark, name in (
+        (",", "CSV"),
+        ("\t", "a table with tabs"),
+        (";", "CSV with semicolons"),
+        ("|", "a table with bars"),
+    ):
         name_of_column = r' ?"?\w+(?: \w+)?"?'
-        if re.fullmatch(rf"{name_of_column}(?:{mark}{name_of_column})+", first):
+        if re.fullmatch(rf"{name_of_column}(?:{re.escape(mark)}{name_of_column})+", first):
             columns = ", ".join(column.strip(' "') for column in first.split(mark))
             return f"{name} with the columns {columns}; save it as JSON lines"
-    if mark := FOREIGN.search(text):
-        return f"text in another template ({mark[0].strip()})"
+    if re.match(r'"[^"\n]*",\s*"', text):
+        return "CSV without names of columns; save it as JSON lines"
+    if found:
+        return f"text in another template ({found[0].strip()})"
     return f"no JSON but plain text, it seems (it begins with {first[:40]!r})"
 
 
@@ -170,8 +249,11 @@ def container_of(head: bytes) -> str:
         if is_array_of_records([record]):
             return "array"
     value, end = first_value(text, 0)
-    old_mac = "\n" not in text and text[end : end + 1] == "\r"
-    several = "\n" in text[:end] or old_mac
+    several = (
+        "\n" in text[:end]
+        or text[end:].lstrip(" ,")[:1] == text[:1]  # the next one stands on the same line
+        or ("\n" not in text and text[end : end + 1] == "\r")  # an old Mac's line end
+    )
     return "values" if isinstance(value, (dict, list)) and several else "lines"
 
 
@@ -246,7 +328,7 @@ def cut_values(source: Source, file: BinaryIO, size: int) -> list[list[int]]:
         parts.append([start, start + end])
         lines, start = lines + lines_in(data[:end]), start + end
     file.seek(start)
-    if (rest := file.read(PART).strip()) != (b"]" if source.container == "array" else b""):
+    if (rest := file.read(PART).strip(b" \t\r\n,")) != (b"]" if source.container == "array" else b""):
         what = "goes on behind its end" if rest else "breaks off"
         raise FaultyError(
             f"{source.path}:{lines + 1}: the JSON {what}; "

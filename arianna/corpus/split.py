@@ -134,7 +134,5 @@ def none_left(number: int, different: int) -> str:
 
 
 def too_few(number: int) -> str:
-    return (
-        f"{number} conversations are too few: at least {FEWEST} are needed, "
-        f"{FEWEST_HELD_OUT} of them to measure with."
-    )
+    are = "conversation is" if number == 1 else "conversations are"
+    return f"{number} {are} too few: at least {FEWEST} are needed, {FEWEST_HELD_OUT} of them to measure with."

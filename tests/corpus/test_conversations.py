@@ -71,6 +71,9 @@ FORMATS = {
     "object with prompt and completion": lambda q, a: {"prompt": q, "completion": a},
     "object with prompt and response": lambda q, a: {"prompt": q, "response": a},
     "object with question and answer": lambda q, a: {"question": q, "answer": a},
+    "object with input and output": lambda q, a: {"input": q, "output": a},
+    "object with lists of input and output": lambda q, a: {"input": line(q), "output": a},
+    "object with lists of prompt and response": lambda q, a: {"prompt": line(q), "response": line(q, a)[1]},
     "object with lists of prompt and completion": lambda q, a: {
         "prompt": line(q),
         "completion": line(q, a)[1:],
@@ -245,6 +248,23 @@ READ = {  # a record, the conversation that it is, and what is told of twenty li
         "40 texts hold marks of another template (User:, Assistant:), which are trained as they stand; take "
         "them out if they are not meant",
     ),
+    "marks of further templates": (
+        {"prompt": "<think>why", "completion": "<\uff5cEnd\uff5c>because"},
+        Conversation((("<think>why", "<\uff5cEnd\uff5c>because"),), "", 1),
+        "40 texts hold marks of another template (<think>, <\uff5cEnd\uff5c>), which are trained as they "
+        "stand; take them out if they are not meant",
+    ),
+    "signs of damage": (
+        {"prompt": "Itâ€™s why", "completion": "&quot;because\ufffd"},
+        Conversation((("Itâ€™s why", "&quot;because\ufffd"),), "", 1),
+        "40 texts hold signs of a damaged encoding or of HTML (â€, &quot;), which are trained as they stand; "
+        "mend them if they are not meant",
+    ),
+    "an input that says that there is none": (
+        {"instruction": "why", "input": "<noinput>", "output": "because"},
+        Conversation((("why", "because"),), "", 1),
+        "",
+    ),
     "invisible characters": (
         {"prompt": "w\u200bhy", "completion": "\u202ebecause\u2069"},
         Conversation((("why", "because"),), "", 1),
@@ -264,6 +284,14 @@ def test_what_is_not_as_usual_is_read_and_told(tmp_path, name):
     assert only(tmp_path, record) == conversation
     if name != "marks of the template":  # the numbers behind the texts hide one
         assert notes_of(tmp_path, record) == told
+
+
+@pytest.mark.parametrize(
+    "text", ["A chat. USER: why? ASSISTANT:", "Instruct: why?\nOutput:", "Question: why?\nAnswer:"]
+)
+def test_a_prompt_that_ends_as_an_answer_begins_is_another_template(tmp_path, text):
+    records = [{"prompt": f"{n} {text}", "completion": "because"} for n in range(20)]
+    assert "20 texts hold marks of another template" in look_at(write(tmp_path, *records, good=0)).notes[0]
 
 
 def test_marks_of_the_template_are_counted(tmp_path):
@@ -326,6 +354,14 @@ REFUSED = {  # a record of a kind that cannot be learned, and what is said, once
     "a history": (
         {"instruction": "why", "output": "x", "history": [["a", "b"]]},
         "has 'history', which changes what is to be learned",
+    ),
+    "a part without text": (
+        {"contents": [{"role": "user", "parts": [{"inlineData": {"data": "x"}}]}, ANSWER]},
+        "the question has a part of 'inlineData'; only text can be learned",
+    ),
+    "a result of a tool": (
+        said(QUESTION, {"role": "Tool-Result", "content": "x"}),
+        "from 'Tool-Result', tool",
     ),
     "text in our template": (
         {"text": "Q: why\nA: because"},

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,9 @@ CONTAINERS = {  # the bytes of a file of these records, and what is told of how 
     "an array, a record a line": (b"[\n" + LINES.replace(b"\n", b",\n") + b"\n]\n", ", in a JSON array"),
     "records over several lines": (
         "\n".join(json.dumps(r, indent=1) for r in RECORDS).encode(),
-        ", over several lines each",
+        ", not one to a line",
     ),
-    "an old Mac's lines": (LINES.replace(b"\n", b"\r"), ", over several lines each"),
+    "an old Mac's lines": (LINES.replace(b"\n", b"\r"), ", not one to a line"),
     "gzip": (gzip.compress(LINES), ", compressed by gzip"),
     "an array in gzip": (
         gzip.compress(json.dumps(RECORDS).encode()),
@@ -35,6 +36,13 @@ CONTAINERS = {  # the bytes of a file of these records, and what is told of how 
         ", in a JSON array",
     ),
     "commas at the ends": (LINES.replace(b"\n", b",\n") + b",", ""),
+    "an array with a comma at its end": (
+        b"[" + LINES.replace(b"\n", b",\n") + b"]",
+        ", in a JSON array",
+    ),
+    "records behind one another": (LINES.replace(b"\n", b""), ", not one to a line"),
+    "records with a space between": (LINES.replace(b"\n", b" "), ", not one to a line"),
+    "an old Mac's line ends": (LINES.replace(b"\n", b"\r"), ", not one to a line"),
 }
 
 
@@ -110,6 +118,8 @@ def test_a_file_that_was_not_written_to_its_end_is_told(tmp_path, data, expected
     assert expected in refusal(file(tmp_path, data))
 
 
+CHINESE = "".join(f'{{"prompt": "石头{n}是什么颜色？", "completion": "灰色的，很冷。"}}\n' for n in range(30))
+RUSSIAN = "".join(f'{{"prompt": "Какого цвета {n}?", "completion": "Серый, как туча."}}\n' for n in range(30))
 NO_CONVERSATIONS = {
     "nothing": (b"", "is empty; it needs at least 20 conversations"),
     "a mark of byte order alone": (b"\xef\xbb\xbf", "is empty; it needs"),
@@ -121,10 +131,66 @@ NO_CONVERSATIONS = {
     "Parquet": (b"PAR1" + b"\0" * 50, "is a Parquet file; save it as JSON lines"),
     "UTF-16": (
         LINES.decode().encode("utf-16"),
-        "is UTF-16 or not text (it holds zero bytes); save it as UTF-8",
+        "is UTF-16; save it as UTF-8, with `iconv -f UTF-16 -t UTF-8",
     ),
-    "UTF-16 without a mark": (LINES.decode().encode("utf-16-le"), "is UTF-16 or not text"),
-    "UTF-32": (LINES.decode().encode("utf-32"), "is UTF-16 or not text"),
+    "UTF-16 without a mark": (LINES.decode().encode("utf-16-le"), "is UTF-16LE; save"),
+    "UTF-16 the other way": (LINES.decode().encode("utf-16-be"), "is UTF-16BE; save"),
+    "UTF-16 of Chinese": (CHINESE.encode("utf-16-le"), "is UTF-16LE; save"),
+    "UTF-32": (LINES.decode().encode("utf-32"), "is UTF-32; save"),
+    "UTF-32 without a mark": (LINES.decode().encode("utf-32-be"), "is UTF-32BE; save"),
+    "GBK": (
+        CHINESE.encode("gbk"),
+        "is not UTF-8 (30 lines, the first is line 1); save it as UTF-8, with `iconv",
+    ),
+    "Windows-1251": (
+        RUSSIAN.encode("cp1251"),
+        "its own encoding (WINDOWS-1251, GBK, SHIFT_JIS ...) in place of",
+    ),
+    "a tar archive": (
+        b"talk.jsonl" + bytes(247) + b"ustar" + bytes(250) + LINES,
+        "is a tar archive; unpack it",
+    ),
+    "gzip twice": (gzip.compress(gzip.compress(LINES)), "is compressed twice by gzip; unpack it once"),
+    "RTF": (b"{\\rtf1\\ansi Q: why\\par A: so}", "is an RTF document"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "is a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`",
+    ),
+    "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is no text, it begins with the bytes 89 50 4e 47"),
+    "a pickle": (b"\x80\x04\x95\x9e\0\0]\x94(}\x94", "is no text, it begins with the bytes 80 04 95"),
+    "JavaScript": (b'{prompt: "why", completion: "so"}\n' * 30, "is no JSON but JavaScript's notation"),
+    "an array in Python's notation": (b"[{'prompt': 'why'}]", "is no JSON but Python's notation"),
+    "INI": (b"[section]\nkey = 1\n", "is no JSON but plain text, it seems (it begins with '[section]"),
+    "TOML": (b'[[talk]]\nprompt = "why"\n', "is no JSON but plain text, it seems (it begins with '[[talk]]"),
+    "subtitles": (b"1\n00:00:01,000 --> 00:00:02,000\nHi.\n", "is no JSON but plain text"),
+    "names ahead": (b"User: why\nAssistant: so\n\n" * 30, "is text in another template (User:)"),
+    "bars": (b"prompt|completion\nwhy|so\n", "is a table with bars with the columns prompt, completion"),
+    "CSV without a head": (b'"why, then?","so, then"\n', "is CSV without names of columns"),
+    "CSV of Python's lists": (b"messages\n\"[{'role': 'user'}]\"\n", "is no JSON but plain text"),
+    "JSON within quotes": (
+        b"".join(json.dumps(line).encode() + b"\n" for line in LINES.decode().splitlines()),
+        "of the first, on line 1: the line is text, not a list of messages; it is JSON within quotes",
+    ),
+    "records under a key": (
+        json.dumps({"version": 1, "data": RECORDS}, indent=1).encode(),
+        "its records lie in the list 'data': write that alone, with jq -c '.data[]' for instance",
+    ),
+    "a request to an API": (
+        b"".join(json.dumps({"id": 1, "body": r}).encode() + b"\n" for r in RECORDS),
+        "its conversation lies under 'body': write that alone, with jq -c '.body' for instance",
+    ),
+    "conversations in conversations": (
+        json.dumps({"conversations": RECORDS}).encode(),
+        "'conversations' holds whole conversations; write that list alone into a file",
+    ),
+    "columns": (
+        json.dumps({"prompt": {"0": "why", "1": "what"}, "completion": {"0": "so", "1": "it"}}).encode(),
+        "'prompt' and 'completion' are whole columns; one record a line is needed, with pandas: to_json(",
+    ),
+    "columns of lists": (
+        json.dumps({"prompt": ["why", "what"], "completion": ["so", "it"]}).encode(),
+        "'prompt' and 'completion' are whole columns",
+    ),
     "Latin-1": (
         LINES.replace(b"\\u00e9", b"\xe9"),
         "is not UTF-8 but Windows-1252 or Latin-1, it seems (30 lines, the first is line 1)",
@@ -178,6 +244,7 @@ def test_a_missing_file_a_folder_and_an_address_are_refused(tmp_path):
     assert refusal(tmp_path) == f"{tmp_path} is a folder; give the file of conversations in it."
     file(tmp_path, LINES, "talk.jsonl")
     assert refusal(tmp_path).endswith(f"in it, such as {tmp_path}/talk.jsonl.")
+    assert refusal(f"file://{tmp_path}/talk.jsonl").endswith("give the path of the file, without file://.")
     assert "is an address; nothing is fetched from the network here" in refusal(
         "https://example.org/talk.jsonl"
     )
@@ -199,7 +266,11 @@ def test_an_error_while_reading_is_told(tmp_path, monkeypatch):
     assert refusal(path) == f"{path} cannot be read: Input/output error."
 
 
-def test_a_command_in_a_refusal_can_be_pasted(tmp_path):
-    assert "`iconv -f UTF-16 -t UTF-8 '" in refusal(
-        file(tmp_path, LINES.decode().encode("utf-16"), "my talks.jsonl")
-    )
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-le", "cp1252"])
+def test_the_command_in_a_refusal_can_be_pasted(tmp_path, encoding, zipped):
+    data = LINES.replace(b"\\u00e9", "é".encode()).decode().encode(encoding)
+    sentence = refusal(file(tmp_path, gzip.compress(data) if zipped else data, "my talks.jsonl"))
+    done = subprocess.run(["sh", "-c", sentence.split("`")[1]], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(read_conversations(tmp_path / "new.jsonl")) == 30
