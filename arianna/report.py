@@ -30,7 +30,7 @@ from arianna.scoring.bootstrap import Difference, bootstrap
 from arianna.scoring.choose import Choice
 from arianna.scoring.scores import changes
 from arianna.system import config
-from arianna.system.commands import next_commands
+from arianna.system.commands import located, next_commands
 from arianna.system.files import json_object, write_atomic
 from arianna.system.visible import visible
 from arianna_data import epochs
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         with config.usage_errors(ValueError):
             facts = make(Path(cfg.run))
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(config.in_words(error), file=sys.stderr)
         return 1
     print(f"{words_of(facts)}\n\n{three_answers(facts)}\n")
     print(visible(str(Path(cfg.run) / "report.html")))
@@ -219,15 +219,6 @@ def times(scored: ScoredRun, scores: dict[str, Any]) -> dict[str, Any]:
         "starts": scored.job["starts"],
         "made": now(),
     }
-
-
-def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
-    """A run's files, where they were or beside the run's folder if that has moved; None for what is gone."""
-
-    def where(path: str) -> str | None:
-        return next((str(p) for p in (Path(path), run.parent / Path(path).name) if p.exists()), None)
-
-    return {name: where(path) for name, path in paths.items() if path is not None}
 
 
 def missing_note(use: str, run: Path) -> list[str]:

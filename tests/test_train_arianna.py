@@ -407,6 +407,20 @@ def test_a_damaged_state_is_set_aside_and_the_other_used(tmp_path, base, name, c
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run")) or name == "ckpt_prev.pt"
 
 
+def test_a_run_without_its_states_is_not_begun_over_its_weights(tmp_path, base):
+    cfg = settings_for(tmp_path, base)
+    train(cfg)
+    for name in ("ckpt.pt", "ckpt_prev.pt"):
+        (tmp_path / "run" / name).unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(
+        config.UsageError, match="ckpt.pt and ckpt_prev.pt are missing or damaged; .* 2 of its"
+    ):
+        train(cfg)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert train(dataclasses.replace(cfg, fresh=True)).step == 8
+
+
 def test_replay_takes_its_share_and_shows_in_the_weights(tmp_path, base):
     other = write_shards(tmp_path / "other")
     plain = settings_for(tmp_path, base, out_dir=str(tmp_path / "plain"))

@@ -21,7 +21,9 @@ from arianna.scoring.bootstrap import spread
 from arianna.scoring.choose import Choice, Point
 from arianna.scoring.losses import answer_loss
 from arianna.scoring.scores import MOST_ANSWERS, Halves, Inputs, read_inputs, score_models
+from arianna.system.commands import located
 from arianna.system.files import json_object, sha256, write_atomic
+from arianna.training import log
 from arianna.training.run_folder import RUN_FORMAT, latest_state
 from arianna_data import Rows
 from model import Transformer
@@ -33,6 +35,11 @@ DATA = ROOT / "data"
 WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
 SAMPLING = {"samples_each": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1337}
 MOST_OF_MANY = (2000, 100)  # at most so many conversations to look for copies in, and questions to ask
+USES = {
+    "base": "the report compares with it the result of",
+    "conversations": "the report asks the questions in it that were held out from",
+    "tokenizer": "the report reads with it the answers of",
+}
 MOST_CANDIDATES = 20  # checkpoints whose choice is repeated on each resample
 
 
@@ -115,18 +122,27 @@ class ScoredRun:
 
 def read_run(run: Path) -> ScoredRun:
     """The contents of a run's folder. Raises ValueError if it is no run, another version's, or not done."""
-    for name in ("log.jsonl", "job.json"):
-        if not (run / name).is_file():
-            raise no_run(run, f"it has no {name}")
+    missing = [name for name in ("log.jsonl", "job.json") if not (run / name).is_file()]
+    if missing == ["log.jsonl"]:
+        raise ValueError(log.what_it_was_for(run))
+    if missing:
+        raise no_run(run, f"it has no {missing[0]}")
     state, job = (latest_state(run) or {}).get("run"), json_object(run / "job.json")
-    if state is None or job is None:
-        raise no_run(run, "it has no ckpt.pt of ours" if state is None else "its job.json is damaged")
+    if job is None:
+        raise no_run(run, "its job.json is damaged")
+    if state is None:
+        raise ValueError(
+            f"{run / 'ckpt.pt'} and ckpt_prev.pt are missing or damaged; they hold the settings of the run "
+            f"in {run}, which the report tells. Put one of them back."
+        )
     for name, contents, ours in (("ckpt.pt", state, RUN_FORMAT), ("job.json", job, FORMAT)):
         if contents.get("format") != ours:
             raise ValueError(
                 f"{run / name} is of format {contents.get('format')}, and this program reads {ours}: "
                 "use the version that trained it."
             )
+    there = {name: path for name, path in located(job["paths"], run).items() if path is not None}
+    job["paths"] |= there
     points = choose.evaluations(run)
     settings, choice = read_choice(run, points)
     return ScoredRun(run, state, job, choose.read_log(run), unreadable_lines(run), points, settings, choice)
@@ -210,7 +226,7 @@ def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
     print(f"scoring base and tuned model on {counts['held_out']} held-out conversations ...", flush=True)
 
     def tuned(point: Point) -> Transformer:
-        model = formats.open_model(weights(scored.folder, point), base.args.max_seq_len)
+        model = formats.open_model(choose.weights_of(point, scored.folder), base.args.max_seq_len)
         return choose.blended(base, model, scored.choice.used.blend)
 
     of_base, of_tuned = score_models([base, tuned(scored.choice.used)], inputs, **sampling)
@@ -220,12 +236,14 @@ def score(scored: ScoredRun, sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_unchanged(scored: ScoredRun) -> None:
     """Raise ValueError if a file that the scores need is gone or is not the one that the run was given."""
-    for name in ("base", "conversations", "tokenizer"):
+    for name, use in USES.items():
         path = scored.job["paths"][name]
         then = scored.state["inputs"].get(name) or scored.job["hashes"].get(name)
-        if not Path(path).exists() or sha256(path) != then:
+        if not Path(path).exists():
+            raise ValueError(f"{path} is missing; {use} the run in {scored.folder}. Put it back there.")
+        if sha256(path) != then:
             raise ValueError(
-                f"{path} is not there or has changed since {scored.folder} was trained; the scores need it."
+                f"{path} has changed since {scored.folder} was trained; {use} that run. Put the old one back."
             )
 
 

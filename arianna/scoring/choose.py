@@ -70,6 +70,18 @@ def best_checkpoint(points: list[Point]) -> Point:
     return min(points[1:], key=lambda p: (p.answer_loss, p.step))
 
 
+def weights_of(point: Point, folder: Path) -> Path:
+    """The file of a checkpoint. Raises ValueError, which says what it is for, if it is not there."""
+    path = folder / f"ckpt_{point.step:06d}.pt"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing; it holds the weights at iteration {point.step}, of which the result is "
+            f"made: they are the best on held-out answers ({point.answer_loss:.4f} nats a token). "
+            "Put it back, or train again with --fresh."
+        )
+    return path
+
+
 def blended(base: Transformer, tuned: Transformer, share: float) -> Transformer:
     """base + share x (tuned - base), weight by weight (WiSE-FT, Wortsman et al. 2022, arXiv 2109.01903)."""
     if share == 1:

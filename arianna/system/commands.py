@@ -26,6 +26,18 @@ def next_commands(paths: Paths, better: bool) -> list[Command]:
     return [command for make in makers if (command := make(there)) is not None]
 
 
+def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
+    """A run's files as they lie now: where they were, or as near to the run's folder, if that has moved; None
+    for what is gone.
+    """
+
+    def where(path: str) -> str | None:
+        places = (Path(path), run.parent / Path(path).name, run.parent.parent / path)
+        return next((str(place) for place in places if place.exists()), None)
+
+    return {name: where(path) for name, path in paths.items() if path is not None}
+
+
 def hear_both(paths: Mapping[str, str]) -> Command | None:
     if not {"checkpoint", "base"} <= paths.keys():
         return None

@@ -28,11 +28,13 @@ INSTEAD = {  # what to do instead of giving flags that arianna_ft.py does not ha
     "data_dir": "it makes token shards of --conversations=FILE; train_arianna.py trains on shards of yours",
     "base_text_dir": "it makes token shards of --base_text=FILE_OR_FOLDER",
     " ".join(SHAPE): "a fine-tune keeps the shape of its base; train_arianna.py trains another from scratch",
-    "data dataset train_file corpus": "give your conversations with --conversations=FILE",
-    "model checkpoint base_model": "give the model to start from with --base=FILE_OR_FOLDER",
+    "data dataset train_data train_file corpus": "give your conversations with --conversations=FILE",
+    "model model_name_or_path checkpoint": "give the model to start from with --base=FILE_OR_FOLDER",
+    "base_model": "give the model to start from with --base=FILE_OR_FOLDER",
     "output output_dir out": "give the folder for all that is written with --out_dir=FOLDER",
     "iters steps max_steps": "give the number of steps with --max_iters=NUMBER",
-    "epochs num_epochs": "a run is as long as --max_iters=NUMBER says; its epochs are told",
+    "epochs num_epochs num_train_epochs": "a run is as long as --max_iters=NUMBER says; its epochs are told",
+    "fp16 bf16 precision": "the number format of the steps is --dtype=float32 or bfloat16",
     "context block_size seq_len max_length": "give the context with --max_seq_len=NUMBER",
 }
 ELSEWHERE = {flag: advice for flags, advice in INSTEAD.items() for flag in flags.split()}
@@ -92,7 +94,7 @@ class PipelineConfig:
     @property
     def known_text(self) -> str | None:
         """Real text that the base knows, if there is any."""
-        shipped = self.base == SHIPPED_BASE and Path(ITS_PROSE).is_file()
+        shipped = Path(self.base) == Path(SHIPPED_BASE) and Path(ITS_PROSE).is_file()
         return self.base_text or (ITS_PROSE if shipped else None)
 
     @property
@@ -102,7 +104,7 @@ class PipelineConfig:
     @property
     def corpus(self) -> Path:
         """The readable copy of the conversations, in another out_dir where one is given."""
-        return Path("data/ft_corpus.txt") if self.out_dir == "out" else Path(self.out_dir) / "ft_corpus.txt"
+        return Path("data" if Path(self.out_dir) == Path("out") else self.out_dir) / "ft_corpus.txt"
 
     @property
     def checkpoint(self) -> Path:

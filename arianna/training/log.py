@@ -53,10 +53,7 @@ def read_log(folder: Path) -> dict[int, dict[str, Any]]:
     out. Raises FileNotFoundError without a log.
     """
     if not (folder / NAME).is_file():
-        raise FileNotFoundError(
-            f"{folder / NAME} is missing; it holds the losses of the run in {folder}, "
-            "by which the best checkpoint is found. Put it back, or train again with --fresh."
-        )
+        raise FileNotFoundError(what_it_was_for(folder))
     entries: dict[int, dict[str, Any]] = {}
     for line in (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -66,6 +63,14 @@ def read_log(folder: Path) -> dict[int, dict[str, Any]]:
         if isinstance(entry, dict) and isinstance(entry.get("step"), int):
             entries.setdefault(entry["step"], {}).update(entry)
     return entries
+
+
+def what_it_was_for(folder: Path) -> str:
+    """What to say of a log that is missing."""
+    return (
+        f"{folder / NAME} is missing; it holds the losses of the run in {folder}, "
+        "by which the best checkpoint is found. Put it back, or train again with --fresh."
+    )
 
 
 class Window:

@@ -11,7 +11,8 @@ from arianna.corpus import prepare
 from arianna.corpus.prepare import Survey
 from arianna.system.config import UsageError
 from arianna.system.files import sha256
-from arianna.training.run_folder import hash_inputs, latest_state
+from arianna.training import log
+from arianna.training.run_folder import check_state, hash_inputs, latest_state
 from arianna.training.settings import TrainConfig
 from arianna.training.state import Progress, check_folder
 
@@ -24,6 +25,19 @@ def find_progress(
     `base_text` are the files of its base text by name. Token shards are compared byte for byte; where they
     are to be made again, their sources are.
     """
+    folder = Path(cfg.out_dir)
+    progress = compare(cfg, survey, contexts, base_text)
+    if progress is None:
+        check_state(folder)
+    elif progress.step and not (folder / log.NAME).is_file():  # told before hours of training, not after
+        raise UsageError(log.what_it_was_for(folder))
+    return progress
+
+
+def compare(
+    cfg: TrainConfig, survey: Survey, contexts: tuple[int, int], base_text: Mapping[str, bytes]
+) -> Progress | None:
+    """The progress of the run in cfg.out_dir, if all its inputs are those it was started with."""
     inputs = {"base": sha256(cfg.base)}
     inputs |= {f"base_text/{name}": hashlib.sha256(data).hexdigest() for name, data in base_text.items()}
     data = Path(cfg.data_dir)

@@ -40,6 +40,17 @@ def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any
     return max(states, key=lambda s: s.get("iter_num", -1), default=None)
 
 
+def check_state(folder: Path) -> None:
+    """Raise RefusedError for a run that has lost its states: begun anew, it would write over its weights."""
+    kept = [path for path in folder.glob("ckpt_[0-9]*.pt") if int(path.stem.split("_")[1])]
+    if len(kept) > 1:  # the first is written just before the first state
+        raise RefusedError(
+            f"{folder / NEWEST} and {BEFORE} are missing or damaged; the run in {folder} goes on from them, "
+            f"and {len(kept)} of its evaluations have left weights there. Put one of the two back, or begin "
+            "anew with --fresh (the old folder is kept)."
+        )
+
+
 def check_run(state: dict[str, Any], path: Path) -> None:
     """Raise ValueError unless a checkpoint's step and `run` entry (if it has one) have the right types."""
     run = state.get("run", {"config": {}, "inputs": {}, "best_step": -1, "seconds": 0.0})

@@ -68,6 +68,10 @@ class TrainConfig:
     max_seq_len: int | None = None  # context; by default the base's, or 256 from scratch
 
     def __post_init__(self) -> None:
+        if self.init_from == "scratch" and self.base:
+            raise ValueError(
+                f"--base={self.base} is not used with --init_from=scratch; leave one of them out"
+            )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}; it must be at least 1, or left out")
         counts = "max_iters batch_size gradient_accumulation_steps nproc eval_interval eval_rows log_interval"

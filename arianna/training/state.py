@@ -22,7 +22,13 @@ from arianna import formats
 from arianna.formats import checkpoint
 from arianna.training.devices import pick_precision
 from arianna.training.optimizer import load_moments, make_optimizer
-from arianna.training.run_folder import RUN_FORMAT, RefusedError, check_same_run, latest_state
+from arianna.training.run_folder import (
+    RUN_FORMAT,
+    RefusedError,
+    check_same_run,
+    check_state,
+    latest_state,
+)
 from arianna.training.settings import TrainConfig
 from model import ModelArgs, Transformer
 
@@ -90,6 +96,8 @@ def start_or_continue(
     """The state to go on from, or that of a new run of the model: see the table above."""
     folder = Path(cfg.out_dir)
     saved = latest_state(folder, set_damaged_aside=True)
+    if saved is None:
+        check_state(folder)
     if saved is not None and "run" in saved:
         check_same_run(saved["run"], saved["iter_num"], cfg, inputs, folder)
         return restore(saved, cfg, folder, device)

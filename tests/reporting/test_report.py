@@ -828,7 +828,8 @@ def test_a_run_of_another_version_is_refused_in_a_sentence(run):
     [
         ("job.json", "{", "its job.json is damaged"),
         ("job.json", None, "it has no job.json"),
-        ("ckpt.pt", None, "it has no ckpt.pt of ours"),
+        ("ckpt.pt", None, "missing or damaged; they hold the settings of the run"),
+        ("log.jsonl", None, "is missing; it holds the losses of the run"),
         ("choice.json", None, "has no result yet"),
         ("choice.json", "[]", "has no result yet"),
         ("log.jsonl", "", "has no evaluation of the base"),
@@ -901,7 +902,15 @@ def test_inputs_that_changed_since_the_training_are_named(unscored):
     changed = copy.deepcopy(job)
     changed["paths"]["conversations"] = str(other)
     (unscored / "job.json").write_text(json.dumps(changed))
-    with pytest.raises(UsageError, match="other.jsonl is not there or has changed since .* was trained"):
+    with pytest.raises(UsageError, match="other.jsonl has changed since .* was trained; the report asks the"):
+        report.main([f"--run={unscored}"])
+    other.unlink()
+    with pytest.raises(UsageError, match="other.jsonl is missing; the report asks the questions in it"):
+        report.main([f"--run={unscored}"])
+    (unscored / "job.json").write_text(json.dumps(job))
+    best = json.loads((unscored / "choice.json").read_text())["choice"]["used"]["step"]
+    (unscored / f"ckpt_{best:06d}.pt").unlink()
+    with pytest.raises(UsageError, match=f"weights at iteration {best}, of which the result is made"):
         report.main([f"--run={unscored}"])
 
 
