@@ -28,9 +28,11 @@ import numpy as np
 
 from arianna.corpus import parallel, prepare, texts
 from arianna.corpus.encoding import ANSWER, ROW, TRAIN_ALL
+from arianna.corpus.settings import COMMANDS, CONVERSATIONS, TextConfig, read_settings
 from arianna.system import config
 from arianna.system.files import check_outputs, write_atomic
-from tokenizer import IGNORE, train
+from arianna.system.visible import visible
+from tokenizer import IGNORE, Tokenizer, train
 
 if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for it
     from torch import Tensor
@@ -40,7 +42,6 @@ if TYPE_CHECKING:  # torch takes seconds, and what only prepares has no use for 
 PAD_TO = 16  # rows of a batch are padded to a multiple of so many tokens, for few different shapes
 BLOCK = 1 << 24  # rows that are shuffled together: 128 MB of row numbers
 POOL = 16  # conversations are grouped by length within so many batches
-CONVERSATIONS = (".jsonl", ".json", ".gz")  # ends of names of files of conversations; others hold prose
 
 
 class Rows:
@@ -242,31 +243,12 @@ class Task:
 # ---- texts ----
 
 
-@dataclass(frozen=True)
-class TextConfig:
-    """The settings of `train_vocab` and `pretokenize`."""
-
-    data: str = "data/texts"  # a text (.txt, .md) or folder of them; for pretokenize also conversations
-    model: str = "data/tok4096.model"  # the tokenizer: written by train_vocab, read by pretokenize
-    out: str = "data/tok4096"  # folder for the shards (pretokenize)
-    vocab_size: int = 4096  # tokens of the tokenizer (train_vocab)
-    val_tail: float = 0.01  # share of each file's end that is held out (pretokenize)
-    val_paragraphs: float = 0.0  # instead, share of all paragraphs, chosen by hash (pretokenize)
-    max_seq_len: int = 256  # context of the model, in tokens: the longest row of conversations (pretokenize)
-    threads: int = 2  # processor threads (train_vocab)
-    force: bool = False  # replace what is there
-
-    def __post_init__(self) -> None:
-        for name in ("val_tail", "val_paragraphs"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and under 1")
-
-
 def pretokenize(cfg: TextConfig) -> str:
     """Write the shards of texts or of a file of conversations; returns in words what was written."""
     out = Path(cfg.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; the shards need a folder: give --out another name.")
+    Tokenizer(cfg.model)  # told if it is missing or none
     if Path(cfg.data).suffix in CONVERSATIONS:
         survey, contexts = prepare.survey(cfg.data, say), (cfg.max_seq_len, cfg.max_seq_len)
         check_folder(cfg, [Path(cfg.data)], prepare.shards_of(survey, cfg.model, contexts))
@@ -301,6 +283,8 @@ def train_vocab(cfg: TextConfig) -> str:
             f"--model={model}: a tokenizer's name ends in .model; a .bin for llama2.c is written beside it."
         )
     check_outputs([model, model.with_suffix(".bin")], files, cfg.force)
+    if not model.absolute().parent.is_dir():
+        raise ValueError(f"{model.parent} is no folder, so {model} cannot be written; make it first.")
     for file in files:
         texts.read_text(file)  # raises ValueError unless it is prose
     tokenizer = train(files, model, cfg.vocab_size, cfg.threads)
@@ -309,15 +293,15 @@ def train_vocab(cfg: TextConfig) -> str:
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    print(visible(text), flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    command = words[0] if words else "--help"
-    if command not in ("train_vocab", "pretokenize", "-h", "--help"):
+    words = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    command = words[0]
+    if command not in (*COMMANDS, "-h", "--help"):
         raise config.UsageError(f"'{command}' is neither train_vocab nor pretokenize.")
-    cfg = config.parse(TextConfig, words[1:] if command in ("train_vocab", "pretokenize") else words, __doc__)
+    cfg = read_settings(command, words[command in COMMANDS :], __doc__)
     with config.usage_errors(ValueError, FileNotFoundError):
         print(f"wrote {train_vocab(cfg) if command == 'train_vocab' else f'{cfg.out}: {pretokenize(cfg)}'}")
     return 0

@@ -94,7 +94,7 @@ def whole_job(argv: list[str] | None) -> int:
         with config.usage_errors(ValueError):
             return pipeline(cfg, trainer, survey, typed)
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(config.in_words(error), file=sys.stderr)
         return 1
 
 
@@ -192,7 +192,7 @@ def choose(job: Job) -> tuple[Choice, Transformer]:
     run, limits = job.cfg.run, {"max_forgetting": job.cfg.max_forgetting, "blend": job.cfg.blend}
     points = choosing.evaluations(run)
     best = choosing.best_checkpoint(points)
-    tuned = open_model(run / f"ckpt_{best.step:06d}.pt")
+    tuned = open_model(choosing.weights_of(best, run))
     base = open_model(job.cfg.base, tuned.args.max_seq_len)
     choice = choosing.recall(limits, run)
     if choice is None or choice.best != best:

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before torch is imported: its threads read these v
 
     environment.prepare()
 
+import dataclasses
 import math
 import re
 import shutil
@@ -34,6 +35,7 @@ from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.scoring import blind
 from arianna.system import config
 from arianna.system.files import check_outputs, write_atomic
+from arianna.system.setting import is_decision
 from arianna.system.terminal import beside, say
 from arianna.system.visible import visible
 from tokenizer import BOS, Tokenizer
@@ -72,7 +74,9 @@ class SampleConfig:
     def __post_init__(self) -> None:
         for name, least in (("num_samples", 1), ("max_new_tokens", 1), ("top_k", 0), ("seed", 0)):
             if not least <= getattr(self, name) < 1 << 62:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be from {least} to {(1 << 62) - 1}"
+                )
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
@@ -117,8 +121,10 @@ def bare_words_are_questions(argv: list[str] | None) -> list[str]:
     """A command line in which a word that is neither a flag nor the value of one becomes a --question."""
     words = sys.argv[1:] if argv is None else list(argv)
     before = ["", *words]  # "--seed 3": 3 belongs to the flag before it, which has no "=" of its own
+    alone = {f"--{field.name}" for field in dataclasses.fields(SampleConfig) if field.default is False}
     is_bare = [
-        not word.startswith("-") and not re.match("--[^=]+$", last)
+        not word.startswith("-")
+        and (not re.match("--[^=]+$", last) or (last in alone and not is_decision(word)))
         for last, word in zip(before, words, strict=False)
     ]
     return [f"--question={word}" if bare else word for word, bare in zip(words, is_bare, strict=True)]
@@ -286,7 +292,7 @@ def write_columns(
         try:
             write_atomic(cfg.out, page.encode())
         except OSError as error:
-            print(error, file=sys.stderr)
+            print(config.in_words(error), file=sys.stderr)
             return 1
         print(f"\nwrote {cfg.out}")
     return 0

@@ -241,10 +241,8 @@ def why_not(error: str, vocab_size: int) -> str:
         )
     if "sentences_.empty" in error:
         return "the text has no line to learn from; give more text."
-    reason = error.splitlines()[0]
     return (
-        f"no tokenizer of {vocab_size} tokens could be trained ({reason}); "
-        "try another --vocab_size or more text."
+        f"no tokenizer of {vocab_size} tokens could be made of the text; give another --vocab_size or text."
     )
 
 

@@ -337,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
         with config.usage_errors(ValueError):
             return train(cfg).exit_code
     except (FloatingPointError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(config.in_words(error), file=sys.stderr)
         return 1
 
 

@@ -65,6 +65,13 @@ class EvaluateConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        self.check_used()
+
+    def check_used(self) -> None:
+        """Raise ValueError for a flag that would not be used beside the others."""
+        for name, needed in (("pairs_each", "pairs"), ("force", "out")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise ValueError(f"--{name} belongs to --{needed}; give that, too, or leave it out")
 
     @property
     def models(self) -> list[str]:
@@ -78,7 +85,7 @@ class EvaluateConfig:
 
 
 def main(argv: list[str] | None = None) -> int:
-    cfg = config.parse(EvaluateConfig, argv, __doc__)
+    cfg = config.parse(EvaluateConfig, argv, __doc__, word="checkpoint")
     check_out(cfg)
     with config.usage_errors(OSError, ValueError):
         result = evaluate_pairs(cfg) if cfg.pairs else evaluate(cfg)

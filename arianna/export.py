@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         with config.usage_errors(ValueError):
             computed = write.write_model(model, out, cfg.format, **options)
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(config.in_words(error), file=sys.stderr)
         return 1
     size = sum(path.stat().st_size for path in (out.iterdir() if out.is_dir() else [out]))
     print(f"wrote {out}: {size:,} bytes, read back{write.rounding(model, computed)}")

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         worker.work(Path(cfg.folder), cfg.number, cfg.of)
     except OSError as error:
-        print(error, file=sys.stderr)
+        print(config.in_words(error), file=sys.stderr)
         return 1
     return 0
 

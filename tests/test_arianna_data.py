@@ -272,6 +272,56 @@ def test_records_are_no_prose_for_either_command(tmp_path):
         assert "holds JSON records" in refusal([*words, f"--data={tmp_path / 'a.txt'}"])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train_vocab", "--out=x"], "--out is not a flag of this command: it belongs to pretokenize"),
+        (["train_vocab", "--val_tail=0.1"], "--val_tail is not a flag of this command"),
+        (
+            ["pretokenize", "--vocab_size=512"],
+            "--vocab_size is not a flag of this command: it belongs to train",
+        ),
+        (
+            ["pretokenize", "--data=a.jsonl", "--val_tail=0.1"],
+            "--val_tail is for texts, and a.jsonl holds none",
+        ),
+        (
+            ["pretokenize", "--data=a.txt", "--max_seq_len=64"],
+            "--max_seq_len is for conversations, and a.txt",
+        ),
+        (["train_vocab", "--vocab_size=-4"], "vocab_size is -4; it must be from 260 to 65,536"),
+        (["train_vocab", "--vocab_size=99999999999"], "it must be from 260 to 65,536"),
+        (["train_vocab", "--threads=0"], "threads is 0; it must be from 1 to 1,024"),
+        (["pretokenize", "--data=a.jsonl", "--max_seq_len=0"], "max_seq_len is 0; it must be from 1"),
+        (["pretokenize", "--data=none"], "none is missing; give a folder of texts"),
+        (
+            ["pretokenize", "--model=none.model"],
+            "none.model is missing; a SentencePiece model is needed there",
+        ),
+        (
+            ["train_vocab", "--data=a.txt", "--model=none/a.model"],
+            "none is no folder, so none/a.model cannot",
+        ),
+        (["a.txt"], "'a.txt' is neither train_vocab nor pretokenize"),
+        (["pretokenize", "a.txt"], "a.txt has no flag before it; did you mean --data=a.txt"),
+    ],
+)
+def test_what_a_command_cannot_use_is_one_sentence(tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(PROSE)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/tok4096.model").write_bytes(Path(MODEL).read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    assert told in refusal(words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_a_command_the_help_is_shown(capsys):
+    with pytest.raises(SystemExit) as left:
+        arianna_data.main([])
+    assert left.value.code == 0 and "train_vocab" in capsys.readouterr().out
+
+
 def test_shards_are_put_into_a_folder_of_their_own(tmp_path):
     texts = folder_of_texts(tmp_path)
     (tmp_path / "file").write_text("mine")

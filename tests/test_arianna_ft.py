@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,7 +275,7 @@ def test_a_base_that_carries_another_tokenizer_is_refused(place, tokenizer, monk
         arianna_ft.main(flags)
     with pytest.raises(
         config.UsageError,
-        match="folder/ckpt_ft.pt would be written, but it is an input of this run or in one",
+        match="folder/ckpt_ft.pt would be written, but it lies in folder, an input of this run",
     ):
         arianna_ft.main([*flags, "--out_dir=folder"])
     assert not (place / "out").exists()
@@ -407,6 +408,27 @@ def test_what_no_run_made_is_not_written_over_without_force(place, name, monkeyp
     job.check_files(job.PipelineConfig(conversations="talk.jsonl", base="base.pt", force=True))
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["log.jsonl"], "log.jsonl is missing; it holds the losses of the run in out/ft"),
+        (["ckpt.pt", "ckpt_prev.pt"], "goes on from them, and 2 of its evaluations have left weights there"),
+        (["best"], "is missing; it holds the weights at iteration .*, of which the result is made"),
+    ],
+)
+def test_what_is_missing_of_a_run_is_told_by_what_it_was_for(done, tmp_path, monkeypatch, names, told):
+    shutil.copytree(done[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    best = json.loads(Path("out/ft/choice.json").read_text())["choice"]["best"]["step"]
+    for name in names:
+        Path(f"out/ft/{name}" if name != "best" else f"out/ft/ckpt_{best:06d}.pt").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(config.UsageError, match=told) as error:
+        arianna_ft.main(command()[2:])
+    assert "Put " in str(error.value) and "--fresh" in str(error.value)
+    assert contents(tmp_path) == before
+
+
 def test_with_another_folder_everything_lies_under_it(place):
     before = contents(place)
     result = run(place, "--out_dir=my runs/one", "--max_iters=2", "--eval_interval=2")
@@ -429,6 +451,10 @@ def test_with_another_folder_everything_lies_under_it(place):
         (["--dim=64"], "a fine-tune keeps the shape"),
         (["--data=talk.jsonl"], "give your conversations with --conversations=FILE"),
         (["mine.jsonl"], "did you mean --conversations=mine.jsonl"),
+        (["--dry_run", "mine.jsonl"], "did you mean --conversations=mine.jsonl"),
+        (["--conversations=a", "b"], "b has no flag before it, and --conversations is given already"),
+        (["\u2014dry_run"], "a flag begins with two hyphens"),
+        (["--bf16"], "--dtype=float32 or bfloat16"),
         (["--conversations=a", "--conversations=b"], "--conversations is given twice"),
         (["--lr=1", "--learning_rate=1"], "--learning_rate is given twice"),
         (["--out_dir="], "--out_dir/--out-dir: it is empty"),

@@ -294,7 +294,7 @@ FAULTS = {
     "--prompts_file={folder}/none.txt": "none.txt is missing",
     "--out={folder}/none/a.md": "none is no folder",
     "--out={folder}/a.txt": "a.txt should end in .md",
-    "--num_samples=0": "num_samples is 0; it must be at least 1",
+    "--num_samples=0": "num_samples is 0; it must be from 1 to",
     "--max_new_tokens=0": "max_new_tokens is 0",
     "--top_k=-1": "top_k is -1",
     "--seed=-1": "seed is -1",
@@ -454,6 +454,12 @@ def test_a_bare_word_is_a_question_wherever_it_stands(given):
     assert [word for word in words if word != "--question=What?"] == [
         word for word in given if word != "What?"
     ]
+
+
+@pytest.mark.parametrize("flag", ["--chat", "--web", "--blind", "--force"])
+def test_a_flag_that_stands_alone_takes_no_question(flag):
+    assert sample.bare_words_are_questions([flag, "What?"]) == [flag, "--question=What?"]
+    assert sample.bare_words_are_questions([flag, "no", "What?"]) == [flag, "no", "--question=What?"]
 
 
 def test_the_system_text_stands_ahead_of_each_question_as_in_training():

@@ -23,6 +23,8 @@ HEAD = 1 << 16  # bytes that are looked at to tell prose from records
 def text_files(path: str | Path) -> list[Path]:
     """The .txt and .md files of a folder, or the one file that is given."""
     path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} is missing; give a folder of texts (.txt, .md) or one text file.")
     files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
     if not files or not all(p.is_file() for p in files):
         raise ValueError(f"{path} has no .txt or .md file; give a folder of texts or one text file.")

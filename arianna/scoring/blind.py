@@ -19,6 +19,7 @@ from arianna import ROOT
 from arianna.chat import Reader, Sampling, complete, until_next_question
 from arianna.corpus.template import join_lines, prompt
 from arianna.scoring import preferences
+from arianna.system import config
 from arianna.system.config import UsageError, usage_errors
 from arianna.system.files import append, json_object, sync
 from arianna.system.terminal import beside, note, one_key
@@ -64,7 +65,7 @@ def run(
     try:
         code = judge(new, path, about, random.Random())
     except OSError as error:
-        raise SystemExit(str(error)) from None  # exit code 1: the machine failed
+        raise SystemExit(config.in_words(error)) from None  # exit code 1: the machine failed
     choices = preferences.summary(path)
     print(f"\n{preferences.sentence(choices)} Kept in {path}." if choices else "\nNothing was chosen.")
     return code

@@ -16,29 +16,26 @@ import contextlib
 import dataclasses
 import inspect
 import json
-import os
 import re
 import shlex
 import sys
 import tomllib
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from arianna.system import environment
 from arianna.system.misspelling import nearest
+from arianna.system.setting import Once, Setting, Several, UsageError, is_decision
+from arianna.system.visible import visible
 
 T = TypeVar("T")
 Sentences = Mapping[str, str]
+DASHES = ("\u2010", "\u2011", "\u2012", "\u2013", "\u2014", "\u2015", "\u2212")  # that a word processor makes
 SETTINGS_FILE = "config.toml"  # a run writes it; given with --config, it repeats the run
 TOML_KINDS = {int: ((int,), "a whole number"), float: ((int, float), "a number")}
 TOML_KINDS |= {bool: ((bool,), "true or false"), str: ((str,), 'a text in "quotes"')}
-
-
-class UsageError(ValueError):
-    """A mistake in what the user gave: one sentence, exit code 2."""
 
 
 @contextlib.contextmanager
@@ -47,7 +44,7 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise error if isinstance(error, UsageError) else UsageError(str(error)) from None
+        raise error if isinstance(error, UsageError) else UsageError(in_words(error)) from None
 
 
 def parse(
@@ -88,10 +85,13 @@ def read_flags(
     settings = fields_by_name(classes, instead or {})
     aliases = {alias: name for alias, name in (aliases or {}).items() if name in settings}
     parser = make_parser(settings, [f.name for f in dataclasses.fields(classes[0])], description, aliases)
-    namespace, unknown = parser.parse_known_args(argv)
+    bools = {name for name, setting in settings.items() if bool in setting.kinds}
+    words = alone(sys.argv[1:] if argv is None else argv, bools)
+    namespace, unknown = parser.parse_known_args(words)
     values = vars(namespace)
     path = values.pop("config", None)
     if unknown:  # before the class misses a flag that was only mistyped
+        word = f"{word}=" if word in values else word
         refuse_unknown(unknown[0], [*settings, *aliases], word, instead or {})
     return (from_file(Path(path), settings, aliases, instead or {}) if path is not None else {}) | values
 
@@ -108,84 +108,27 @@ def fields_by_name(classes: Sequence[type], refused: Sentences) -> dict[str, Set
     return settings
 
 
-# ---- one setting ----
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """A field of a dataclass as it is given: by a flag or in a file."""
-
-    name: str
-    hint: Any
-    default: Any
-    comment: str
-
-    @property
-    def kinds(self) -> tuple[Any, ...]:
-        """The types that its hint allows, without None and the dots of a tuple."""
-        if typing.get_origin(self.hint) is Literal:
-            return (self.hint,)
-        return tuple(a for a in typing.get_args(self.hint) if a not in (NoneType, ...)) or (self.hint,)
-
-    @property
-    def repeats(self) -> bool:
-        return typing.get_origin(self.hint) is tuple
-
-    def convert(self, text: str) -> Any:
-        """The value that a flag's text means; argparse reports its ArgumentTypeError."""
-        (kind,) = self.kinds
-        if typing.get_origin(kind) is Literal:
-            return self.choose(text, typing.get_args(kind))
-        if kind is bool:
-            return self.decide(text)
-        if kind is str and not self.repeats:  # what may be repeated is prose: questions and starts
-            return self.name_or_path(text)
-        try:
-            return kind(text)
-        except ValueError:
-            name = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
-            raise argparse.ArgumentTypeError(f"'{text}' is not {name}") from None
-
-    def choose(self, text: str, choices: tuple[str, ...]) -> str:
-        if text in choices:
-            return text
-        raise argparse.ArgumentTypeError(f"'{text}' is not one of {', '.join(choices)}")
-
-    def decide(self, text: str) -> bool | None:
-        if text.lower() == "auto" and NoneType in typing.get_args(self.hint):
-            return None
-        if text.lower() in ("true", "false", "1", "0", "yes", "no"):
-            return text.lower() in ("true", "1", "yes")
-        raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
-
-    def name_or_path(self, text: str) -> str:
-        """A text in which `~/` is the home folder, as no shell makes of `--out_dir=~/runs`."""
-        if not text and self.default != "":
-            raise argparse.ArgumentTypeError("it is empty; give a value, or leave it out")
-        return os.path.expanduser(text) if text == "~" or text.startswith("~/") else text
-
-
-class Once(argparse.Action):
-    """An action that refuses a second value, by whatever name: the last would win without a word."""
-
-    def __call__(self, parser: Any, namespace: Any, value: Any, flag: str | None = None) -> None:
-        if hasattr(namespace, self.dest):
-            raise UsageError(f"{flag} is given twice; which of the values is meant? Leave one out.")
-        setattr(namespace, self.dest, value)
-
-
-class Several(argparse.Action):
-    """An action that adds its value to a tuple."""
-
-    def __call__(self, parser: Any, namespace: Any, value: Any, flag: str | None = None) -> None:
-        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), value))
-
-
 # ---- the command line ----
+
+
+def alone(argv: Sequence[str], bools: Collection[str]) -> list[str]:
+    """A command line in which a flag of true or false that stands alone says so, and takes no next word."""
+    behind = [*argv[1:], ""]
+    return [
+        f"{flag}=True" if names_one(flag, bools) and not is_decision(word) else flag
+        for flag, word in zip(argv, behind, strict=False)
+    ]
+
+
+def names_one(flag: str, bools: Collection[str]) -> bool:
+    """Whether a word is one of the flags of true or false, without a value."""
+    return flag.startswith("--") and flag[2:].replace("-", "_") in bools
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if (missing := message.removeprefix("the following arguments are required: ")) != message:
+            message = f"{missing} is missing; it is a word without a flag"
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
 
@@ -209,7 +152,8 @@ def make_parser(
     )
     for name, setting in settings.items():
         add_argument(parser, setting, [a for a, meant in aliases.items() if meant == name], name in shown)
-    config = {"action": Once, "type": os.path.expanduser, "metavar": "X"}
+    path = Setting("config", str, None, "")
+    config = {"action": Once, "type": path.convert, "metavar": "X"}
     parser.add_argument("--config", **config, help="a file of settings (TOML); flags win over it")
     return parser
 
@@ -233,16 +177,27 @@ def add_argument(parser: Parser, setting: Setting, aliases: Sequence[str], shown
 
 
 def refuse_unknown(argument: str, known: Sequence[str], word: str | None, instead: Sentences) -> NoReturn:
-    """Raise UsageError for an argument that is no flag here, with the flag that was meant if certain."""
+    """Raise UsageError for an argument that is no flag here, with the flag that was meant if certain.
+
+    `word`: the flag that a bare word is pointed to, with "=" behind it if that is given already.
+    """
     flag = argument.split("=")[0]
+    if argument.startswith(DASHES):
+        raise UsageError(
+            f"{argument} begins with another sign; a flag begins with two hyphens, as --help does."
+        )
     if word and not argument.startswith("-"):
-        raise UsageError(f"{argument} has no flag before it; did you mean --{word}={shlex.quote(argument)}?")
+        pointed = f"did you mean --{word}={shlex.quote(argument)}?"
+        if word.endswith("="):
+            pointed = f"--{word[:-1]} is given already; leave one out."
+        raise UsageError(f"{argument} has no flag before it; {pointed}")
     name = flag.lstrip("-").replace("-", "_")
     if name in instead:
         raise UsageError(f"{flag} is not a flag of this command: {instead[name]}.")
     near = nearest(name, known) if flag.startswith("-") else None
     hint = f"did you mean --{near}?" if near else "--help lists what there is."
-    raise UsageError(f"{flag} is not a flag of this command; {hint}")
+    what = "is not a flag of this command" if flag.startswith("-") else "has no flag before it"
+    raise UsageError(f"{flag} {what}; {hint}")
 
 
 def to_flags(config: Any) -> list[str]:
@@ -328,16 +283,27 @@ def field_comments(cls: type) -> dict[str, str]:
 # ---- a command ----
 
 
+def in_words(error: BaseException) -> str:
+    """The sentence of an error: of one from the system without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename} cannot be used: {error.strerror}." if error.filename else error.strerror
+    return str(error)
+
+
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Call main and exit with its code; the user's mistakes (UsageError) become one line and exit code 2."""
+    """Call main and exit with its code; the user's mistakes (UsageError) become one line and exit code 2, the
+    machine's (OSError) one line and exit code 1."""
     environment.open_streams()
     if not isinstance(sys.stdout, environment.Stream):
         environment.speak_on(lasting=False)
     try:
         sys.exit(main(argv))
     except UsageError as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # of the machine: a full disk, a folder that may not be written
+        print(visible(in_words(error)), file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -155,10 +155,9 @@ def check_outputs(
     for path in outputs:
         check_name(path)
         output = Path(path)
-        if any(overlap(output, source) for source in sources):
-            raise UsageError(
-                f"{output} would be written, but it is an input of this run or in one; give another name."
-            )
+        for source in sources:
+            if how := overlap(output, source):
+                raise UsageError(f"{output} would be written, but {how}; give another name.")
         if not force and is_occupied(output) and output.absolute() not in made:
             raise UsageError(
                 f"{output} exists and was not made by this run; give another name, or --force to replace it."
@@ -176,12 +175,16 @@ def check_name(path: AnyPath) -> None:
         raise UsageError(f"the name {shown} is not UTF-8; give a folder whose name is.") from None
 
 
-def overlap(output: Path, source: Path) -> bool:
-    """Whether one is the other (also by a link), or lies in it."""
-    if output.exists() and source.exists() and output.samefile(source):  # hard links have two paths
-        return True
+def overlap(output: Path, source: Path) -> str:
+    """How one is the other (also by a link) or lies in it, in words; "" if they are apart."""
     a, b = output.resolve(), source.resolve()
-    return a == b or b in a.parents or a in b.parents
+    if a == b or (
+        output.exists() and source.exists() and output.samefile(source)
+    ):  # hard links have two paths
+        return "it is an input of this run"
+    if b in a.parents:
+        return f"it lies in {source}, an input of this run"
+    return f"{source}, an input of this run, lies in it" if a in b.parents else ""
 
 
 def is_occupied(path: Path) -> bool:

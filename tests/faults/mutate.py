@@ -32,7 +32,8 @@ class Mutation:
 DISK, HOSTILE, PROCESS = (
     f"tests/faults/test_{name}.py" for name in ("disk_faults", "hostile_files", "process_faults")
 )
-CONVERSATIONS = "tests/corpus/test_conversations.py"
+CONVERSATIONS, KEYS = "tests/corpus/test_conversations.py", "tests/corpus/test_keys.py"
+NO_FILE = "tests/corpus/test_sources.py::test_what_is_no_file_of_conversations_is_refused_in_one_sentence"
 MUTATIONS = [
     Mutation(
         "fsync of the file",
@@ -219,24 +220,24 @@ MUTATIONS = [
     ),
     Mutation(
         "corpus: fractional weight",
-        "arianna/corpus/records.py",
+        "arianna/corpus/keys.py",
         "        if value not in (0, 1):  # True and False are equal to them",
         "        if False:",
         f"{CONVERSATIONS}::test_a_faulty_line_is_named_with_its_place_in_one_sentence",
     ),
     Mutation(
         "corpus: preferences",
-        "arianna/corpus/records.py",
-        "    if present := [key for key in PREFERENCE_KEYS if key in record]:",
-        "    if present := []:",
+        "arianna/corpus/keys.py",
+        "if PREFERENCE.search(name) and record[key] not in NOTHING]",
+        "if False]",
         f"{CONVERSATIONS}::test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence",
     ),
     Mutation(
         "corpus: keys with a meaning",
-        "arianna/corpus/records.py",
-        "        if key in others and says_something(key, record):",
+        "arianna/corpus/keys.py",
+        "        if meaning and says_something(meaning, record[key]):",
         "        if False:",
-        f"{CONVERSATIONS}::test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence",
+        f"{KEYS}::test_a_key_of_a_record_that_changes_the_meaning_is_refused_by_name",
     ),
     Mutation(
         "corpus: keys of a message",
@@ -247,7 +248,7 @@ MUTATIONS = [
     ),
     Mutation(
         "corpus: label",
-        "arianna/corpus/records.py",
+        "arianna/corpus/keys.py",
         '    if record.get("label") is not None:',
         "    if False:",
         f"{CONVERSATIONS}::test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence",
@@ -290,8 +291,8 @@ MUTATIONS = [
     Mutation(
         "corpus: a broken array",
         "arianna/corpus/sources.py",
-        '    if (rest := file.read(PART).strip()) != (b"]" if source.container == "array" else b""):',
-        '    if rest := b"":',
+        'n,")) != (b"]" if source.container == "array" else b""):',
+        'n,")) and not rest:',
         "tests/corpus/test_sources.py::test_a_file_that_was_not_written_to_its_end_is_told",
     ),
     Mutation(
@@ -564,8 +565,8 @@ MUTATIONS = [
     Mutation(
         "settings that change the weights may not differ",
         "arianna/training/run_folder.py",
-        " if k not in free and v != then[k]",
-        " if False",
+        " if k not in free and v != then[k]]",
+        " if False]",
         "tests/test_train_arianna.py::test_a_run_does_not_go_on_with_another_optimizer_schedule_or_format",
     ),
     Mutation(
@@ -630,6 +631,167 @@ MUTATIONS = [
         "        if value is not None and value > most:\n",
         "        if False:\n",
         "tests/formats/test_shapes.py::test_a_shape_of_absurd_size_is_refused",
+    ),
+    Mutation(
+        "corpus: keys of a message, however they are spelled",
+        "arianna/corpus/keys.py",
+        "        if says_something(meaning, value):\n",
+        "        if False:\n",
+        f"{KEYS}::test_a_key_of_a_message_that_changes_the_meaning_is_refused_by_name",
+    ),
+    Mutation(
+        "corpus: two answers with numbers",
+        "arianna/corpus/keys.py",
+        "sum(ONE_OF_TWO.fullmatch(name) is not None for name in names.values()) < 2:",
+        "True:",
+        f"{KEYS}::test_a_preference_pair_is_refused_however_its_keys_are_spelled",
+    ),
+    Mutation(
+        "corpus: weight, however it is spelled",
+        "arianna/corpus/keys.py",
+        "if canonical(key) in TRAINED_KEYS and value is not None",
+        "if key in TRAINED_KEYS and value is not None",
+        f"{KEYS}::test_an_answer_that_is_marked_as_not_to_be_trained_is_context",
+    ),
+    Mutation(
+        "corpus: rows for testing",
+        "arianna/corpus/keys.py",
+        "and canonical(split) in TESTS:",
+        "and False:",
+        f"{KEYS}::test_a_key_of_a_record_that_changes_the_meaning_is_refused_by_name",
+    ),
+    Mutation(
+        "corpus: two system texts beside",
+        "arianna/corpus/keys.py",
+        "    if any(texts[key] != texts[first] for key in others):",
+        "    if False:",
+        f"{KEYS}::test_of_two_system_texts_none_wins",
+    ),
+    Mutation(
+        "corpus: columns",
+        "arianna/corpus/records.py",
+        "    check_columns(keys, question, answer)\n",
+        "",
+        NO_FILE,
+    ),
+    Mutation(
+        "corpus: parts without text",
+        "arianna/corpus/records.py",
+        "        if isinstance(part, dict) and text is None:",
+        "        if False:",
+        f"{CONVERSATIONS}::test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence",
+    ),
+    Mutation(
+        "corpus: an encoding of wide characters",
+        "arianna/corpus/sources.py",
+        "    if encoding := wide_encoding(head):",
+        "    if encoding := None:",
+        NO_FILE,
+    ),
+    Mutation(
+        "corpus: an encoding that is not Windows-1252",
+        "arianna/corpus/sources.py",
+        "> len(head) // 6:",
+        "> len(head):",
+        NO_FILE,
+    ),
+    Mutation(
+        "corpus: binary data",
+        "arianna/corpus/sources.py",
+        "    if is_binary(head):",
+        "    if False:",
+        NO_FILE,
+    ),
+    Mutation(
+        "corpus: a tar archive",
+        "arianna/corpus/sources.py",
+        '    if head[257:262] == b"ustar":',
+        "    if False:",
+        NO_FILE,
+    ),
+    Mutation(
+        "corpus: a command for a compressed file",
+        "arianna/corpus/sources.py",
+        'iconv" if source.zipped else "iconv"',
+        'iconv" if False else "iconv"',
+        "tests/corpus/test_sources.py::test_the_command_in_a_refusal_can_be_pasted",
+    ),
+    Mutation(
+        "corpus: equal conversations are trained",
+        "arianna/corpus/split.py",
+        "            if len(others) >= wanted / 2:",
+        "            if False:",
+        "tests/corpus/test_split.py::test_where_too_many_are_equal_they_are_trained_and_others_are_held_out",
+    ),
+    Mutation(
+        "an output that is an input",
+        "arianna/system/files.py",
+        "            if how := overlap(output, source):",
+        '            if how := "":',
+        "tests/system/test_files.py::test_an_output_that_is_an_input_is_refused_even_with_force",
+    ),
+    Mutation(
+        "a name that is not UTF-8",
+        "arianna/system/files.py",
+        "    except UnicodeEncodeError:",
+        "    except ZeroDivisionError:",
+        "tests/system/test_files.py::test_a_name_that_is_empty_or_not_utf_8_is_refused",
+    ),
+    Mutation(
+        "a result of another's in the folder",
+        "arianna/training/job.py",
+        "    check_outputs(outputs, inputs, cfg.force, ours=outputs if is_ours else ())\n",
+        "",
+        "tests/test_arianna_ft.py::test_what_no_run_made_is_not_written_over_without_force",
+    ),
+    Mutation(
+        "files beside an export",
+        "arianna/export.py",
+        "        check_outputs(map(out.with_name, further), inputs, cfg.force)\n",
+        "",
+        "tests/formats/test_export.py",
+    ),
+    Mutation(
+        "a refusal rolls back in the pipeline",
+        "arianna_ft.py",
+        '    with rolled_back(cfg.run, cfg.fresh, others=(cfg.corpus,), kept="ckpt*.pt") as aside:\n',
+        "    with contextlib.nullcontext() as aside:\n",
+        "tests/test_arianna_ft.py::test_a_refusal_changes_nothing",
+    ),
+    Mutation(
+        "a run that has lost its states is not begun over its weights",
+        "arianna/training/state.py",
+        "        check_state(folder)\n",
+        "        pass\n",
+        "tests/test_train_arianna.py::test_a_run_without_its_states_is_not_begun_over_its_weights",
+    ),
+    Mutation(
+        "a missing log is told before training",
+        "arianna/training/resumption.py",
+        "    elif progress.step and not (folder / log.NAME).is_file():",
+        "    elif False:",
+        "tests/test_arianna_ft.py::test_what_is_missing_of_a_run_is_told_by_what_it_was_for",
+    ),
+    Mutation(
+        "missing weights are told by what they are for",
+        "arianna/scoring/choose.py",
+        "    if not path.is_file():",
+        "    if False:",
+        "tests/test_arianna_ft.py::test_what_is_missing_of_a_run_is_told_by_what_it_was_for",
+    ),
+    Mutation(
+        "a flag of true or false takes no next word",
+        "arianna/system/config.py",
+        "names_one(flag, bools) and not is_decision(word)",
+        "False",
+        "tests/system/test_config.py::test_a_bool_does_not_swallow_the_next_word",
+    ),
+    Mutation(
+        "control characters in a sentence of ours",
+        "arianna/system/config.py",
+        "        print(visible(str(error)), file=sys.stderr)",
+        "        print(error, file=sys.stderr)",
+        "tests/system/test_config.py::test_control_characters_in_a_sentence_are_spelled_out",
     ),
 ]
 

@@ -1,5 +1,6 @@
 """A frozen dataclass to command-line flags and a settings file."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from typing import Literal
@@ -120,7 +121,7 @@ def test_an_unknown_flag_is_named_with_the_nearest_one(words, named, near):
 def test_a_flag_like_no_other_and_a_stray_word_are_refused():
     with pytest.raises(config.UsageError, match="--zzzzzz is not a flag .*--help"):
         parse("--zzzzzz=1")
-    with pytest.raises(config.UsageError, match="stray is not a flag"):
+    with pytest.raises(config.UsageError, match="stray has no flag before it; --help"):
         parse("stray")
 
 
@@ -147,7 +148,7 @@ def test_no_flag_may_be_shortened():
 def test_a_field_without_default_is_a_word_without_flag():
     assert parse("a.bin", "--half", cls=Positional) == Positional("a.bin", half=True)
     assert parse("--half=true", "a.bin", cls=Positional) == Positional("a.bin", half=True)
-    with pytest.raises(config.UsageError, match="required: OUT"):
+    with pytest.raises(config.UsageError, match="OUT is missing; it is a word without a flag"):
         parse("--half", cls=Positional)
     with pytest.raises(config.UsageError, match="--out is not a flag"):
         parse("a.bin", "--out=b.bin", cls=Positional)
@@ -342,6 +343,57 @@ def test_a_negation_is_pointed_to_what_it_means():
             config.UsageError, match=f"{flag} is not a flag of this command; did you mean --compile=False"
         ):
             parse(flag)
+
+
+@pytest.mark.parametrize("word", ["mine.jsonl", "What is time?"])
+def test_a_bool_does_not_swallow_the_next_word(word):
+    with pytest.raises(config.UsageError, match=f"^{re.escape(word)} has no flag before it"):
+        parse("--compile", word)
+    assert parse("--compile", "no", "--max_iters", "3") == Sample(compile=False, max_iters=3)
+    assert parse("--compile", "--max_iters=3").compile is True
+
+
+def test_control_characters_in_a_sentence_are_spelled_out(capsys):
+    def fails(argv):
+        raise config.UsageError("a\x1b[2J\u202eb.jsonl is missing.\nAnd c.")
+
+    with pytest.raises(SystemExit):
+        config.run_main(fails, [])
+    assert capsys.readouterr().err == "a\\x1b[2J\\u202eb.jsonl is missing.\nAnd c.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "a.bin"), "a.bin cannot be used: Permission denied.\n"),
+        (
+            OSError(28, "a.bin could not be written: No space left on device"),
+            "a.bin could not be written: No",
+        ),
+    ],
+)
+def test_what_the_machine_refuses_is_a_sentence_and_exit_code_1(error, told, capsys):
+    def fails(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        config.run_main(fails, [])
+    assert left.value.code == 1 and capsys.readouterr().err.startswith(told)
+
+
+def test_a_dash_of_a_word_processor_is_told():
+    with pytest.raises(config.UsageError, match="^—width=3 begins with another sign; a flag begins with two"):
+        config.parse(Sample, ["\u2014width=3"], "", word="way")
+
+
+def test_a_second_word_is_not_pointed_to_a_flag_that_is_given():
+    with pytest.raises(config.UsageError, match="^b has no flag before it, and --way is given already"):
+        config.parse(Sample, ["--way=up", "b"], "", word="way")
+
+
+def test_an_empty_settings_file_is_no_folder():
+    with pytest.raises(config.UsageError, match="--config: it is empty; give a value"):
+        parse("--config=")
 
 
 def test_a_bare_word_is_pointed_to_its_flag():
