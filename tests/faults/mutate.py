@@ -677,7 +677,7 @@ MUTATIONS = [
     Mutation(
         "corpus: parts without text",
         "arianna/corpus/records.py",
-        "        if isinstance(part, dict) and text is None:",
+        "        if isinstance(item, dict) and text is None:",
         "        if False:",
         f"{CONVERSATIONS}::test_a_kind_of_data_that_cannot_be_learned_is_refused_in_one_sentence",
     ),
@@ -754,7 +754,7 @@ MUTATIONS = [
     Mutation(
         "a refusal rolls back in the pipeline",
         "arianna_ft.py",
-        '    with rolled_back(cfg.run, cfg.fresh, others=(cfg.corpus,), kept="ckpt*.pt") as aside:\n',
+        '    with rolled_back(cfg.run, cfg.fresh, others=(cfg.corpus,), saved="ckpt*.pt") as aside:\n',
         "    with contextlib.nullcontext() as aside:\n",
         "tests/test_arianna_ft.py::test_a_refusal_changes_nothing",
     ),
