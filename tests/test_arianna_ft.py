@@ -452,7 +452,7 @@ def test_with_another_folder_everything_lies_under_it(place):
         (["--data=talk.jsonl"], "give your conversations with --conversations=FILE"),
         (["mine.jsonl"], "did you mean --conversations=mine.jsonl"),
         (["--dry_run", "mine.jsonl"], "did you mean --conversations=mine.jsonl"),
-        (["--conversations=a", "b"], "b has no flag before it, and --conversations is given already"),
+        (["--conversations=a", "b"], "b has no flag before it; --conversations is given already"),
         (["\u2014dry_run"], "a flag begins with two hyphens"),
         (["--bf16"], "--dtype=float32 or bfloat16"),
         (["--conversations=a", "--conversations=b"], "--conversations is given twice"),

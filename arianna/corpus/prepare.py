@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arianna.corpus import cleaning, sources, split
+from arianna.corpus import cleaning, recognition, sources, split
 from arianna.corpus.conversations import LEFT_OUT, Conversation, Line, parse
 from arianna.corpus.parallel import Progress, Say, each, fill, is_filled, read_note
 from arianna.corpus.sources import FaultyError, Source, read_part, records
@@ -79,7 +79,7 @@ def survey(path: str | Path, say: Say, folder: Path | None = None, workers: int 
 
     `folder` may hold shards that were made of this file: its lines are then not checked again.
     """
-    source = sources.recognise(path)
+    source = recognition.recognise(path)
     if folder and (known := recall(path, folder)):
         return known
     parts = sources.cut(source)
@@ -167,7 +167,7 @@ def check(
         raise FaultyError(mixed(path, kinds))
     number = sum(part.n_faults for part in looks)
     if number > 1 and number == sum(part.not_utf8 for part in looks):
-        raise FaultyError(sources.not_utf8(source, f"{number:,} lines, the first is line {faults[0][0]}"))
+        raise FaultyError(recognition.not_utf8(source, f"{number:,} lines, the first is line {faults[0][0]}"))
     if number > 1 and not kinds:
         raise FaultyError(
             f"{path}: none of its {number:,} records can be read; "

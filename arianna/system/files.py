@@ -144,12 +144,13 @@ def check_outputs(
     inputs: Iterable[AnyPath | None],
     force: bool = False,
     ours: Iterable[AnyPath] = (),
+    instead: str = "another name",
 ) -> None:
     """Raise UsageError for an output that is an input, or that exists and was not made by this run.
 
     `outputs` are files, or folders that the command fills; `inputs` are what it reads (None is left out);
     `ours` are outputs that an earlier start of this run made. `force` allows to replace an output, never an
-    input.
+    input. `instead` is what to give for an output that is an input.
     """
     sources, made = [Path(path) for path in inputs if path], [Path(path).absolute() for path in ours]
     for path in outputs:
@@ -157,7 +158,7 @@ def check_outputs(
         output = Path(path)
         for source in sources:
             if how := overlap(output, source):
-                raise UsageError(f"{output} would be written, but {how}; give another name.")
+                raise UsageError(f"{output} would be written, but {how}; give {instead}.")
         if not force and is_occupied(output) and output.absolute() not in made:
             raise UsageError(
                 f"{output} exists and was not made by this run; give another name, or --force to replace it."

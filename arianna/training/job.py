@@ -163,4 +163,5 @@ def check_files(cfg: PipelineConfig) -> None:
         check_name(path)
     outputs = [cfg.checkpoint, cfg.binary, cfg.corpus, cfg.tokenizer_bin, cfg.run]
     is_ours = any(Path(cfg.out_dir).glob(f"{cfg.run.name}*/{config.SETTINGS_FILE}"))
-    check_outputs(outputs, inputs, cfg.force, ours=outputs if is_ours else ())
+    ours = outputs if is_ours else ()
+    check_outputs(outputs, inputs, cfg.force, ours, instead="another --out_dir")

@@ -13,7 +13,7 @@ import pytest
 from helpers import ROOT
 
 import arianna_data
-from arianna.corpus import encoding, parallel, prepare, sources
+from arianna.corpus import encoding, parallel, prepare, recognition, sources
 from arianna.corpus.prepare import (
     are_written,
     iter_conversations,
@@ -66,7 +66,7 @@ def rows_of(folder: Path, split: str) -> list[list[int]]:
 
 
 def test_parts_end_at_lines_and_are_the_whole_file(talk):
-    source = sources.recognise(talk)
+    source = recognition.recognise(talk)
     pieces = [sources.read_part(source, *part) for part in sources.cut(source)]
     assert len(pieces) > 5 and b"".join(pieces) == talk.read_bytes()
     assert all(piece.endswith(b"\n") for piece in pieces)

@@ -11,7 +11,8 @@ from helpers import line
 
 from arianna.corpus import sources
 from arianna.corpus.prepare import read_conversations, survey
-from arianna.corpus.sources import FaultyError, cut, read_part, recognise, records
+from arianna.corpus.recognition import recognise
+from arianna.corpus.sources import FaultyError, cut, read_part, records
 
 RECORDS = [{"messages": line(f"Why {n}?", f"Because of é {n}.")} for n in range(30)]
 LINES = "\n".join(map(json.dumps, RECORDS)).encode()

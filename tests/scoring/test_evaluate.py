@@ -142,7 +142,7 @@ def test_words_of_list_text_and_conversations_count_as_words(scored, tokenizer, 
     [
         (["--pairs_each=3"], "--pairs_each belongs to --pairs"),
         (["--force"], "--force belongs to --out"),
-        (["b.pt"], "b.pt has no flag before it, and --checkpoint is given already"),
+        (["b.pt"], "b.pt has no flag before it; --checkpoint is given already"),
     ],
 )
 def test_a_flag_that_would_not_be_used_is_refused(flags, told):

@@ -387,7 +387,7 @@ def test_a_dash_of_a_word_processor_is_told():
 
 
 def test_a_second_word_is_not_pointed_to_a_flag_that_is_given():
-    with pytest.raises(config.UsageError, match="^b has no flag before it, and --way is given already"):
+    with pytest.raises(config.UsageError, match="^b has no flag before it; --way is given already"):
         config.parse(Sample, ["--way=up", "b"], "", word="way")
 
 

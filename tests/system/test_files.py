@@ -125,16 +125,17 @@ def test_an_output_that_is_an_input_is_refused_even_with_force(tmp_path):
     source.write_text("one")
     (tmp_path / "link").symlink_to(source)
     os.link(source, tmp_path / "hard")
-    for output in (
-        source,
-        tmp_path / "link",
-        tmp_path / "hard",
-        tmp_path / "x/../a.jsonl",
-        folder / "new",
-        folder,
-        tmp_path,
-    ):
-        with pytest.raises(UsageError, match="would be written, but it is an input"):
+    told = {
+        source: "it is an input of this run",
+        tmp_path / "link": "it is an input of this run",
+        tmp_path / "hard": "it is an input of this run",
+        tmp_path / "x/../a.jsonl": "it is an input of this run",
+        folder / "new": f"it lies in {folder}, an input of this run",
+        folder: "it is an input of this run",
+        tmp_path: f"{source}, an input of this run, lies in it",
+    }
+    for output, how in told.items():
+        with pytest.raises(UsageError, match=f"would be written, but {how}; give another name"):
             files.check_outputs([output], [source, folder, None], force=True)
     assert source.read_text() == "one"
 
