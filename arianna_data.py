@@ -248,6 +248,7 @@ def pretokenize(cfg: TextConfig) -> str:
     out = Path(cfg.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; the shards need a folder: give --out another name.")
+    check_outputs([out], [], force=True)  # told if it lies in a file, before a note in it is looked for
     Tokenizer(cfg.model)  # told if it is missing or none
     if Path(cfg.data).suffix in CONVERSATIONS:
         survey, contexts = prepare.survey(cfg.data, say), (cfg.max_seq_len, cfg.max_seq_len)
@@ -260,6 +261,8 @@ def pretokenize(cfg: TextConfig) -> str:
             f"{made.held_out:,} of them held out, in {made.rows:,} rows"
         )
     files = texts.text_files(cfg.data)
+    for file in files:
+        texts.read_text(file)  # raises ValueError unless it is prose, before a folder is begun
     check_folder(cfg, files, texts.shards_of(files, cfg.model, cfg.val_tail, cfg.val_paragraphs))
     n = texts.prepare_texts(files, cfg.model, cfg.val_tail, cfg.val_paragraphs, out, say)
     bytes_a_token = n["val_bytes"] / max(n["val_tokens"], 1)

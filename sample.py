@@ -184,7 +184,8 @@ def asking(text: str) -> str:
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file, one a line. Raises ValueError for a file that holds none."""
     if not path.is_file():
-        raise ValueError(f"{path} is missing; a file with one prompt a line is needed there.")
+        what = "a folder" if path.is_dir() else "missing"
+        raise ValueError(f"{path} is {what}; a file with one prompt a line is needed there.")
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

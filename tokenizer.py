@@ -146,7 +146,8 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 def load(path: Path) -> SentencePieceProcessor:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; a SentencePiece model is needed there.")
+        what = "a folder" if path.is_dir() else "missing"
+        raise FileNotFoundError(f"{path} is {what}; a SentencePiece model is needed there.")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(
             f"{path} has {path.stat().st_size:,} bytes; a tokenizer has at most {MAX_FILE_BYTES:,}."

@@ -40,11 +40,11 @@ from arianna.training.devices import Precision, ProcessGroup, pick_precision, st
 from arianna.training.log import Log, Window, finite_or_none
 from arianna.training.run_folder import (
     RefusedError,
+    begun,
     hash_inputs,
     keep_settings,
     note_tokenizer,
     save_state,
-    set_aside,
 )
 from arianna.training.settings import TrainConfig, learning_rate
 from arianna.training.state import State, make_teacher, new_model, start_or_continue
@@ -289,12 +289,10 @@ def train(cfg: TrainConfig) -> Result:
         )
     steady_threads()
     model = new_model(cfg)
-    if group.is_main:
-        if model is not None:
-            needs.check(cfg, model, group.size)
-        if cfg.fresh:
-            set_aside(folder)
+    if group.is_main and model is not None:
+        needs.check(cfg, model, group.size)
     with (
+        begun(folder, cfg.fresh) if group.is_main else contextlib.nullcontext(),
         processes.lock(folder) if group.is_main else contextlib.nullcontext(),
         processes.stop_signals() as stop,
     ):
@@ -337,6 +335,8 @@ def main(argv: list[str] | None = None) -> int:
         with config.usage_errors(ValueError):
             return train(cfg).exit_code
     except (FloatingPointError, OSError) as error:
+        if isinstance(error, FileNotFoundError) and error.errno is None:  # ours, of an input
+            raise config.UsageError(str(error)) from None
         print(config.in_words(error), file=sys.stderr)
         return 1
 

@@ -176,7 +176,7 @@ def check_text(path: str) -> None:
     try:
         Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ValueError(
             f"{path} cannot be read as text ({reason}); a file of lines is needed there."
         ) from None

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from helpers import ROOT, build, command, furnish
@@ -59,10 +60,17 @@ def place(tmp_path_factory) -> Path:
 
 
 def closed(*numbers: int) -> None:
-    """What Python finds in a process that was started with these streams closed."""
     for number in numbers:
         os.close(number)
-        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+
+
+def as_python_opens(number: int) -> TextIO | None:
+    """A standard stream as a new process finds it: None where it is closed."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return None
+    return open(number, "w" if number else "r")
 
 
 def into(path: str) -> None:
@@ -95,10 +103,11 @@ def ended(name: str, folder: Path, arrange: Callable[[], None]) -> tuple[int, st
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
         code = 99
         try:
             arrange()
+            for number, stream in enumerate(("stdin", "stdout", "stderr")):
+                setattr(sys, stream, as_python_opens(number))
             environment.open_streams()
             environment.speak_on(lasting=name in LASTING)
             config.run_main(main, argv)

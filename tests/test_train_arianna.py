@@ -551,3 +551,35 @@ def test_two_runs_cannot_share_a_folder(tmp_path, base):
 def test_the_shape_from_scratch_is_arianna():
     model = Transformer(TINY.__class__())
     assert sum(p.numel() for p in model.parameters()) == 7_155_360
+
+
+def test_a_refusal_leaves_no_new_folder(tmp_path, base):
+    cfg = settings_for(tmp_path, base, data_dir=str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="has no train"):
+        train(cfg)
+    assert not (tmp_path / "run").exists()
+    train(settings_for(tmp_path, base))
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(ValueError, match="has no train"):
+        train(dataclasses.replace(cfg, fresh=True))
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    assert not (tmp_path / "run-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"max_seq_len": 0}, "max_seq_len is 0; it must be from 1"),
+        ({"max_seq_len": -1}, "max_seq_len is -1"),
+        ({"init_from": "scratch", "base": "a.pt"}, "--base=a.pt is not used with --init_from=scratch"),
+    ],
+)
+def test_settings_that_would_not_be_used_are_refused(changes, told):
+    with pytest.raises(ValueError, match=told):
+        TrainConfig(**changes)
+
+
+def test_a_base_that_is_missing_is_the_users_to_mend(tmp_path):
+    with pytest.raises(config.UsageError, match="none.pt is missing"):
+        train_arianna.main([f"--base={tmp_path}/none.pt", f"--out_dir={tmp_path}/run"])
+    assert not (tmp_path / "run").exists()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from arianna.corpus import recognition
 from arianna.corpus.encoding import check_fits_shard, tokenizer_of
 from arianna.corpus.parallel import Say, fill
 from arianna.corpus.sources import PART, holds_records
@@ -22,6 +23,8 @@ HEAD = 1 << 16  # bytes that are looked at to tell prose from records
 
 def text_files(path: str | Path) -> list[Path]:
     """The .txt and .md files of a folder, or the one file that is given."""
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address; download the text and give its path.")
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} is missing; give a folder of texts (.txt, .md) or one text file.")
@@ -76,10 +79,14 @@ def read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {error.start + 1} is 0x{data[error.start]:02X}) "
-            "but Windows-1252 or Latin-1 perhaps; save it as UTF-8."
-        ) from None
+        if encoding := recognition.wide_encoding(data[:HEAD]):
+            told = f"is {encoding}; save it as UTF-8"
+        elif recognition.is_binary(data[:HEAD]):
+            told = f"is no text, it begins with the bytes {data[:8].hex(' ')}"
+        else:
+            place = f"byte {error.start + 1} is 0x{data[error.start]:02X}"
+            told = f"is not UTF-8 ({place}) but Windows-1252 or Latin-1 perhaps; save it as UTF-8"
+        raise ValueError(f"{path} {told}.") from None
     if holds_records(data[:HEAD]):
         raise ValueError(
             f"{path} holds JSON records, which would be learned as prose, braces and all; conversations have "

@@ -31,9 +31,21 @@ def what_it_is(path: Path) -> str | None:
         )
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS in place of the file; fetch it with git lfs pull"
+    if not head:
+        return "is empty; fetch or copy it again"
+    if b"<unk>" in head[:40]:
+        return "is a tokenizer, which belongs behind --tokenizer; a model is needed"
+    if head.lstrip()[:1] in (b"{", b"[") and b'"' in head:
+        return "holds JSON and no model; conversations belong behind --conversations"
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         return "is a web page; download the file itself"
+    if is_text(head):
+        return "is a text and no model"
     return None
+
+
+def is_text(head: bytes) -> bool:
+    return not head.translate(None, bytes(range(32, 127)) + b"\t\r\n")
 
 
 def of_contents(contents: Any) -> str:

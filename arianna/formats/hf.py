@@ -182,6 +182,11 @@ def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The contents of a config.json. Raises ValueError or OSError for what is none."""
+    if path.with_name("adapter_config.json").is_file():
+        raise ValueError(
+            f"{path.parent} is an adapter without its base; merge both, with merge_and_unload() of peft, and "
+            "give the folder of the whole model."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a Hugging Face model's folder has one.")
     if path.stat().st_size > MAX_JSON:

@@ -52,6 +52,11 @@ def open_model(path: str | Path, max_seq_len: int | None = None) -> Transformer:
 
     Raises ValueError or OSError with one sentence for what cannot be read.
     """
+    if "://" in str(path):
+        raise ValueError(
+            f"{path} is an address; nothing is fetched from the network here: "
+            "download the model and give its path."
+        )
     path = Path(path)
     return module(format_at(path)).read(path, max_seq_len)
 

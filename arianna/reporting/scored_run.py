@@ -122,6 +122,8 @@ class ScoredRun:
 
 def read_run(run: Path) -> ScoredRun:
     """The contents of a run's folder. Raises ValueError if it is no run, another version's, or not done."""
+    if not run.is_dir():
+        raise no_run(run, "it is a file" if run.exists() else "it is not there")
     missing = [name for name in ("log.jsonl", "job.json") if not (run / name).is_file()]
     if missing == ["log.jsonl"]:
         raise ValueError(log.what_it_was_for(run))

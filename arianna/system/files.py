@@ -156,6 +156,10 @@ def check_outputs(
     for path in outputs:
         check_name(path)
         output = Path(path)
+        if file := next(
+            (parent for parent in output.parents if parent.exists() and not parent.is_dir()), None
+        ):
+            raise UsageError(f"{file} is no folder, so that {output} cannot be written; give {instead}.")
         for source in sources:
             if how := overlap(output, source):
                 raise UsageError(f"{output} would be written, but {how}; give {instead}.")

@@ -187,13 +187,17 @@ def watch_parent() -> None:
 def launch(nproc: int, script: str, flags: list[str]) -> int:
     """Act as torchrun, but end with the parent, and with exit code 128 + n after signal n."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
     watch_parent()
     os.environ[PARENT] = str(os.getpid())  # for its workers
     options = ["--standalone", "--signals-to-handle=SIGTERM,SIGINT", f"--nproc_per_node={nproc}"]
     try:
-        main([*options, script, *flags])
+        main([*options, "--", script, *flags])  # else --nproc is taken for an abbreviation of torchrun's
     except SignalException as stopped:
         return 128 + stopped.sigval
+    except ChildFailedError as failed:  # a worker has said why; a table of torch's would hide it
+        code = failed.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
     return 0

@@ -34,8 +34,8 @@ def pick_device(name: str) -> torch.device:
             # reading the number back: a device that only describes tensors ("meta") cannot give it
             torch.zeros(1, device=name).item()
             return torch.device(name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except (RuntimeError, AssertionError, NotImplementedError):
+        reason = "torch has no such device on this machine"
     raise UsageError(f"device '{name}' cannot be used here ({reason}); leave --device out, or give cpu.")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from arianna.formats import checkpoint
 from arianna.system import config, processes
 from arianna.system.config import UsageError
-from arianna.system.files import rename_aside, sha256, write_atomic
+from arianna.system.files import sha256, write_atomic
+from arianna.system.rollback import rolled_back
 from arianna.training.settings import FREE, TrainConfig, learning_rate
 
 RUN_FORMAT = 1  # the version of the `run` entry in our checkpoints
@@ -152,10 +155,13 @@ def hash_inputs(base: str | None, folders: dict[str, str | None]) -> dict[str, s
     return hashes
 
 
-def set_aside(folder: Path) -> None:
-    """Rename a run's folder to folder-1 (or the first number that is free)."""
-    if not folder.exists():
-        return
-    with processes.lock(folder):  # a run that is at work there would go on writing under the old name
-        pass
-    print(f"the old {folder} is now {rename_aside(folder).name}", flush=True)
+@contextlib.contextmanager
+def begun(folder: Path, fresh: bool) -> Iterator[None]:
+    """A context in which a run is begun or goes on; after a refusal its folder is as it was."""
+    if fresh and folder.exists():
+        with processes.lock(folder):  # a run at work there would go on writing under the old name
+            pass
+    with rolled_back(folder, fresh, saved="ckpt*.pt") as aside:
+        if aside is not None:
+            print(f"the old {folder} is now {aside.name}", flush=True)
+        yield

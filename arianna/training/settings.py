@@ -78,6 +78,8 @@ class TrainConfig:
         for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_seq_len is not None and not 1 <= self.max_seq_len <= 1 << 20:
+            raise ValueError(f"max_seq_len is {self.max_seq_len}; it must be from 1 to {1 << 20:,}")
         for name in ("learning_rate", "grad_clip", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

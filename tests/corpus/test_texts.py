@@ -66,3 +66,19 @@ def test_many_texts_become_shards_in_parts(tmp_path, monkeypatch, tokenizer):
             len(many) > 2
             and b"".join(p.read_bytes() for p in many) == (tmp_path / f"one/{split}.bin").read_bytes()
         )
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("A stone.".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        (bytes(range(256)), "is no text, it begins with the bytes 00 01 02"),
+        ("un café".encode("latin-1"), "is not UTF-8 .byte 7 is 0xE9. but Windows-1252 or Latin-1 perhaps"),
+    ],
+)
+def test_a_text_in_another_encoding_is_told_as_what_it_is(tmp_path, data, told):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=told):
+        texts.read_text(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="is an address; download the text"):
+        texts.text_files("https://example.org/a.txt")

@@ -95,7 +95,7 @@ MUTATIONS = [
     Mutation(
         "room on the disk is looked for first",
         "train_arianna.py",
-        "            needs.check(cfg, model, group.size)\n",
+        "        needs.check(cfg, model, group.size)\n",
         "            pass\n",
         f"{DISK}::test_a_full_disk_is_told_before_the_first_step",
     ),
@@ -792,6 +792,48 @@ MUTATIONS = [
         "        print(visible(str(error)), file=sys.stderr)",
         "        print(error, file=sys.stderr)",
         "tests/system/test_config.py::test_control_characters_in_a_sentence_are_spelled_out",
+    ),
+    Mutation(
+        "a refusal of the trainer leaves no folder",
+        "arianna/training/run_folder.py",
+        '    with rolled_back(folder, fresh, saved="ckpt*.pt") as aside:',
+        "    with contextlib.nullcontext() as aside:",
+        "tests/test_train_arianna.py::test_a_refusal_leaves_no_new_folder",
+    ),
+    Mutation(
+        "an output in a file",
+        "arianna/system/files.py",
+        "parent.exists() and not parent.is_dir()",
+        "False",
+        "tests/system/test_files.py::test_nothing_is_written_into_a_file",
+    ),
+    Mutation(
+        "an address in place of a model",
+        "arianna/formats/table.py",
+        '    if "://" in str(path):',
+        "    if False:",
+        "tests/formats/test_checkpoint.py::test_an_address_is_no_path",
+    ),
+    Mutation(
+        "a text in another encoding",
+        "arianna/corpus/texts.py",
+        "        if encoding := recognition.wide_encoding(data[:HEAD]):",
+        "        if encoding := None:",
+        "tests/corpus/test_texts.py::test_a_text_in_another_encoding_is_told_as_what_it_is",
+    ),
+    Mutation(
+        "a closed or full stream",
+        "arianna/system/environment.py",
+        "                raise SystemExit(1) from None",
+        "                pass",
+        "tests/test_streams.py::test_a_command_ends_in_good_order_whatever_its_streams_are",
+    ),
+    Mutation(
+        "a flag of the other command",
+        "arianna/corpus/settings.py",
+        "instead=COMMANDS.get(command))",
+        "instead={})",
+        "tests/test_arianna_data.py::test_what_a_command_cannot_use_is_one_sentence",
     ),
 ]
 

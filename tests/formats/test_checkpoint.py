@@ -16,7 +16,7 @@ import torch
 from helpers import ROOT, build
 from safetensors.torch import save
 
-from arianna.formats import checkpoint
+from arianna.formats import checkpoint, open_model
 from model import ModelArgs, Transformer
 
 SMALL = ModelArgs(dim=32, n_layers=1, n_heads=4, n_kv_heads=2, vocab_size=64, max_seq_len=32)
@@ -458,3 +458,30 @@ def test_a_crafted_pickle_is_refused_in_one_sentence(tmp_path, model):
             reload(path)
         except ValueError as error:
             assert str(error).startswith(str(path)), error
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"", "is empty; fetch or copy it again"),
+        (b"A stone lies by the road.\n", "is a text and no model"),
+        (b'{"prompt": "why", "completion": "so"}\n', "conversations belong behind --conversations"),
+        ((ROOT / "data/tok4096.model").read_bytes(), "is a tokenizer, which belongs behind --tokenizer"),
+    ],
+)
+def test_another_kind_of_file_is_not_called_damaged(tmp_path, data, told):
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(ValueError, match=told) as error:
+        checkpoint.load(tmp_path / "a.pt")
+    assert "damaged" not in str(error.value)
+
+
+def test_an_address_is_no_path():
+    with pytest.raises(ValueError, match="https://example.org/a.pt is an address; nothing is fetched"):
+        open_model("https://example.org/a.pt")
+
+
+def test_an_adapter_is_told_from_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is an adapter without its base; merge both"):
+        open_model(tmp_path)

@@ -167,3 +167,12 @@ def test_files_that_hold_it_already_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_atomic", lambda path, data: written.append((path.name, data)))
     files.write_missing({"train.bin": b"one", "val.bin": b"other"}, tmp_path / "a" / "b")
     assert written == [("val.bin", b"other")]
+
+
+def test_nothing_is_written_into_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in ("file/a", "file/a/b/c"):
+        with pytest.raises(
+            UsageError, match="file is no folder, so that .* cannot be written; give another name"
+        ):
+            files.check_outputs([tmp_path / path], [], force=True)

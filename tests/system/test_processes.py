@@ -233,3 +233,15 @@ with processes.stoppable():
         process.terminate()
     assert process.wait(60) == -signal.SIGTERM
     process.stdout.close()
+
+
+def test_torchrun_gets_the_scripts_flags_behind_a_mark(monkeypatch):
+    from torch.distributed import run
+
+    given = []
+    monkeypatch.setattr(run, "main", given.extend)
+    monkeypatch.setattr(processes, "watch_parent", lambda: None)
+    monkeypatch.setenv(processes.PARENT, "1")
+    assert processes.launch(2, "train.py", ["--nproc=2"]) == 0
+    assert given[-3:] == ["--", "train.py", "--nproc=2"], "else --nproc is taken for an abbreviation"
+    assert run.parse_args(given).training_script == "train.py"

@@ -7,6 +7,8 @@ import pytest
 from helpers import ROOT, build, equal, weights, write_shards
 
 from arianna.formats import checkpoint
+from arianna.system.config import UsageError
+from arianna.training.devices import pick_device
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="gloo under torchrun")
 
@@ -60,3 +62,10 @@ def test_two_processes_train_as_one_does_and_resume_alike(tmp_path, replay, opti
     (tmp_path / "two/ckpt_prev.pt").rename(tmp_path / "again/ckpt.pt")
     start(tmp_path / "again", 2, *flags)
     assert equal(weights(tmp_path / "two"), weights(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("name", ["tpu", "meta", "cpu2", "mps:x"])
+def test_a_device_that_is_not_there_is_told_in_our_words(name):
+    with pytest.raises(UsageError, match=f"device '{name}' cannot be used here") as error:
+        pick_device(name)
+    assert "Expected" not in str(error.value) and "operator" not in str(error.value)
