@@ -35,9 +35,9 @@ from arianna.system import config, processes
 from arianna.system.files import remove_leftovers, write_missing
 from arianna.system.rollback import rolled_back
 from arianna.system.visible import visible
-from arianna.training import dashboards, presets
+from arianna.training import dashboards
 from arianna.training.job import NOT_KEPT, PipelineConfig, check_files, paths, read_settings, trainer_command
-from arianna.training.settings import TrainConfig
+from arianna.training.settings import PRESET_NOTE, TrainConfig
 
 if TYPE_CHECKING:  # torch and all that needs it come after the conversations have been checked
     from arianna.scoring.choose import Choice, Point
@@ -168,7 +168,7 @@ def train(job: Job) -> int:
         return 0
     if progress is None:
         say(*plan(job, run))
-    remember(job.cfg, progress.step if progress else 0, [presets.NOTE] if job.cfg.preset == "gentle" else [])
+    remember(job.cfg, progress.step if progress else 0, [PRESET_NOTE] if job.cfg.preset == "gentle" else [])
     code = processes.run_child(trainer_command(job.trainer))
     if code == REFUSED:
         raise SystemExit(code)  # it has said why

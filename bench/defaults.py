@@ -43,9 +43,8 @@ from arianna.corpus.split import split_sides
 from arianna.scoring import base_text, choose
 from arianna.searching.folds import fold_of
 from arianna.system.files import sha256, write_atomic, write_missing
-from arianna.training import presets
 from arianna.training.devices import pick_device
-from arianna.training.settings import TrainConfig
+from arianna.training.settings import PRESETS, TrainConfig
 from arianna_data import Rows
 from model import ModelArgs
 from tokenizer import Tokenizer
@@ -94,7 +93,7 @@ SHORT: dict[str, dict[str, Any]] = {  # half of the rows replayed
     for loss_on in ("all", "answers")
 }
 FINALS: dict[str, dict[str, Any]] = {"the default": {"max_iters": 1000, "eval_interval": 100}}
-FINALS |= {"--preset=best": presets.PRESETS["best"]}
+FINALS |= {"--preset=best": PRESETS["best"]}
 FINALS |= {f"{name}, Q: and A: trained": settings | BEFORE for name, settings in FINALS.items()}
 # share of the peak rate after a share of the steps behind the warm-up
 SCHEDULES: dict[str, Callable[[float], float]] = {"line": lambda done: 1 - done, "peak": lambda done: 1.0}

@@ -21,7 +21,8 @@ from arianna.formats.write import write_model
 from arianna.reporting import scored_run
 from arianna.system import config
 from arianna.system.files import sha256
-from arianna.training import job, presets
+from arianna.training import job
+from arianna.training.settings import PRESETS
 
 
 @pytest.fixture
@@ -170,9 +171,7 @@ def test_the_job_asks_for_the_settings_that_were_given(place):
 def test_a_preset_takes_the_place_of_what_is_asked_and_flags_win_over_it(place):
     pipeline = job.PipelineConfig(base=str(place / "base.pt"), preset="best")
     cfg = job.trainer_settings(pipeline, {"max_iters": 9})
-    assert {name: getattr(cfg, name) for name in presets.PRESETS["best"]} == presets.PRESETS["best"] | {
-        "max_iters": 9
-    }
+    assert {name: getattr(cfg, name) for name in PRESETS["best"]} == PRESETS["best"] | {"max_iters": 9}
     assert run(place, "--preset=best").returncode == 0
     state = checkpoint.load(place / "out/ft/ckpt.pt")
     assert (state["run"]["config"]["replay"], state["iter_num"]) == (0.5, 6)

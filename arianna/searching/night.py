@@ -30,9 +30,8 @@ from arianna.searching.worker import JOB, UNITS, bench_of
 from arianna.system import environment
 from arianna.system.config import UsageError
 from arianna.system.files import json_object, remove_leftovers
-from arianna.training import presets
 from arianna.training.log import Log
-from arianna.training.settings import TrainConfig
+from arianna.training.settings import PRESETS, TrainConfig
 from arianna.training.task import make_task
 from arianna.training.timing import CLEARLY, time_formats
 from tokenizer import Tokenizer
@@ -137,7 +136,7 @@ class Night:
 
     def recipe(self, name: str) -> dict[str, Any]:
         """A preset's settings on a fold."""
-        settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
+        settings = {**USUAL, **PRESETS[name], **self.fixed}
         settings.pop("eval_interval", None)
         if "max_iters" not in self.fixed:
             part_of_rows = self.cost.fold_rows / self.cost.rows
@@ -178,7 +177,7 @@ class Night:
             f"searching {lasting(seconds)} of {lasting(self.clock.total)} with {self.workers} processes: "
             f"{fit}{f' ({done} are done)' if done else ''}; the rest is for training, export and report"
         )
-        for name in sorted(presets.PRESETS, key=lambda name: name != "best"):
+        for name in sorted(PRESETS, key=lambda name: name != "best"):
             takes = self.cost.trial_seconds(self.recipe(name))
             if takes < longest:
                 studies.line_up(self.study, name, Space(self.cost.rows, self.fixed).preset(name))

@@ -14,7 +14,7 @@ from arianna.searching import study as studies
 from arianna.searching.folds import FOLDS
 from arianna.searching.job import Chosen
 from arianna.system.files import json_object, write_atomic
-from arianna.training import presets
+from arianna.training.settings import PRESETS
 
 NAME = "search.json"
 FEWEST = 10  # complete trials, to say which settings mattered
@@ -32,9 +32,7 @@ def write(
     ended = [trial for trial in studies.trials_of(study, *studies.DONE) if studies.summary_of(trial)]
     trials = [entry(trial, facts["began"]) for trial in ended]
     complete = [t for t in trials if t["state"] == "complete"]
-    values = {
-        name: next((t["value"] for t in complete if t["preset"] == name), None) for name in presets.PRESETS
-    }
+    values = {name: next((t["value"] for t in complete if t["preset"] == name), None) for name in PRESETS}
     search = {**facts, "finished": seeds > 0, "folds": FOLDS, "trials": trials, "presets": values}
     search["base"] = {"answers": complete[0]["base"] if complete else None}
     search["importances"] = importances(study)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from arianna.training import presets
+from arianna.training.settings import PRESETS
 
 RATES = (1e-5, 2e-3)  # peak; Muon takes ten times as much for the layers' matrices
 EPOCHS = (0.5, 64.0)  # passes over the conversations; the gentle preset makes 52 over the shipped ones
@@ -46,7 +46,7 @@ class Space:
 
     def suggest(self, trial: Any) -> dict[str, Any]:
         """The parameters of a trial."""
-        most = max(EPOCHS[1], *(self.epochs(preset) for preset in presets.PRESETS.values()))
+        most = max(EPOCHS[1], *(self.epochs(preset) for preset in PRESETS.values()))
         floats = {"learning_rate": (*RATES, True), "epochs": (EPOCHS[0], most, True)}
         floats |= {"replay": (*REPLAY, False), "weight_decay": (*DECAY, True)}
         params: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class Space:
 
     def preset(self, name: str) -> dict[str, Any]:
         """The parameters by which a preset becomes a trial."""
-        settings = {**USUAL, **presets.PRESETS[name], **self.fixed}
+        settings = {**USUAL, **PRESETS[name], **self.fixed}
         params = {**settings, "epochs": self.epochs(settings)}
         return {name: value for name, value in params.items() if name in self.names}
 

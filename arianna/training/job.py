@@ -16,8 +16,7 @@ from typing import Any, Literal
 from arianna import ROOT
 from arianna.system import config
 from arianna.system.files import check_name, check_outputs
-from arianna.training import presets
-from arianna.training.settings import TrainConfig
+from arianna.training.settings import PRESETS, TrainConfig
 
 SHIPPED_BASE = "out/ckpt_v1_base.pt"
 ITS_PROSE = "data/arianna_corpus.txt"  # the shipped base was trained on it, without the part held out
@@ -138,7 +137,7 @@ def trainer_settings(cfg: PipelineConfig, flags: Mapping[str, Any]) -> TrainConf
     fixed = TrainConfig(init_from="resume", base=cfg.base, tokenizer=cfg.tokenizer, **folders)
     theirs = {name: value for name, value in flags.items() if name not in own}
     with config.usage_errors(ValueError):
-        return replace(fixed, **presets.PRESETS[cfg.preset] | theirs)
+        return replace(fixed, **PRESETS[cfg.preset] | theirs)
 
 
 def trainer_command(trainer: TrainConfig) -> list[str]:

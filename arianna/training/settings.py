@@ -1,4 +1,4 @@
-"""Every setting of a training run, and its learning rate at each step.
+"""Every setting of a training run, presets of them, and the learning rate at each step.
 
 Standard library only: flags are checked before torch is imported.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,16 @@ class TrainConfig:
 # the run stays as it began
 FREE = {"fresh", "log_interval", "save_minutes", "device", "nproc", "compile", "tensorboard", "wandb"}
 FREE |= {"out_dir", "base", "data_dir", "base_text_dir", "tokenizer"}
+
+# settings of a fine-tune by name, over which the user's flags win; docs/defaults.md has the measurements
+PRESETS: dict[str, dict[str, Any]] = {
+    "gentle": {"learning_rate": 1e-5, "max_iters": 1000},
+    # a tenth of the rows at forty times the rate; half of them replayed, so that the base keeps what it knows
+    "best": {"learning_rate": 4e-4, "max_iters": 50, "batch_size": 16, "replay": 0.5, "eval_interval": 10},
+}
+PRESET_NOTE = (
+    "--preset=best takes a tenth of the rows; docs/defaults.md compares what the two presets reached."
+)
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:

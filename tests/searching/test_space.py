@@ -3,8 +3,7 @@
 import pytest
 
 from arianna.searching.space import BATCHES, EPOCHS, RATES, REPLAY, SEARCHED, Space, stop_steps
-from arianna.training.presets import PRESETS
-from arianna.training.settings import TrainConfig
+from arianna.training.settings import PRESETS, TrainConfig
 
 
 class Drawn:
