@@ -12,14 +12,8 @@ from typing import Any
 from arianna.corpus.cleaning import LineError, json_kind, shown
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message", "system_instruction", "system_instructions")
-TRAINED_KEYS = (  # of a message: OpenAI's, axolotl's, LLaMA-Factory's, ms-swift's
-    "weight",
-    "train",
-    "loss_weight",
-    "training",
-    "trainable",
-    "loss",
-)
+# keys of a message: OpenAI's, axolotl's, LLaMA-Factory's, ms-swift's
+TRAINED_KEYS = ("weight", "train", "loss_weight", "training", "trainable", "loss")
 NOTHING = (None, "", [], {}, False, "[]", "{}")  # placeholders
 HARMLESS = {"system_fingerprint", "parallel_tool_calls", "tool_choice"}  # settings of a request
 TOOLS, MEDIA, MASK = "tool and function calls", "images, sound or film", "a mask"
@@ -38,16 +32,7 @@ OF_MESSAGES = {TOOLS, MEDIA, MASK, TRAINED, UNWANTED}  # meanings that a key of 
 PREFERENCE = re.compile(r"(?:^|_)(?:chosen|rejected|(?:non_|dis)?preferred|winner|loser|negatives?)(?:_|$)")
 WANTED = re.compile(r"(?:^|_)(?:chosen|(?<!non_)preferred)(?:_|$)")
 ONE_OF_TWO = re.compile(r"(?:response|completion|answer|output|conversation)_?[abjk012]")
-TESTS = (
-    "test",
-    "val",
-    "valid",
-    "validation",
-    "dev",
-    "eval",
-    "heldout",
-    "held_out",
-)  # values of a key "split"
+TESTS = "test val valid validation dev eval heldout held_out".split()  # values of a key "split"
 
 
 class FileError(LineError):
@@ -62,7 +47,7 @@ def canonical(name: str) -> str:
 
 @lru_cache(maxsize=1 << 12)
 def meaning_of(key: str) -> str:
-    """What a key that is not read stands for; nothing for a harmless one."""
+    """The meaning of a key that is not read; empty for a harmless one."""
     name = canonical(key)
     words = () if name in HARMLESS else name.split("_")
     return next((MEANINGS[word] for word in words if word in MEANINGS), "")
@@ -74,8 +59,7 @@ def says_something(meaning: str, value: Any) -> bool:
 
 
 def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
-    """The keys of a record that are not read. Raises FileError for one that would change what is to be
-    learned."""
+    """The keys of a record that are not read. Raises FileError for one that changes what is to be learned."""
     if not isinstance(record, dict) or not (others := record.keys() - {*keys, "system"}):
         return frozenset()
     refuse_preferences(record)
@@ -88,18 +72,18 @@ def check_keys(record: Any, keys: tuple[str, ...]) -> frozenset[str]:
             )
         if meaning and says_something(meaning, record[key]):
             raise FileError(
-                f"the object has {shown(key)}, {reason(meaning)}; take such conversations out, or the key if "
-                "it may be ignored"
+                f"the object has {shown(key)}, {reason(meaning)}; "
+                "take such conversations out, or the key if it may be ignored"
             )
     if record.get("label") is not None:
         raise FileError(
-            "the object has 'label', which says whether an answer is wanted and is not read here; keep the "
-            "wanted ones, without the key"
+            "the object has 'label', which says whether an answer is wanted and is not read here; "
+            "keep the wanted ones, without the key"
         )
     if isinstance(split := record.get("split"), str) and canonical(split) in TESTS:
         raise FileError(
-            f"the object has 'split' {shown(split)}, so it is not for training; take such conversations out, "
-            "or the key if it may be ignored"
+            f"the object has 'split' {shown(split)}, so it is not for training; "
+            "take such conversations out, or the key if it may be ignored"
         )
     return frozenset(others)
 

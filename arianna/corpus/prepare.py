@@ -155,13 +155,9 @@ def look(source: Source, start: int, end: int) -> Look:
 
 
 def check(
-    source: Source,
-    faults: list[tuple[int, str]],
-    looks: list[Look],
-    kinds: dict[str, tuple[int, int]],
+    source: Source, faults: list[tuple[int, str]], looks: list[Look], kinds: dict[str, tuple[int, int]]
 ) -> None:
-    """Raise FaultyError if records are of several kinds, or faulty: the first faults have the numbers of
-    their lines."""
+    """Raise FaultyError if records are of several kinds, or faulty. `faults` have their lines' numbers."""
     path = source.path
     if len(kinds) > 1:
         raise FaultyError(mixed(path, kinds))

@@ -1,4 +1,4 @@
-"""What a file is that is given as conversations; a sentence for one whose conversations cannot be read.
+"""The source that a file of conversations is, or a sentence why its conversations cannot be read.
 
 Standard library only.
 """

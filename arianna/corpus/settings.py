@@ -8,11 +8,8 @@ from pathlib import Path
 
 from arianna.system import config
 
-LIMITS = {  # of the settings: 259 ids are those of bytes and signs, and a shard's tokens are uint16
-    "vocab_size": (260, 1 << 16),
-    "threads": (1, 1024),
-    "max_seq_len": (1, 1 << 20),
-}
+# least and most: 259 ids are those of bytes and signs, and a shard's tokens are uint16
+LIMITS = {"vocab_size": (260, 1 << 16), "threads": (1, 1024), "max_seq_len": (1, 1 << 20)}
 COMMANDS = {  # each with the flags that it would not use, and what to do
     "train_vocab": dict.fromkeys(
         ("out", "val_tail", "val_paragraphs", "max_seq_len"), "it belongs to pretokenize; leave it out"
@@ -47,19 +44,17 @@ class TextConfig:
 
 def read_settings(command: str, words: Sequence[str], doc: str | None) -> TextConfig:
     """The settings of a command. Raises UsageError for a flag that it would not use."""
-    given = config.read_flags([TextConfig], words, doc, word="data", instead=COMMANDS.get(command))
-    cfg = config.build(TextConfig, given)
-    try:
-        check_used(cfg, given)
-    except ValueError as error:
-        raise config.UsageError(str(error)) from None
+    flags = config.read_flags([TextConfig], words, doc, word="data", instead=COMMANDS.get(command))
+    cfg = config.build(TextConfig, flags)
+    with config.usage_errors(ValueError):
+        check_used(cfg, flags)
     return cfg
 
 
-def check_used(cfg: TextConfig, given: Iterable[str]) -> None:
-    """Raise ValueError for a flag that what is given as --data would not use."""
+def check_used(cfg: TextConfig, flags: Iterable[str]) -> None:
+    """Raise ValueError for a flag that would not be used for what --data holds."""
     is_talk = Path(cfg.data).suffix in CONVERSATIONS
     unused = {"val_tail", "val_paragraphs"} if is_talk else {"max_seq_len"}
-    for name in sorted(unused & set(given)):
+    for name in sorted(unused & set(flags)):
         kind = "texts" if is_talk else "conversations"
         raise ValueError(f"--{name} is for {kind}, and {cfg.data} holds none; leave it out.")

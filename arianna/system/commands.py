@@ -27,9 +27,7 @@ def next_commands(paths: Paths, better: bool) -> list[Command]:
 
 
 def located(paths: Mapping[str, str | None], run: Path) -> dict[str, str | None]:
-    """A run's files as they lie now: where they were, or as near to the run's folder, if that has moved; None
-    for what is gone.
-    """
+    """A run's files, where they were or as near to the run's folder if that has moved; None if lost."""
 
     def where(path: str) -> str | None:
         places = (Path(path), run.parent / Path(path).name, run.parent.parent / path)

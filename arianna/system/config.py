@@ -291,8 +291,7 @@ def in_words(error: BaseException) -> str:
 
 
 def run_main(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
-    """Call main and exit with its code; the user's mistakes (UsageError) become one line and exit code 2, the
-    machine's (OSError) one line and exit code 1."""
+    """Call main and exit with its code. A UsageError becomes one line and code 2, an OSError code 1."""
     environment.open_streams()
     if not isinstance(sys.stdout, environment.Stream):
         environment.speak_on(lasting=False)

@@ -181,11 +181,10 @@ def check_name(path: AnyPath) -> None:
 
 
 def overlap(output: Path, source: Path) -> str:
-    """How one is the other (also by a link) or lies in it, in words; "" if they are apart."""
+    """A phrase on an output that is an input (also by a link), or lies in one; empty if they are apart."""
     a, b = output.resolve(), source.resolve()
-    if a == b or (
-        output.exists() and source.exists() and output.samefile(source)
-    ):  # hard links have two paths
+    linked = output.exists() and source.exists() and output.samefile(source)  # hard links have two paths
+    if a == b or linked:
         return "it is an input of this run"
     if b in a.parents:
         return f"it lies in {source}, an input of this run"

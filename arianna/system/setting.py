@@ -1,4 +1,4 @@
-"""One setting as it is given, by a flag or in a file: its type, and what its text means.
+"""A setting of a command, given by a flag or in a file: its type, and the value that a text means.
 
 Standard library only.
 """
