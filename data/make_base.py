@@ -11,13 +11,11 @@ close stage, where it falls (0.2: a fifth of its documents; 3: three times).
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +24,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from arianna.corpus.conversations import Conversation  # noqa: E402
-from arianna.corpus.encoding import ASCII, encode_turns  # noqa: E402
-from arianna.corpus.template import corpus_text  # noqa: E402
+import cleaning  # noqa: E402
+from cleaning import WAYS, Document, clean_prose, clean_talks, draw, text_of, typed, voice_of  # noqa: E402
+
+from arianna.corpus.encoding import encode_turns  # noqa: E402
 from arianna.corpus.texts import encode_text  # noqa: E402
 from arianna.scoring.text_statistics import words_of  # noqa: E402
 from arianna.system import config  # noqa: E402
@@ -36,28 +35,9 @@ from arianna.system.files import sha256, write_atomic  # noqa: E402
 from tokenizer import Tokenizer, train  # noqa: E402
 
 STAGES = ("broad", "close")
-PIECE_WORDS = 170  # longer talks are cut, so that a piece fits a context of 256 tokens
-TURN_WORDS = 80  # a talk with a longer turn is cut there, and the turn is left out
-CHUNK_WORDS = 300  # paragraphs of prose are joined up to so many words
-SAME_ANSWER = 8  # one-turn talks with one answer: some fixed answers stand behind hundreds of questions
 HELD_OUT = 0.01  # share of the documents, by hash
 SCORED = 65_536  # tokens of each kind that are scored at most
-TOPICAL = 0.05  # share of names and of words about films, sport and bands above which a talk is trivia
-USED_TRIVIA = 0.4  # share of such talks that is used
-TRIVIA = re.compile(
-    r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|lyrics|"
-    r"concerts?|rapper|football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|coach|league|playoffs?|"
-    r"super bowl|marvel|disney|episodes?|netflix|superhero\w*|comics?)\b",
-    re.IGNORECASE,
-)
-NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
-WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
-COMMON = set(
-    "the a and to i you it is of in that was he she they we my on for with so be do not but me".split()
-)
-ENGLISH = 0.15  # share of these words in any English text of twenty words or more
 WORD_SOURCES = 2  # sources in which a word must stand to count as one; every word of the voice does
-LINKS = re.compile(r"https?:|www\.|@\w|[<>{}|\\^_~#*]|\d{5}")
 
 
 @dataclass(frozen=True)
@@ -69,8 +49,8 @@ class BaseConfig:
     mix: str = str(ROOT / "data/sources.tsv")  # the table of sources
     prepare: bool = False  # stop before the training
     vocab_size: int = 4096  # tokens of the tokenizer
-    broad_iters: int = 3334  # steps of the broad stage
-    close_iters: int = 1400  # steps of the close stage
+    broad_iters: int = 6451  # steps of the broad stage
+    close_iters: int = 1500  # steps of the close stage
     batch_size: int = 32  # rows of 256 tokens a step
     learning_rate: float = 2e-3  # peak; Muon's matrices take ten times as much
     seed: int = 1337  # draws the order of documents
@@ -86,7 +66,6 @@ class Source:
     sha256: str
 
 
-Document = Conversation | str  # a talk, or prose
 Cleaned = list[tuple[Source, list[Document]]]  # the documents of each source
 
 
@@ -134,97 +113,12 @@ def times_of(row: dict[str, str], stage: str, place: str) -> float:
     return value
 
 
-# ---- cleaning ----
-
-
-def plain(text: str) -> str:
-    """A text with quotes and dashes as ASCII, and white space as single spaces."""
-    return " ".join(text.translate(str.maketrans(ASCII)).split())
-
-
-def is_english(text: str) -> bool:
-    """Whether a text has few letters beyond ASCII, and of twenty words or more enough common ones."""
-    words = WORD.findall(text.lower())
-    if sum(not c.isascii() for c in text) > 0.01 * len(text):
-        return False
-    return len(words) < 20 or sum(w in COMMON for w in words) >= ENGLISH * len(words)
-
-
-def is_trivia(text: str) -> bool:
-    """Whether a text has much about films, sport and bands, or is full of names."""
-    return len(NAME.findall(text)) + len(TRIVIA.findall(text)) > TOPICAL * len(text.split())
-
-
-def draw(text: str) -> float:
-    """A number from 0 to 1 by the text's SHA-256: the same for the same text, wherever it stands."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
-def clean_talks(path: Path) -> Iterator[Conversation]:
-    """The talks of a file in pieces of at most PIECE_WORDS."""
-    answers: Counter[str] = Counter()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        texts = [plain(m["content"]) for m in json.loads(line)]
-        turns = list(zip(texts[::2], texts[1::2], strict=False))
-        for piece in pieces(turns):
-            whole = " ".join(text for turn in piece for text in turn)
-            if LINKS.search(whole) or not is_english(whole):
-                continue
-            if is_trivia(whole) and draw(whole) > USED_TRIVIA:
-                continue
-            answers[piece[0][1]] += len(piece) == 1
-            if answers[piece[0][1]] <= SAME_ANSWER:
-                yield Conversation(tuple(piece))
-
-
-def pieces(turns: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Yield runs of turns of at most PIECE_WORDS; a turn with a long or empty side ends one, left out."""
-    piece: list[tuple[str, str]] = []
-    size = 0
-    for turn in turns:
-        words = [len(text.split()) for text in turn]
-        fits = min(words) > 0 and max(words) <= TURN_WORDS
-        if piece and (not fits or size + sum(words) > PIECE_WORDS):
-            yield piece
-            piece, size = [], 0
-        if fits:
-            piece, size = [*piece, turn], size + sum(words)
-    if piece:
-        yield piece
-
-
-def clean_prose(path: Path) -> Iterator[str]:
-    """The paragraphs of a text, a line each, joined up to CHUNK_WORDS."""
-    chunk: list[str] = []
-    for paragraph in map(plain, path.read_text(encoding="utf-8-sig").splitlines()):
-        if LINKS.search(paragraph) or not is_english(paragraph):
-            continue
-        if sum(len(p.split()) for p in chunk) + len(paragraph.split()) > CHUNK_WORDS and chunk:
-            yield "\n\n".join(chunk)
-            chunk = []
-        chunk += [paragraph] if paragraph else []
-    if chunk:
-        yield "\n\n".join(chunk)
-
-
-def voice_of(path: Path) -> Iterator[Conversation | str]:
-    """Arianna's own talks whole, or her prose by the pieces that two empty lines part."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".txt":
-        yield from (piece.strip() for piece in re.split(r"\n{3,}", text) if piece.strip())
-        return
-    for line in text.splitlines():
-        texts = [m["content"] for m in json.loads(line)]
-        yield Conversation(tuple(zip(texts[::2], texts[1::2], strict=True)))
+# ---- documents ----
 
 
 def documents(source: Source) -> list[Document]:
     clean = {"voice": voice_of, "dialogue": clean_talks}.get(source.kind, clean_prose)
     return list(clean(source.path))
-
-
-def text_of(document: Document) -> str:
-    return document if isinstance(document, str) else corpus_text([document])
 
 
 # ---- tokenizer and shards ----
@@ -254,6 +148,13 @@ def repeats(document: Document, times: float) -> int:
     return int(times) + (draw("again " + text_of(document)) < times % 1)
 
 
+def readings(document: Document, times: int, tokenizer: Tokenizer, kind: str) -> list[np.ndarray]:
+    """The tokens of a document for each time that it is read; a talk of Arianna's is typed in turns."""
+    if kind != "voice" or isinstance(document, str):
+        return [encode(document, tokenizer)] * times
+    return [encode(typed(document, time % len(WAYS)), tokenizer) for time in range(times)]
+
+
 def write_shards(cfg: BaseConfig, cleaned: Cleaned, tokenizer: Tokenizer) -> None:
     """Write a folder for each stage, its documents shuffled once, and "scored" with held-out ones by kind."""
     held: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -261,14 +162,14 @@ def write_shards(cfg: BaseConfig, cleaned: Cleaned, tokenizer: Tokenizer) -> Non
     for source, source_documents in cleaned:
         counts = Counter()
         for document in source_documents:
-            tokens = encode(document, tokenizer)
             if draw(text_of(document)) < HELD_OUT:
-                held[source.kind].append(tokens)
+                held[source.kind].append(encode(document, tokenizer))
                 continue
             for stage in STAGES:
                 times = repeats(document, source.times[stage])
-                counts[stage] += times * len(tokens)
-                streams[stage] += [tokens] * times
+                rows = readings(document, times, tokenizer, source.kind)
+                counts[stage] += sum(map(len, rows))
+                streams[stage] += rows
         each = ", ".join(f"{counts[stage]:,} tokens {stage}" for stage in STAGES)
         print(f"{source.path.name}: {each}", flush=True)
     out = Path(cfg.out)
@@ -301,7 +202,12 @@ def put(path: Path, tokens: np.ndarray) -> None:
 def prepare(cfg: BaseConfig) -> None:
     """Make words, tokenizer and shards, unless they were made from these sources already."""
     sources, note = sources_of(cfg), Path(cfg.out) / "prepared.json"
-    made_of = {"mix": sha256(cfg.mix), "script": sha256(__file__), "seed": cfg.seed}
+    made_of = {
+        "mix": sha256(cfg.mix),
+        "script": sha256(__file__),
+        "cleaning": sha256(cleaning.__file__),
+        "seed": cfg.seed,
+    }
     made_of |= {source.path.name: sha256(source.path) for source in sources}
     if note.is_file() and json.loads(note.read_text()) == made_of:
         return
