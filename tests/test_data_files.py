@@ -41,6 +41,11 @@ def talks() -> list[list[dict[str, str]]]:
 
 
 @pytest.fixture(scope="module")
+def small_talk() -> list[list[dict[str, str]]]:
+    return [talk for path in sorted(DATA.glob("arianna_smalltalk_*.jsonl")) for talk in read(path.name)]
+
+
+@pytest.fixture(scope="module")
 def prose() -> str:
     return (DATA / "arianna_corpus.txt").read_bytes().decode("ascii")
 
@@ -141,17 +146,29 @@ def test_talks_are_no_templates(talks):
     assert openings(answers(talks)).most_common(1)[0][1] <= 0.02 * len(answers(talks))
 
 
-def test_no_talk_stands_among_the_conversations(conversations, talks):
-    assert {first_key(t) for t in talks} & {first_key(c) for c in conversations} == set()
-    shared = runs_of_eight(answers(talks)) & runs_of_eight(answers(conversations))
+def test_small_talk_is_wide_and_its_answers_are_short(small_talk):
+    assert len(small_talk) >= 5000 and len(answers(small_talk)) >= 10_000
+    assert max(Counter(map(first_key, small_talk)).values()) <= 4
+    counts = [len(answer.split()) for answer in answers(small_talk)]
+    assert sum(counts) / len(counts) < 16 and max(counts) <= 40
+    assert mean_sentence(answers(small_talk)) < 8
+    assert all(path.stat().st_size <= 1 << 20 for path in DATA.glob("arianna_smalltalk_*.jsonl"))
+
+
+def test_no_talk_stands_among_the_conversations(conversations, talks, small_talk):
+    others = talks + small_talk
+    assert {first_key(t) for t in others} & {first_key(c) for c in conversations} == set()
+    shared = runs_of_eight(answers(others)) & runs_of_eight(answers(conversations))
     assert [" ".join(run) for run in shared] == []
 
 
-def test_no_question_kept_for_reading_stands_in_a_text_that_a_model_has_seen(conversations, talks):
+def test_no_question_kept_for_reading_stands_in_a_text_that_a_model_has_seen(
+    conversations, talks, small_talk
+):
     kept = [*(ROOT / "bench/reading_questions.txt").read_text().splitlines()]
     kept += (DATA / "everyday_questions.txt").read_text().splitlines()
     keys = {re.sub(r"[\W_]+", "", q.casefold()) for q in kept}
-    asked = [q for talk in (*conversations, *talks) for q in said(talk, "user")]
+    asked = [q for talk in (*conversations, *talks, *small_talk) for q in said(talk, "user")]
     assert len(keys) >= 50
     assert [q for q in asked if re.sub(r"[\W_]+", "", q.casefold()) in keys] == []
 
