@@ -181,7 +181,7 @@ def collate(rows: Sequence[tuple[np.ndarray, np.ndarray]], longest: int) -> tupl
 
 
 def epochs(steps: int, rows_a_step: int, replay: float, rows: int) -> float:
-    """How often so many steps go through the rows, if a share of each step is replayed text."""
+    """The number of times that steps go through the rows, if a share of each step is replayed text."""
     return steps * rows_a_step * (1 - replay) / rows
 
 
@@ -197,7 +197,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the step computes, padding included."""
+        """The number of tokens that the step computes, padding included."""
         return sum(x.numel() for x, _ in self.micro_batches + self.replay)
 
 
@@ -218,7 +218,7 @@ class Task:
             step += 1
 
     def epochs(self, steps: int) -> float:
-        """How often `steps` steps go through the rows."""
+        """The number of times that so many steps go through the rows."""
         return epochs(steps, self.batch_size * self.accumulated, self.share, len(self.rows))
 
     def batch(self, step: int) -> Batch:

@@ -189,7 +189,7 @@ def table(scored: ScoredRun) -> list[dict[str, Any]]:
 
 
 def epochs_of(scored: ScoredRun, rows: int) -> float:
-    """How often training went through its rows."""
+    """The number of times that training went through its rows."""
     cfg = scored.state["config"]
     rows_a_step = cfg["batch_size"] * cfg["gradient_accumulation_steps"]
     return epochs(scored.points[-1].step, rows_a_step, cfg["replay"], rows)

@@ -23,7 +23,9 @@ STEPS = {  # of a file or a room; a room's own __init__.py is in it
     "arianna/report.py": 10, "arianna/search.py": 10, "arianna_ft.py": 11,
 }  # fmt: skip
 SCRIPTS = {"arianna_ft", "train_arianna", "sample"}
+IMPORTS = (ast.Import, ast.ImportFrom)
 LONGEST = 350  # lines of a file
+MOST_LATE_IMPORTS = 32  # imports inside functions: a promise, or an optional package, needs each of them
 
 
 def product_files() -> list[Path]:
@@ -106,6 +108,17 @@ def test_no_file_is_longer_than_it_should_be():
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in files}
     assert {"bench/defaults.py", "data/make_base.py"} < lengths.keys()
     assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
+
+
+def test_few_imports_stand_inside_functions():
+    functions = [
+        node
+        for path in product_files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    late = {inner for node in functions for inner in ast.walk(node) if isinstance(inner, IMPORTS)}
+    assert 10 < len(late) <= MOST_LATE_IMPORTS
 
 
 def test_the_root_is_the_projects_folder():

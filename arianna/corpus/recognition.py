@@ -131,7 +131,7 @@ def converted(source: Source, encoding: str) -> str:
 
 
 def not_utf8(source: Source, where: str) -> str:
-    """What to say of a file with one byte a letter, or an encoding of Asia: in those most bytes are high."""
+    """A sentence on a file with one byte a letter, or an encoding of Asia, in which most bytes are high."""
     with source.open() as file:
         head = file.read(1 << 16)
     if len(head.translate(None, bytes(range(128)))) > len(head) // 6:
@@ -159,7 +159,7 @@ def is_json(line: bytes) -> bool:
 
 
 def named_text(text: str) -> str:
-    """What a text is that is no JSON, and what is in it."""
+    """The kind of a text that is no JSON, and its beginning, in words."""
     first = next(line.strip() for line in text.split("\n") if line.strip())[:80]
     if re.match(r"\s*(?:\{'|\[\s*\{')", text):
         return "no JSON but Python's notation, with single quotes; write it with json.dumps(conversation)"
@@ -169,22 +169,18 @@ def named_text(text: str) -> str:
         return f"HTML or XML ({first!r})"
     if re.search(r"^Q:.*\n+\s*A:", text, re.MULTILINE):
         return "text in the form Q: and A:; make each pair an object with prompt and completion"
-    if (found := FOREIGN.search(text)) and not found.start():
-        return f"text in another template ({found[0].strip()})"
+    if (template_mark := FOREIGN.search(text)) and not template_mark.start():
+        return f"text in another template ({template_mark[0].strip()})"
     if re.match(r"(?:---|- |\w+:\s*$|\w+: \S)", text) and re.search(r"^\s*(?:- )?\w+:", text, re.MULTILINE):
         return f"YAML or a similar list ({first!r})"
-    for mark, name in (
-        (",", "CSV"),
-        ("\t", "a table with tabs"),
-        (";", "CSV with semicolons"),
-        ("|", "a table with bars"),
-    ):
+    kinds = {",": "CSV", "\t": "a table with tabs", ";": "CSV with semicolons", "|": "a table with bars"}
+    for separator, name in kinds.items():
         name_of_column = r' ?"?\w+(?: \w+)?"?'
-        if re.fullmatch(rf"{name_of_column}(?:{re.escape(mark)}{name_of_column})+", first):
-            columns = ", ".join(column.strip(' "') for column in first.split(mark))
+        if re.fullmatch(rf"{name_of_column}(?:{re.escape(separator)}{name_of_column})+", first):
+            columns = ", ".join(column.strip(' "') for column in first.split(separator))
             return f"{name} with the columns {columns}; save it as JSON lines"
     if re.match(r'"[^"\n]*",\s*"', text):
         return "CSV without names of columns; save it as JSON lines"
-    if found:
-        return f"text in another template ({found[0].strip()})"
+    if template_mark:
+        return f"text in another template ({template_mark[0].strip()})"
     return f"no JSON but plain text, it seems (it begins with {first[:40]!r})"

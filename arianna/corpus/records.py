@@ -165,7 +165,7 @@ def refuse_object(record: dict[str, Any]) -> NoReturn:
 
 
 def taken_out(record: dict[str, Any]) -> str:
-    """How to take records out of an object that holds them under a key; "" if it does not."""
+    """Advice on an object that holds records under a key; empty if it does not."""
     for key, value in record.items():
         first, of_each = (value[0], "[]") if isinstance(value, list) and value else (value, "")
         if not holds_records([first]):
@@ -204,7 +204,7 @@ def messages_of(record: Any, keys: tuple[str, ...]) -> list[Any]:
 
 
 def within_quotes(value: Any) -> str:
-    """What to say of a text that is JSON itself."""
+    """Advice on a text that is JSON itself."""
     is_json = isinstance(value, str) and value[:1] in ("[", "{")
     return "; it is JSON within quotes: write it without them" if is_json else ""
 

@@ -41,7 +41,7 @@ class Source:
 
     @property
     def words(self) -> str:
-        """How the records lie in the file, where it is not the usual way."""
+        """The way in which the records lie in the file, in words, if it is not the usual one."""
         container = {"lines": "", "values": ", not one to a line", "array": ", in a JSON array"}[
             self.container
         ]

@@ -80,13 +80,13 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if encoding := recognition.wide_encoding(data[:HEAD]):
-            told = f"is {encoding}; save it as UTF-8"
+            reason = f"is {encoding}; save it as UTF-8"
         elif recognition.is_binary(data[:HEAD]):
-            told = f"is no text, it begins with the bytes {data[:8].hex(' ')}"
+            reason = f"is no text, it begins with the bytes {data[:8].hex(' ')}"
         else:
             place = f"byte {error.start + 1} is 0x{data[error.start]:02X}"
-            told = f"is not UTF-8 ({place}) but Windows-1252 or Latin-1 perhaps; save it as UTF-8"
-        raise ValueError(f"{path} {told}.") from None
+            reason = f"is not UTF-8 ({place}) but Windows-1252 or Latin-1 perhaps; save it as UTF-8"
+        raise ValueError(f"{path} {reason}.") from None
     if holds_records(data[:HEAD]):
         raise ValueError(
             f"{path} holds JSON records, which would be learned as prose, braces and all; conversations have "

@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Listening:
-    """How often, and by how much, answers are likelier under their own question, with 95% intervals."""
+    """The share of answers that are likelier under their own question, and the gain, with 95% intervals."""
 
     share: float | None  # right pairs of all; 0.5 is chance; None where no two conversations can be paired
     low: float | None

@@ -20,7 +20,7 @@ Command = tuple[str, str]  # what it does, what to type
 
 
 def next_commands(paths: Paths, better: bool) -> list[Command]:
-    """What to type after a run: hear both models, then use the result, or train anew if it is not better."""
+    """The commands to type after a run: hear both models, then use the result, or train anew."""
     there = {name: path for name, path in paths.items() if path is not None and Path(path).exists()}
     makers = [hear_both, *([chat, in_c, as_page] if better else [train_anew])]
     return [command for make in makers if (command := make(there)) is not None]

@@ -1,4 +1,4 @@
-"""What a run computes on: its device, number format and threads, and the processes that do it together."""
+"""The means that a run computes with: device, number format, threads, and the processes of a group."""
 
 from __future__ import annotations
 

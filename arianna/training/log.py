@@ -66,7 +66,7 @@ def read_log(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def what_it_was_for(folder: Path) -> str:
-    """What to say of a log that is missing."""
+    """A sentence on a log that is missing."""
     return (
         f"{folder / NAME} is missing; it holds the losses of the run in {folder}, "
         "by which the best checkpoint is found. Put it back, or train again with --fresh."

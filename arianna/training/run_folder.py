@@ -45,12 +45,12 @@ def latest_state(folder: Path, set_damaged_aside: bool = False) -> dict[str, Any
 
 def check_state(folder: Path) -> None:
     """Raise RefusedError for a run that has lost its states: begun anew, it would write over its weights."""
-    kept = [path for path in folder.glob("ckpt_[0-9]*.pt") if int(path.stem.split("_")[1])]
-    if len(kept) > 1:  # the first is written just before the first state
+    weights = [path for path in folder.glob("ckpt_[0-9]*.pt") if int(path.stem.split("_")[1])]
+    if len(weights) > 1:  # the first is written just before the first state
         raise RefusedError(
             f"{folder / NEWEST} and {BEFORE} are missing or damaged; the run in {folder} goes on from them, "
-            f"and {len(kept)} of its evaluations have left weights there. Put one of the two back, or begin "
-            "anew with --fresh (the old folder is kept)."
+            f"and {len(weights)} of its evaluations have left weights there. "
+            "Put one of the two back, or begin anew with --fresh (the old folder is kept)."
         )
 
 
