@@ -322,7 +322,7 @@ def test_inputs_are_never_written(done):
     [
         (["--conversations=none.jsonl"], "none.jsonl"),
         (["--base=none.pt"], "none.pt is missing"),
-        (["--base=talk.jsonl"], "talk.jsonl is damaged or not a checkpoint"),
+        (["--base=talk.jsonl"], "talk.jsonl holds JSON and no model"),
         (["--tokenizer=talk.jsonl"], "talk.jsonl is not a SentencePiece model"),
         (["--max_iters=0"], "max_iters is 0"),
         (["--warmup_iters=6"], "warmup_iters is 6"),

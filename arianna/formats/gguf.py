@@ -217,9 +217,12 @@ def reader(path: Path) -> Any:
     try:
         file = BoundedReader(path)
         check_end(file)
-    except (ValueError, KeyError, IndexError, OverflowError, TypeError):
-        size = f"{path.stat().st_size:,} bytes"
-        raise ValueError(f"{path} is no GGUF file or damaged ({size}). Use another copy of it.") from None
+    except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
+        size, reason = f"{path.stat().st_size:,} bytes", " ".join(str(error).split())[:100]
+        reason = reason.removeprefix("Sorry, file appears to be ")
+        raise ValueError(
+            f"{path} is no GGUF file or damaged ({size}): {reason}. Use another copy of it."
+        ) from None
     return file
 
 

@@ -351,7 +351,7 @@ def test_the_command_makes_a_checkpoint_in_half_of_a_bin(tmp_path):
 
 
 def test_what_cannot_be_asked_for_is_told_before_anything_is_read():
-    assert "required: OUT" in usage_error("--checkpoint=base.pt")
+    assert "OUT is missing; it is a word without a flag" in usage_error("--checkpoint=base.pt")
     assert "--checkpoint is missing" in usage_error("a.bin")
     assert "a.pt should end in .bin, as files of --format=llama2c do" in usage_error("a.pt", "--checkpoint=x")
     assert "a.bin should end in .pt" in usage_error("a.bin", "--checkpoint=x", "--format=checkpoint")
@@ -392,7 +392,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 def test_a_model_that_cannot_be_read_is_told_and_nothing_is_written(tmp_path):
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "folder").mkdir()
-    assert "is no zip archive" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'text.pt'}")
+    assert "is a text and no model" in usage_error(tmp_path / "a.bin", f"--checkpoint={tmp_path / 'text.pt'}")
     assert "cannot be read (No such file" in usage_error(
         tmp_path / "a.bin", f"--checkpoint={tmp_path / 'none.pt'}"
     )

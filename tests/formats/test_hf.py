@@ -658,7 +658,7 @@ def test_paths_that_cannot_be_are_told(tmp_path):
     (tmp_path / "file").write_text("x")
     for out, message in {
         tmp_path / "file": "file is a file; give the path of a folder",
-        tmp_path: "would be written, but it is an input",
+        tmp_path: "would be written, but .*, an input of this run, lies in it",
         tmp_path / "none" / "a": "cannot be written",
     }.items():
         with pytest.raises(config.UsageError, match=message):
