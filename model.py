@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arianna import fused
 from arianna.ops import Teacher, causal_attention, head_loss, product, rms_norm
 from tokenizer import IGNORE
 
@@ -171,8 +172,18 @@ class TransformerBlock(nn.Module):
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Tensor | None = None) -> Tensor:
+        if cache is None and fused.applies(x):
+            return self.forward_fused(x, torch.complex(cos, sin))
         x = x + self.attention(self.attention_norm(x), cos, sin, cache)
         return x + self.feed_forward(self.ffn_norm(x))
+
+    def forward_fused(self, x: Tensor, angles: Tensor) -> Tensor:
+        """The same by hand, for a step in bfloat16 on a CPU: in 0.73 of the time."""
+        a, f, norms = self.attention, self.feed_forward, (self.attention_norm, self.ffn_norm)
+        weights = [matrix.weight for matrix in (a.wq, a.wk, a.wv, a.wo)]
+        x = fused.AttentionHalf.apply(x, angles, a.head_dim, norms[0].eps, norms[0].weight, *weights)
+        weights = [matrix.weight for matrix in (f.w1, f.w2, f.w3)]
+        return fused.FeedForwardHalf.apply(x, norms[1].eps, norms[1].weight, *weights)
 
 
 class Transformer(nn.Module):
@@ -234,7 +245,8 @@ class Transformer(nn.Module):
         if targets is None:
             return self.output(x)
         count = int((targets != IGNORE).sum()) if n_targets is None else n_targets
-        return head_loss(x.flatten(0, 1), self.output.weight, targets.flatten(), count, teacher)
+        loss = fused.head_loss if fused.applies(x) else head_loss
+        return loss(x.flatten(0, 1), self.output.weight, targets.flatten(), count, teacher)
 
     @torch.no_grad()
     def as_teacher(self, tokens: Tensor) -> Teacher:

@@ -3,7 +3,7 @@
 A file imports only from steps below its own; files of one room may import each other.
 
     11 arianna_ft.py                                     5 arianna/formats/   arianna/generate.py
-    10 arianna/report.py  arianna/search.py              4 model.py   arianna_data.py
+    10 arianna/report.py  arianna/search.py              4 model.py (over arianna/fused.py)   arianna_data.py
      9 arianna/reporting/                                3 arianna/corpus/    arianna/ops.py
      8 train_arianna.py  sample.py  evaluate  export     2 tokenizer.py
      7 arianna/scoring/                                  1 arianna/system/
