@@ -46,7 +46,7 @@ def main() -> int:
     args = ModelArgs()
     if len(sys.argv) > 1:
         step = ours(args)
-        return pairs.serve(lambda _: sum(seconds_of(step, args) for _ in range(STEPS)))
+        return pairs.serve(lambda _: sum(seconds_of(step, args, "float32", "windows") for _ in range(STEPS)))
     with pairs.workers("bench.busy", {"ours": True, "plain": False}) as workers:
 
         def beside(name: str, nice: int | None) -> float:
