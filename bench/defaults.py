@@ -3,6 +3,7 @@
     python -m bench.defaults screen     # every recipe on one fold, 300 iterations
     python -m bench.defaults short      # higher rates and fewer iterations, with replay, over three folds
     python -m bench.defaults finals     # the finalists over five folds and three seeds, in full
+    python -m bench.defaults formats    # the two presets over five folds in each number format
     python -m bench.defaults table      # docs/defaults.md from what there is so far
 
 A run that is done is a line in bench/defaults.jsonl and is not repeated; stop it at any time. Started several
@@ -95,6 +96,11 @@ SHORT: dict[str, dict[str, Any]] = {  # half of the rows replayed
 FINALS: dict[str, dict[str, Any]] = {"the default": {"max_iters": 1000, "eval_interval": 100}}
 FINALS |= {"--preset=best": PRESETS["best"]}
 FINALS |= {f"{name}, Q: and A: trained": settings | BEFORE for name, settings in FINALS.items()}
+FORMATS = {
+    f"{name}, {dtype}": {**FINALS[name], "dtype": dtype}
+    for name in ("the default", "--preset=best")
+    for dtype in ("float32", "bfloat16")
+}
 # share of the peak rate after a share of the steps behind the warm-up
 SCHEDULES: dict[str, Callable[[float], float]] = {"line": lambda done: 1 - done, "peak": lambda done: 1.0}
 
@@ -217,6 +223,7 @@ def trials(what: str) -> Iterator[Trial]:
         "screen": (before(SCREEN), 1, 1),
         "short": (before(SHORT), 3, 1),
         "finals": (FINALS, FOLDS, len(SEEDS)),
+        "formats": (FORMATS, FOLDS, 1),
     }[what]
     for seed in SEEDS[:seeds]:
         for fold in range(folds):
@@ -315,7 +322,7 @@ def write_page() -> None:
     lines, page = results(), PAGE.read_text()
     texts = {
         what: table([line for line in lines if any(t.is_(line) for t in trials(what))])
-        for what in ("screen", "short", "finals")
+        for what in ("screen", "short", "finals", "formats")
     }
     for name, text in (texts | {"relation": relation(lines)}).items():
         before, rest = page.split(f"<!-- {name} -->\n")
@@ -326,7 +333,7 @@ def write_page() -> None:
 def main(argv: list[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("what", choices=("screen", "short", "finals", "table"))
+    parser.add_argument("what", choices=("screen", "short", "finals", "formats", "table"))
     parser.add_argument("--library", help="a folder of token shards that the base knows; val*.bin is scored")
     parser.add_argument("--folder", default="out/defaults", help="where the runs are made")
     args = parser.parse_args(argv)
