@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import uuid
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from arianna.corpus.conversations import Conversation
+from arianna.corpus.parallel import cores
 from arianna.formats import open_model
 from arianna.searching import folds
 from arianna.searching.budget import Cost
@@ -81,12 +81,11 @@ def workers_for(asked: int | None, trainer: TrainConfig, base: Transformer) -> i
     """
     if asked is None and pick_device(trainer.device).type != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     args, parameters = base.args, sum(p.numel() for p in base.parameters())
     numbers = max(BATCHES) * args.max_seq_len * args.n_layers * (16 * args.dim + 4 * args.hidden)
     each, left = needs.bytes_in_memory(parameters, numbers), resources.memory_left()
     resources.check_memory(each * (asked or 1))
-    return asked or (cores if left is None else max(1, min(cores, int(left) // each)))
+    return asked or (cores() if left is None else max(1, min(cores(), int(left) // each)))
 
 
 def place_of(folder: Path) -> str:

@@ -32,8 +32,9 @@ def write(
     ended = [trial for trial in studies.trials_of(study, *studies.DONE) if studies.summary_of(trial)]
     trials = [entry(trial, facts["began"]) for trial in ended]
     complete = [t for t in trials if t["state"] == "complete"]
-    values = {name: next((t["value"] for t in complete if t["preset"] == name), None) for name in PRESETS}
-    search = {**facts, "finished": seeds > 0, "folds": FOLDS, "trials": trials, "presets": values}
+    reached = {t["preset"]: t["value"] for t in complete}
+    search = {**facts, "finished": seeds > 0, "folds": FOLDS, "trials": trials}
+    search["presets"] = {name: reached.get(name) for name in PRESETS}
     search["base"] = {"answers": complete[0]["base"] if complete else None}
     search["importances"] = importances(study)
     if chosen is not None:

@@ -21,8 +21,7 @@ CHOICES = {
     **{"batch_size": BATCHES, "loss_on": ("all", "answers"), "schedule": ("cosine", "wsd")},
     **{"optimizer": ("adamw", "muon"), "question_contrast": CONTRASTS},
 }
-SEARCHED = ("learning_rate", "epochs", "batch_size", "replay", "loss_on", "weight_decay", "schedule")
-SEARCHED += ("optimizer", "question_contrast")
+SEARCHED = ("learning_rate", "epochs", "replay", "weight_decay", *CHOICES)
 USUAL = {  # what a preset leaves open
     **{"batch_size": 8, "replay": 0.0, "loss_on": "all", "weight_decay": 0.1},
     **{"schedule": "cosine", "optimizer": "adamw", "question_contrast": 0.0},
@@ -47,16 +46,18 @@ class Space:
     def suggest(self, trial: Any) -> dict[str, Any]:
         """The parameters of a trial."""
         most = max(EPOCHS[1], *(self.epochs(preset) for preset in PRESETS.values()))
-        floats = {"learning_rate": (*RATES, True), "epochs": (EPOCHS[0], most, True)}
-        floats |= {"replay": (*REPLAY, False), "weight_decay": (*DECAY, True)}
-        params: dict[str, Any] = {}
-        for name in self.names:
-            if name in floats:
-                low, high, log = floats[name]
-                params[name] = trial.suggest_float(name, low, high, log=log)
-            else:
-                params[name] = trial.suggest_categorical(name, CHOICES[name])
-        return params
+        ranges = {
+            "learning_rate": RATES,
+            "epochs": (EPOCHS[0], most),
+            "replay": REPLAY,
+            "weight_decay": DECAY,
+        }
+        return {
+            name: trial.suggest_categorical(name, CHOICES[name])
+            if name in CHOICES
+            else trial.suggest_float(name, *ranges[name], log=ranges[name][0] > 0)  # 0 has no logarithm
+            for name in self.names
+        }
 
     def epochs(self, settings: Mapping[str, Any]) -> float:
         """Epochs of the conversations that a run with these settings takes."""
@@ -67,8 +68,8 @@ class Space:
     def preset(self, name: str) -> dict[str, Any]:
         """The parameters by which a preset becomes a trial."""
         settings = {**USUAL, **PRESETS[name], **self.fixed}
-        params = {**settings, "epochs": self.epochs(settings)}
-        return {name: value for name, value in params.items() if name in self.names}
+        settings["epochs"] = self.epochs(settings)
+        return {name: settings[name] for name in self.names}
 
     def settings(self, params: Mapping[str, Any], rows: int) -> dict[str, Any]:
         """A trainer's settings, by the names of TrainConfig, for a run over so many rows."""
