@@ -26,7 +26,7 @@ def read_search(path: Path) -> Search | None:
         "seconds": number(search.get("seconds")) or max(t["seconds"] for t in trials),
         "trials": trials,
         "best": scored[:BEST],
-        "presets": [(name, number(value)) for name, value in (search.get("presets") or {}).items()],
+        "presets": presets_of(search.get("presets") or {}, {t["preset"] for t in trials}),
         "base": number((search.get("base") or {}).get("answers")),
         "importances": importances_of(search.get("importances") or {}),
         "expected_gain": number(search.get("expected_gain")),
@@ -38,7 +38,15 @@ def trial_of(trial: dict[str, Any]) -> dict[str, Any]:
     value = number(trial.get("value")) if trial.get("state", "complete") == "complete" else None
     losses = {name: number(trial.get(name)) for name in ("answers", "forgetting")}
     when = {"number": int(trial["number"]), "seconds": float(trial["seconds"])}
-    return {**when, "value": value, **losses, "params": dict(trial.get("params") or {})}
+    set_to = {"preset": trial.get("preset"), "params": dict(trial.get("params") or {})}
+    return {**when, "value": value, **losses, **set_to}
+
+
+def presets_of(values: dict[str, Any], tried: set[str | None]) -> list[tuple[str, str]]:
+    """The losses of the presets on the same folds, in words where one did not come to its end."""
+    instead = {True: "(given up: worse on the first folds)", False: "(no time for it)"}
+    losses = ((name, number(value)) for name, value in values.items())
+    return [(name, instead[name in tried] if loss is None else decimals(loss)) for name, loss in losses]
 
 
 def importances_of(values: dict[str, Any]) -> list[tuple[str, float]]:
@@ -78,8 +86,8 @@ def sentence(search: Search) -> str:
 
 def presets(search: Search) -> str:
     """A sentence on the values of base and presets on the folds that the trials were scored on."""
-    values = [*search["presets"], *([("the base", search["base"])] if search["base"] is not None else [])]
-    reached = ", ".join(f"{name} {'(no time for it)' if v is None else f'{v:.3f}'}" for name, v in values)
+    base = [] if search["base"] is None else [("the base", decimals(search["base"]))]
+    reached = ", ".join(f"{name} {value}" for name, value in [*search["presets"], *base])
     return f"On the same folds: {reached}." if reached else ""
 
 

@@ -92,9 +92,8 @@ class Cost:
 
     def end_seconds(self, settings: Mapping[str, Any], seeds: int, folds: int, workers: int) -> float:
         """Seconds from the last trial to the end: seeds on folds, final runs, export, report."""
-        work = seeds * folds * self.trial_seconds(settings) / FOLDS + seeds * self.final_seconds(settings)
-        longest = self.final_seconds(settings) if seeds else 0.0
-        return max(longest, math.ceil(work / workers)) + self.of(REPORT)
+        each = max(self.final_seconds(settings), self.trial_seconds(settings) / FOLDS)
+        return math.ceil(seeds * (folds + 1) / workers) * each + self.of(REPORT)
 
     def end_that_fits(self, settings: Mapping[str, Any], workers: int, seconds: float) -> tuple[int, int]:
         """Seeds and folds of the longest end that fits into so many seconds; of the shortest if none does."""

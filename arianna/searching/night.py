@@ -20,12 +20,12 @@ from arianna.ops import one_thread
 from arianna.searching import beginning, crew, results
 from arianna.searching import job as jobs
 from arianna.searching import study as studies
-from arianna.searching.budget import END, Clock, Cost
+from arianna.searching.budget import END, REPORT, Clock, Cost
 from arianna.searching.ending import Ending
 from arianna.searching.folds import ALL, FOLDS
 from arianna.searching.job import Chosen, Job, Unit, Wanted
 from arianna.searching.results import lasting, spelled
-from arianna.searching.space import USUAL, Space
+from arianna.searching.space import Space
 from arianna.searching.worker import JOB, UNITS, bench_of
 from arianna.system import environment
 from arianna.system.config import UsageError
@@ -38,7 +38,7 @@ from tokenizer import Tokenizer
 from train_arianna import train_step
 
 MANY = 100_000  # about as many iterations as a whole search does
-LARGEST = 4  # a trial takes at most a fourth of the time of the search
+LARGEST = 4  # a trial takes at most a fourth of the time of the search, a preset its first folds
 
 
 def search(
@@ -60,7 +60,7 @@ def search(
     if trainer.nproc > 1:
         raise UsageError(f"nproc is {trainer.nproc}; give --workers instead: a search has one process a run.")
     folder.mkdir(parents=True, exist_ok=True)
-    for place in (folder, folder / "end"):
+    for place in (run, folder, folder / "end"):
         remove_leftovers(place)
     clock, base = Clock(wanted.hours, folder / "clock.json"), open_model(trainer.base, trainer.max_seq_len)
     beginning.prepare_folds(conversations, tokenizer, trainer, base, folder)
@@ -87,7 +87,6 @@ class Night:
     facts: dict[str, Any]
     fixed: dict[str, Any]
     log: Log
-    left_out: dict[str, str] = field(default_factory=dict)  # presets that take too long, and why
     known: set[int] = field(default_factory=set)  # trials that were printed
     best: float = math.inf  # value of the best of them
     late: float = math.inf  # the time after which trials that still run are given up
@@ -95,6 +94,10 @@ class Night:
     @property
     def place(self) -> str:
         return beginning.place_of(self.folder)
+
+    @property
+    def space(self) -> Space:
+        return Space(self.cost.rows, self.fixed)
 
     def run(self) -> None:
         stored = json_object(self.folder / "chosen.json")
@@ -122,7 +125,9 @@ class Night:
         usual = self.recipe("best")
         self.time_steps(usual)
         studies.bury(self.study, self.place)
-        self.known = {t.number for t in studies.trials_of(self.study, *studies.DONE)}
+        for trial in studies.trials_of(self.study, *studies.DONE):
+            self.known.add(trial.number)
+            self.learn(trial)
         best = studies.best_trial(self.study)
         self.best = best.value if best else math.inf
         planned = self.cost.end_that_fits(usual, self.workers, END * self.clock.total)
@@ -130,18 +135,15 @@ class Night:
         seconds = max(0.0, self.clock.left - end)
         longest, until = self.plan(usual, seconds, end), time.time() + seconds
         jobs.put(self.folder / JOB, self.job(self.fixed, until, longest))
-        self.late = until + end / 2
+        self.late, before = until + end / 2, self.clock.spent
         crew.run(self.folder, self.workers, self.look, self.mourn)
         self.look()
+        self.log.record(search="trials", workers=self.workers, seconds=self.clock.spent - before)
+        studies.bury(self.study, self.place)  # those that were late
 
     def recipe(self, name: str) -> dict[str, Any]:
         """A preset's settings on a fold."""
-        settings = {**USUAL, **PRESETS[name], **self.fixed}
-        settings.pop("eval_interval", None)
-        if "max_iters" not in self.fixed:
-            part_of_rows = self.cost.fold_rows / self.cost.rows
-            settings["max_iters"] = max(1, round(settings["max_iters"] * part_of_rows))
-        return settings
+        return self.space.settings(self.space.preset(name), self.cost.fold_rows)
 
     def time_steps(self, usual: dict[str, Any]) -> None:
         """Time a few steps on one thread, and settle which number format the search computes in."""
@@ -162,7 +164,6 @@ class Night:
         Raises UsageError if none fits.
         """
         trial, done = self.cost.trial_seconds(usual), len(self.known)
-        report = self.cost.end_seconds(usual, 0, 0, self.workers)
         if seconds < trial and not done:
             least = max(trial + self.cost.end_seconds(usual, 1, 0, self.workers), trial / (1 - END))
             hours = (1.1 * least + self.clock.spent) / 3600 + 0.005
@@ -170,7 +171,8 @@ class Night:
                 f"--hours={self.wanted.hours:g} is too short: a trial takes {lasting(trial)}, and training, "
                 f"export and report at the end {lasting(end)}; give at least --hours={hours:.2f}."
             )
-        final = (END * self.clock.total - report) * (FOLDS - 1)  # a trial takes as long as so many final runs
+        # a trial takes as long as so many final runs
+        final = (END * self.clock.total - self.cost.of(REPORT)) * (FOLDS - 1)
         longest = max(1.1 * trial, min(seconds / LARGEST, final))
         fit = f"{int(seconds / trial) * self.workers} trials of {FOLDS} folds fit, {lasting(trial)} each"
         self.log.say(
@@ -179,12 +181,12 @@ class Night:
         )
         for name in sorted(PRESETS, key=lambda name: name != "best"):
             takes = self.cost.trial_seconds(self.recipe(name))
-            if takes < longest:
-                studies.line_up(self.study, name, Space(self.cost.rows, self.fixed).preset(name))
+            # it goes on behind its first folds only where it is no worse than the best so far
+            may_go_on = takes * studies.FIRST / FOLDS < longest and trial + takes < min(seconds, final)
+            if takes < longest or may_go_on:
+                studies.line_up(self.study, name, self.space.preset(name))
             else:
-                reason = f"--preset={name} is not tried: {lasting(takes)} would be too much of the time"
-                self.left_out[name] = reason
-                self.log.say(reason)
+                self.log.say(f"--preset={name} is not tried: {lasting(takes)} would be too much of the time")
         return longest
 
     # ---- the workers ----
@@ -204,6 +206,13 @@ class Night:
         self.clock.keep()
         return True
 
+    def learn(self, trial: optuna.trial.FrozenTrial) -> None:
+        """Take into account how long a trial of this machine took: at work together, processes are slower."""
+        summary = studies.summary_of(trial)
+        is_ours = str(trial.user_attrs.get("place")).startswith(f"{self.place} ")
+        if is_ours and summary.get("answers") is not None:
+            self.cost.learn(summary["seen"] * self.cost.fold_work(summary["settings"]), summary["seconds"])
+
     def mourn(self, number: int, signal: int) -> None:
         """Bury the trial of a worker that was killed."""
         studies.bury(self.study, f"{self.place} {number}")
@@ -216,6 +225,7 @@ class Night:
         fresh = [t for t in ended if t.number not in self.known]
         left = f"{lasting(self.clock.left)} left"
         for trial in fresh:
+            self.learn(trial)
             summary, complete = studies.summary_of(trial), trial.state == studies.TrialState.COMPLETE
             better = complete and trial.value < self.best
             self.known, self.best = self.known | {trial.number}, trial.value if better else self.best
@@ -240,7 +250,7 @@ class Night:
 
     def write(self, chosen: Chosen | None = None, seeds: int = 0) -> None:
         """Write search.json."""
-        facts = {"hours": self.wanted.hours, "workers": self.workers, "left_out": self.left_out}
+        facts = {"hours": self.wanted.hours, "workers": self.workers}
         facts |= {"seconds": self.clock.spent, "began": time.time() - self.clock.spent}
         results.write(self.folder.parent, self.study, facts, chosen, seeds)
 

@@ -25,7 +25,8 @@ from arianna.system.config import UsageError
 NAME = "innerarianna"
 FORMAT = 1  # the version of our attributes of a study
 JOURNAL = "journal.log"
-PRUNE = 0.3  # p-value: a trial that is worse than the best on its first two folds is given up
+FIRST = 2  # folds after which a trial may be given up
+PRUNE = 0.3  # p-value: a trial that is worse than the best on both of them is
 TRIES = 20  # half a second apart, while another process makes a database's tables
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -97,7 +98,7 @@ def open_study(url: str | None, folder: Path, facts: Mapping[str, Any]) -> optun
     try:
         with quiet():
             sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True)
-            pruner = optuna.pruners.WilcoxonPruner(p_threshold=PRUNE)
+            pruner = optuna.pruners.WilcoxonPruner(p_threshold=PRUNE, n_startup_steps=FIRST)
             options = {"storage": storage_of(url, folder), "sampler": sampler, "pruner": pruner}
             study = optuna.create_study(study_name=NAME, load_if_exists=True, **options)
             if not study.user_attrs and not study.get_trials(deepcopy=False):

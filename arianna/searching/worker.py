@@ -67,8 +67,8 @@ class Explorer:
             trial = self.study.ask()
             trial.set_user_attr("place", self.place)
             settings = self.space.settings(self.space.suggest(trial), self.cost.fold_rows)
-            seconds = self.cost.trial_seconds(settings)
-            if seconds < min(self.job.longest, self.job.until - time.time()):
+            longest = math.inf if "preset" in trial.user_attrs else self.job.longest
+            if self.cost.trial_seconds(settings) < min(longest, self.job.until - time.time()):
                 return trial, settings
             studies.end(self.study, trial.number, TrialState.FAIL)
         return None
@@ -76,21 +76,19 @@ class Explorer:
     def try_out(self, trial: optuna.Trial, settings: dict[str, Any]) -> None:
         """Run a trial's folds until all are done, or it is given up."""
         answers: Answers = {}
+        value = None  # of a trial that is given up
         for fold in range(FOLDS):
             answers[fold] = self.bench.do(Unit(str(fold), settings, self.job.trainer["seed"]))
             trial.report(change(answers[fold]), fold)
             if "diverged" in answers[fold]:
-                return self.close(trial, settings, answers, TrialState.PRUNED)
+                break
             self.cost.learn(self.cost.fold_work(settings), answers[fold]["seconds"])
             if fold < FOLDS - 1 and trial.should_prune():
-                return self.close(trial, settings, answers, TrialState.PRUNED)
-        return self.close(trial, settings, answers, TrialState.COMPLETE)
-
-    def close(
-        self, trial: optuna.Trial, settings: dict[str, Any], answers: Answers, state: TrialState
-    ) -> None:
-        value = statistics.fmean(map(change, answers.values())) if state == TrialState.COMPLETE else None
+                break
+        else:
+            value = statistics.fmean(map(change, answers.values()))
         trial.set_user_attr("told", {**summary(settings, answers), "time": time.time()})
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         studies.end(self.study, trial.number, state, value)
 
 

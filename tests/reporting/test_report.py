@@ -15,7 +15,7 @@ from helpers import ROOT, build
 from arianna import report
 from arianna.corpus import encoding
 from arianna.formats import card, checkpoint
-from arianna.reporting import charts, render, scored_run, verdict
+from arianna.reporting import charts, night, render, scored_run, verdict
 from arianna.scoring import base_text, choose
 from arianna.scoring.choose import Choice, Point
 from arianna.system import config
@@ -705,6 +705,15 @@ def test_what_a_search_tried_has_its_section_with_a_dot_a_trial(run):
     )
     labels = [attrs["aria-label"] for tag, attrs in page(run).tags if tag == "svg" and "aria-label" in attrs]
     assert sum("10 trials that came to their end and 4 stopped early" in label for label in labels) == 2
+
+
+def test_a_preset_that_was_given_up_is_told_apart_from_one_without_time():
+    shown = night.presets_of({"gentle": None, "best": None, "other": 4.0}, {"gentle", None})
+    assert shown == [
+        ("gentle", "(given up: worse on the first folds)"),
+        ("best", "(no time for it)"),
+        ("other", "4.000"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ starts = os.path.getsize(f"{folder}/{number}")
 what = open(f"{folder}/what").read()
 if what == "fails": sys.exit("broken")
 if what == "killed" or (what == "killed once" and starts == 1 and number == "0"): os.kill(os.getpid(), 9)
-if what == "stays": time.sleep(600)
+if what == "stays": time.sleep(15); open(f"{folder}/over", "w")
 """
 
 
@@ -62,14 +62,15 @@ def test_workers_that_are_killed_again_and_again_end_the_search(work):
         work("killed")
 
 
-def test_a_worker_that_fails_ends_the_search(work):
+def test_a_worker_that_fails_ends_the_search_and_is_not_started_again(work, tmp_path):
     with pytest.raises(OSError, match="what it said stands above.; the same command goes on from here"):
         work("fails")
+    assert all(len((tmp_path / name).read_text()) == 1 for name in "01" if (tmp_path / name).exists())
 
 
-def test_workers_that_are_late_are_ended(work):
+def test_workers_that_are_late_are_ended(work, tmp_path):
     starts, died = work("stays", until=time.time() + 2)
-    assert died == [] and max(starts) <= 1
+    assert died == [] and max(starts) <= 1 and not (tmp_path / "over").exists()
 
 
 def test_a_worker_needs_a_search_to_work_in(tmp_path):

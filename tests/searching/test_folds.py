@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, conversation, talk
+from helpers import ROOT, command, conversation, furnish, talk
 
+import arianna_ft
+from arianna import search
 from arianna.corpus.prepare import read_conversations
 from arianna.corpus.split import digest, key, split_sides
 from arianna.searching import folds
@@ -70,6 +72,20 @@ def test_no_held_out_token_is_in_what_a_search_is_given(tmp_path):
         tmp_path / "b", "Seven towers stand there, and a lighthouse, which nobody else has ever named."
     )
     assert hashes == others and len(hashes) == 4 * FOLDS + 2  # train and val with masks; of all, train alone
+
+
+def test_the_command_gives_a_search_the_conversations_to_train_on_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(furnish(tmp_path))
+    given = []
+
+    def searched(wanted, trainer, conversations, *others):
+        given.extend(c.turns for c in conversations)
+        return 7
+
+    monkeypatch.setattr(search, "search", searched)
+    assert arianna_ft.main([*command()[2:], "--hours=1"]) == 7
+    train, _ = split_sides(read_conversations("talk.jsonl"))
+    assert given == [c.turns for c in train] and len(given) == 22
 
 
 def test_the_rows_of_the_folds_are_those_of_the_training_side(tmp_path):

@@ -139,6 +139,22 @@ def test_more_machines_find_each_others_trials(tmp_path, quick):
     assert set(numbers[0]) <= set(numbers[1]) and len(numbers[1]) == len(set(numbers[1])) >= 4
 
 
+def test_what_a_killed_start_left_half_written_is_removed(tmp_path, monkeypatch):
+    folder = place(tmp_path)
+    names = (".search.json.99.tmp", "search/.chosen.json.99.tmp", "search/end/.0_1337.json.99.tmp")
+    (folder / "out/ft/search/end").mkdir(parents=True)
+    for name in names:
+        (folder / "out/ft" / name).write_text("{")
+
+    def refused(*given):
+        raise UsageError("refused")
+
+    monkeypatch.setattr(nights.beginning, "prepare_folds", refused)
+    with pytest.raises(UsageError, match="refused"):
+        searched(folder)
+    assert not any((folder / "out/ft" / name).exists() for name in names)
+
+
 # ---- refused ----
 
 
@@ -168,6 +184,7 @@ def test_a_search_with_another_budget_in_the_same_folder_is_refused_by_name_and_
     with monkeypatch.context() as patch, pytest.raises(UsageError, match="noted"):
         patch.setattr(study, "open_study", noted)
         searched(folder)
+    assert facts["max_forgetting"] == 0.1
     study.open_study(None, folder / "out/ft/search", {**facts, "max_forgetting": 0.2})
     before = (folder / "out/ft/search/journal.log").read_bytes()
     with pytest.raises(UsageError, match="holds a search with other max_forgetting: begin anew with --fresh"):

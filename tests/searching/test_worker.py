@@ -107,6 +107,17 @@ def test_settings_that_take_too_long_are_not_begun_and_count_as_nothing(explorer
     assert {t.state for t in worker.study.trials} == {TrialState.FAIL}
 
 
+def test_a_preset_may_take_longer_than_others_but_not_than_the_time_that_is_left(explorer):
+    worker = explorer(most=FOLDS, longest=3.0)
+    line_up(worker.study, "best", {"learning_rate": 1e-4})
+    worker.run()
+    assert worker.study.trials[0].state == TrialState.COMPLETE and len(worker.bench.done) == FOLDS
+    late = explorer(until=3.0)
+    line_up(late.study, "gentle", {"learning_rate": 1e-5})
+    late.run()
+    assert not late.bench.done
+
+
 def test_what_a_run_takes_is_learned_from_those_before(explorer):
     worker = explorer(most=4 * FOLDS)
     before = worker.cost.trial_seconds({**FIXED, "learning_rate": 1e-4})
