@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from search_guards import GUARDS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -835,6 +837,10 @@ MUTATIONS = [
         "instead={})",
         "tests/test_arianna_data.py::test_what_a_command_cannot_use_is_one_sentence",
     ),
+]
+MUTATIONS += [
+    Mutation(f"search: {guard}", *place, f"tests/searching/test_{test.replace('::', '.py::test_')}")
+    for guard, *place, test in GUARDS
 ]
 
 
