@@ -98,6 +98,8 @@ def heard(evidence: Evidence) -> list[str]:
     listening, likelier = evidence.listening, evidence.losses[1] < evidence.losses[0]
     if listening.base is None or listening.tuned is None:
         return []
+    if listening.base == listening.tuned == 1:  # nothing is left to rise
+        return ["it fits answers to questions in every pair, as before; 50% is chance"]
     beginning = ""
     if likelier and listening.tuned <= listening.base:
         beginning = "but it listens no better: "

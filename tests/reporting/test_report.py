@@ -383,6 +383,11 @@ def test_a_model_whose_answers_only_got_likelier_is_told_in_the_same_breath(tune
     assert told in found.sentence and found.word == "better"
 
 
+def test_a_model_that_fitted_every_pair_before_is_not_said_to_listen_no_better():
+    every = evidence(heard=verdict.Listening(1.0, 1.0, (1.0, 1.0), (0.0, 0.0)))
+    assert verdict.heard(every) == ["it fits answers to questions in every pair, as before; 50% is chance"]
+
+
 def test_where_answers_got_no_likelier_the_shares_stand_alone_and_without_pairs_there_are_none():
     worse = evidence(
         losses=(4.0, 4.1, 4.2, 4.3), heard=verdict.Listening(0.62, 0.58, (0.5, 0.7), (-0.2, 0.1))
