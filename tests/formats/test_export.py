@@ -453,6 +453,17 @@ def test_the_lines_of_the_docs_work_as_they_are_written(tmp_path, monkeypatch):
     assert (tmp_path / "out/arianna.Modelfile").is_file()
 
 
+def test_a_file_beside_an_export_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save("m.pt", checkpoint.pack(build()))
+    (tmp_path / "a.Modelfile").write_text("mine")
+    words = ["a.gguf", "--checkpoint=m.pt", "--format=gguf", f"--tokenizer={ROOT / 'data/tok4096.model'}"]
+    with pytest.raises(config.UsageError, match="a.Modelfile"):
+        main(words)
+    assert (tmp_path / "a.Modelfile").read_text() == "mine" and not (tmp_path / "a.gguf").exists()
+    assert main([*words, "--force"]) == 0 and (tmp_path / "a.Modelfile").read_text() != "mine"
+
+
 def test_help_and_a_missing_file_are_told_without_torch():
     program = """
 import sys
