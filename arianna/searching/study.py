@@ -76,13 +76,17 @@ def storage_of(url: str | None, folder: Path) -> Any:
     return optuna.storages.JournalStorage(Journal(path))
 
 
+# what databases say where another process makes a table, or its first row, at the same moment
+JUST_MADE = ("already exists", "unique constraint", "duplicate")
+
+
 def database(url: str) -> Any:
     """A database's storage, asked again for a while where another process is just making its tables."""
     for _ in range(TRIES):
         try:
             return optuna.storages.RDBStorage(url)
         except Exception as error:  # each database has its own
-            if "already exists" not in str(error):
+            if not any(sign in str(error).casefold() for sign in JUST_MADE):
                 raise
             time.sleep(0.5)
     return optuna.storages.RDBStorage(url)

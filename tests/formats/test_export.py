@@ -454,6 +454,7 @@ def test_the_lines_of_the_docs_work_as_they_are_written(tmp_path, monkeypatch):
 
 
 def test_a_file_beside_an_export_is_not_written_over(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
     monkeypatch.chdir(tmp_path)
     checkpoint.save("m.pt", checkpoint.pack(build()))
     (tmp_path / "a.Modelfile").write_text("mine")

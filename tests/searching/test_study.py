@@ -132,3 +132,23 @@ def test_a_trial_that_has_ended_is_not_ended_again(tmp_path):
     study.tell(trial, 1.0)
     assert not studies.end(study, trial.number, TrialState.FAIL)
     assert studies.best_trial(study).value == 1.0
+
+
+@pytest.mark.parametrize(
+    "told", ["table studies already exists", "UNIQUE constraint failed: alembic_version.version_num"]
+)
+def test_a_database_whose_tables_another_process_is_making_is_asked_again(monkeypatch, told):
+    answers = iter([RuntimeError(told), "storage"])
+
+    def opened(url: str) -> str:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(studies.optuna.storages, "RDBStorage", opened)
+    monkeypatch.setattr(studies.time, "sleep", lambda seconds: None)
+    assert studies.database("sqlite:///night.db") == "storage"
+    answers = iter([RuntimeError("no such host")])
+    with pytest.raises(RuntimeError, match="no such host"):
+        studies.database("sqlite:///night.db")
