@@ -20,9 +20,9 @@ SAME_ANSWER = 8  # one-turn talks with one answer: some fixed answers stand behi
 TOPICAL = 0.05  # share of names and of words about films, sport and bands above which a talk is trivia
 USED_TRIVIA = 0.4  # share of such talks that is used
 TRIVIA = re.compile(
-    r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|lyrics|"
-    r"concerts?|rapper|football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|coach|league|playoffs?|"
-    r"super bowl|marvel|disney|episodes?|netflix|superhero\w*|comics?)\b",
+    r"\b(?:movies?|films?|actors?|actress\w*|directors?|scenes?|sequels?|trailers?|oscars?|albums?|bands?|"
+    r"lyrics|concerts?|rapper|football|baseball|basketball|nfl|nba|teams?|quarterback|seasons?|players?|"
+    r"coach|league|playoffs?|super bowl|marvel|disney|episodes?|netflix|superhero\w*|comics?)\b",
     re.IGNORECASE,
 )
 NAME = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")  # a capital inside a sentence
