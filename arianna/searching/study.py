@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from arianna.system.config import UsageError
+from arianna.system.visible import one_line
 
 NAME = "innerarianna"
 FORMAT = 1  # the version of our attributes of a study
@@ -124,11 +125,6 @@ def open_study(url: str | None, folder: Path, facts: Mapping[str, Any]) -> optun
     if changed := [name for name in facts if stored["facts"].get(name) != facts[name]]:
         raise UsageError(f"{where} holds a search with other {', other '.join(changed)}: {mend}.")
     return study
-
-
-def one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()).split(" (Background on this error")[0]
-    return (text[:300] or type(error).__name__).rstrip(".")
 
 
 @contextlib.contextmanager

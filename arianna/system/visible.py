@@ -16,3 +16,9 @@ SPELLED = {
 def visible(text: str) -> str:
     r"""A text in which control characters, direction overrides and unseen ones are spelled, as \x1b."""
     return text.translate(SPELLED)
+
+
+def one_line(error: Exception) -> str:
+    """What another package's error says, on one line and short, without SQLAlchemy's link behind it."""
+    text = " ".join(str(error).split()).split(" (Background on this error")[0]
+    return text[:300].rstrip(".") or type(error).__name__

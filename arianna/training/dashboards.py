@@ -16,6 +16,7 @@ from typing import Any
 
 from arianna.system.config import UsageError
 from arianna.system.files import write_atomic
+from arianna.system.visible import one_line
 from arianna.training.log import read_log
 from arianna.training.settings import TrainConfig
 
@@ -128,10 +129,6 @@ def opened(name: str, folder: Path, cfg: TrainConfig) -> Any:
     except Exception as error:  # wandb has errors of its own: not logged in, no network
         hint = "; `wandb login` once, or set WANDB_MODE=offline" if name == "wandb" else ""
         raise UsageError(f"--{name} cannot be used: {one_line(error)}{hint}.") from None
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def numbers(entry: dict[str, Any], within: str = "") -> dict[str, float]:
