@@ -118,16 +118,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def bare_words_are_questions(argv: list[str] | None) -> list[str]:
-    """A command line in which a word that is neither a flag nor the value of one becomes a --question."""
+    """A command line in which words that are neither flags nor values of flags become --questions.
+
+    Words behind one another are one question, as in `sample.py What is time`, up to one that ends a sentence.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
-    before = ["", *words]  # "--seed 3": 3 belongs to the flag before it, which has no "=" of its own
     alone = {f"--{field.name}" for field in dataclasses.fields(SampleConfig) if field.default is False}
-    is_bare = [
-        not word.startswith("-")
-        and (not re.match("--[^=]+$", last) or (last in alone and not is_decision(word)))
-        for last, word in zip(before, words, strict=False)
-    ]
-    return [f"--question={word}" if bare else word for word, bare in zip(words, is_bare, strict=True)]
+    line: list[str] = []
+    last, open_question = "", False
+    for word in words:
+        # "--seed 3": 3 belongs to the flag before it, which has no "=" of its own
+        bare = not word.startswith("-") and (
+            not re.match("--[^=]+$", last) or (last in alone and not is_decision(word))
+        )
+        if bare and open_question and " " not in word:
+            line[-1] += f" {word}"
+        else:
+            line.append(f"--question={word}" if bare else word)
+        open_question = bare and " " not in word and word[-1:] not in (".", "?", "!")
+        last = word
+    return line
 
 
 def run(cfg: SampleConfig) -> int:

@@ -12,9 +12,12 @@ flags win over it. Stop it at any time; the same command carries on.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before torch is imported: allocator and threads read their settings at the start
-    from arianna.system import environment, processes
+    from arianna.system import environment
 
     environment.prepare(lasting=True)
+
+    from arianna.system import processes
+
     processes.end_quietly()
 
 import contextlib

@@ -462,6 +462,20 @@ def test_a_flag_that_stands_alone_takes_no_question(flag):
     assert sample.bare_words_are_questions([flag, "no", "What?"]) == [flag, "no", "--question=What?"]
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (["What", "is", "time"], ["What is time"]),
+        (["What", "is", "time?", "Who", "are", "you"], ["What is time?", "Who are you"]),
+        (["What is time", "Who are you"], ["What is time", "Who are you"]),
+        (["Why?", "Who?"], ["Why?", "Who?"]),
+    ],
+)
+def test_words_without_quotes_are_one_question(given, asked):
+    expected = [f"--question={question}" for question in asked]
+    assert sample.bare_words_are_questions([*given, "--seed", "3"]) == [*expected, "--seed", "3"]
+
+
 def test_the_system_text_stands_ahead_of_each_question_as_in_training():
     cfg = SampleConfig(question=("Who?", "Why?"), system=" Be\nkind. ", start=("So",))
     assert sample.prompts(cfg) == ["So", "Be\nkind.\nQ: Who?\nA:", "Be\nkind.\nQ: Why?\nA:"]

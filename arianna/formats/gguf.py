@@ -189,6 +189,10 @@ PARAMETER repeat_penalty 1
 # ---- in ----
 
 
+class DamagedError(ValueError):
+    """What a file's reader finds wrong, in a sentence of ours; the package's own are for programmers."""
+
+
 def reader(path: Path) -> Any:
     """The package's reader of a file. Raises ValueError for a file that is damaged or cut off.
 
@@ -204,43 +208,40 @@ def reader(path: Path) -> Any:
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
             self.pieces_read += 1
             if offset + int(count) * np.dtype(dtype).itemsize > len(self.data):
-                raise ValueError("it ends too early")
+                raise DamagedError("it ends too early")
             if self.pieces_read > MOST_PIECES:
-                raise ValueError(f"it has more than {MOST_PIECES:,} values")
+                raise DamagedError(f"it has more than {MOST_PIECES:,} values")
             return super()._get(offset, dtype, count, override_order)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
             if raw_type == ARRAY and int(self._get(orig_offs + 4, np.uint64)[0]) > len(self.data):
-                raise ValueError("it ends too early")  # each item takes a byte or more
+                raise DamagedError("it ends too early")  # each item takes a byte or more
             return super()._get_field_parts(orig_offs, raw_type)
 
     try:
         file = BoundedReader(path)
         check_end(file)
     except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
-        size, reason = f"{path.stat().st_size:,} bytes", " ".join(str(error).split())[:100]
-        reason = reason.removeprefix("Sorry, file appears to be ")
+        size, reason = f"{path.stat().st_size:,} bytes", f": {error}" if type(error) is DamagedError else ""
         raise ValueError(
-            f"{path} is no GGUF file or damaged ({size}): {reason}. Use another copy of it."
+            f"{path} is no GGUF file or damaged ({size}){reason}. Use another copy of it."
         ) from None
     return file
 
 
 def check_end(file: Any) -> None:
-    """Raise ValueError unless a file ends where its tensors do."""
+    """Raise DamagedError unless a file ends where its tensors do."""
     end = max((int(tensor.data_offset + tensor.n_bytes) for tensor in file.tensors), default=len(file.data))
     if len(file.data) not in (end, end + -end % int(file.alignment)):
-        raise ValueError(f"its {len(file.tensors)} tensors end at byte {end:,}")
+        raise DamagedError(f"its {len(file.tensors)} tensors end at byte {end:,}")
 
 
 def values_of(file: Any, path: Path) -> dict[str, Any]:
     """The values that stand ahead of the tensors, by key, without the lists."""
     try:
         return {key: field.contents() for key, field in file.fields.items() if field.types[0].name != "ARRAY"}
-    except (ValueError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged: {' '.join(str(error).split())[:100]}. Use another copy of it."
-        ) from None
+    except (ValueError, IndexError, TypeError):
+        raise ValueError(f"{path} is damaged: its values cannot be read. Use another copy of it.") from None
 
 
 def read(path: str | Path, max_seq_len: int | None = None) -> Transformer:

@@ -276,11 +276,10 @@ def load_weights(path: Path, a: ModelArgs, tied: bool) -> dict[str, Tensor]:
         with safetensors.safe_open(path, "pt") as file:
             check_header(path, file, {theirs[name]: shapes[name] for name in theirs}, tied)
             weights = {name: file.get_tensor(theirs[name]).float() for name in theirs}
-    except safetensors.SafetensorError as error:
-        size = f"{path.stat().st_size:,} bytes"
+    except safetensors.SafetensorError:
         raise ValueError(
-            f"{path} is cut off, damaged or no safetensors file ({size}): "
-            f"{' '.join(str(error).split())[:120]}. Use another copy of it."
+            f"{path} is cut off, damaged or no safetensors file ({path.stat().st_size:,} bytes). "
+            "Use another copy of it."
         ) from None
     for name, weight in weights.items():
         if not all_finite(weight):

@@ -27,10 +27,13 @@ def plausible(args: ModelArgs) -> ModelArgs:
 def claimed(path: object, values: Mapping[str, Any], **keys: str) -> ModelArgs:
     """The shape in a file's values, under the file's own key for each of ModelArgs' names.
 
-    Raises ValueError for a shape that cannot be, naming the file.
+    Raises ValueError for a shape that is not there or cannot be, naming the file.
     """
+    missing = [key for key in keys.values() if values.get(key) is None]
+    if missing:
+        raise ValueError(f"{path} has no {missing[0]}, which is a part of the model's shape.")
     try:
-        return plausible(ModelArgs(**{name: values.get(key) for name, key in keys.items()}))
+        return plausible(ModelArgs(**{name: values[key] for name, key in keys.items()}))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}.") from None
 

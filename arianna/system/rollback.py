@@ -24,18 +24,22 @@ def rolled_back(
     """
     begun = [path for path in others if not path.exists()]
     aside = rename_aside(folder) if fresh else None
-    is_new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield aside
     except REFUSALS:
-        if is_new and not (saved and any(folder.glob(saved))):
-            undo(folder, aside, begun)
+        if new and not (saved and any(folder.glob(saved))):
+            undo(new, begun)
+            if aside is not None:
+                aside.rename(folder)
         raise
 
 
-def undo(folder: Path, aside: Path | None, begun: list[Path]) -> None:
+def undo(new: list[Path], begun: list[Path]) -> None:
+    """Delete a new folder, the new ones above it that are empty then, and new files."""
     for path in begun:
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    if aside is not None:
-        aside.rename(folder)
+    shutil.rmtree(new[0], ignore_errors=True)
+    with contextlib.suppress(OSError):  # something else was put there in the meantime
+        for parent in new[1:]:
+            parent.rmdir()

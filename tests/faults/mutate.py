@@ -384,15 +384,22 @@ MUTATIONS = [
     Mutation(
         "a refusal of a run that is begun anew brings the old one back",
         "arianna/system/rollback.py",
-        "        aside.rename(folder)\n",
-        "        pass\n",
+        "                aside.rename(folder)\n",
+        "                pass\n",
         "tests/system/test_rollback.py::test_a_folder_that_was_moved_away_comes_back",
+    ),
+    Mutation(
+        "a refusal leaves no empty folder above the new one",
+        "arianna/system/rollback.py",
+        "            parent.rmdir()\n",
+        "            pass\n",
+        "tests/system/test_rollback.py::test_a_new_folder_goes_with_the_new_ones_above_it",
     ),
     Mutation(
         "a refusal never deletes saved steps",
         "arianna/system/rollback.py",
-        "is_new and not (saved and any(folder.glob(saved)))",
-        "is_new",
+        "new and not (saved and any(folder.glob(saved)))",
+        "new",
         "tests/system/test_rollback.py::test_a_run_that_has_saved_steps_is_never_deleted",
     ),
     Mutation(

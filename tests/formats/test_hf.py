@@ -514,7 +514,7 @@ NORM = "model.norm.weight"
         (lambda f: change_config(f, quantization_config={"bits": 4}), "has quantization_config"),
         (lambda f: change_config(f, hidden_size="32"), "config.json: dim is '32'; it must be a whole number"),
         (lambda f: change_config(f, num_attention_heads=5), "do not fit together"),
-        (lambda f: change_config(f, num_hidden_layers="gone"), "n_layers is None"),
+        (lambda f: change_config(f, num_hidden_layers="gone"), "has no num_hidden_layers, which"),
         (lambda f: change_config(f, num_hidden_layers=1 << 40), "n_layers is 1099511627776"),
         (
             lambda f: change_config(f, num_hidden_layers=4),
@@ -531,15 +531,15 @@ NORM = "model.norm.weight"
         (lambda f: change_config(f, tie_word_embeddings=False), "lacks lm_head.weight"),
         (
             lambda f: change_bytes(f, lambda d: d[:-4]),
-            r"is cut off, damaged or no safetensors file \([\d,]+ bytes\): .*",
+            r"is cut off, damaged or no safetensors file \([\d,]+ bytes\)\. Use",
         ),
         (lambda f: change_bytes(f, lambda d: d + bytes(4)), "is cut off, damaged or no safetensors file"),
         (lambda f: change_bytes(f, lambda d: d[:7]), r"no safetensors file \(7 bytes\)"),
         (
             lambda f: change_bytes(f, lambda d: struct.pack("<Q", 1 << 60) + d[8:]),
-            "no safetensors file .*header",
+            "no safetensors file",
         ),
-        (lambda f: change_bytes(f, lambda d: d[:8] + b"x" + d[9:]), "no safetensors file .*header"),
+        (lambda f: change_bytes(f, lambda d: d[:8] + b"x" + d[9:]), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h[NORM].update(shape=[31])), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h[NORM].update(shape=[-32])), "no safetensors file"),
         (lambda f: change_header(f, lambda h: h[NORM].update(data_offsets=[0, 128])), "no safetensors file"),

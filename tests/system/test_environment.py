@@ -12,6 +12,8 @@ from helpers import ROOT
 
 from arianna.system import environment
 
+COMMANDS = [f"{name}.py" for name in "arianna_ft train_arianna sample tokenizer arianna_data".split()]
+COMMANDS += [f"-m arianna.{name}" for name in ("export", "report", "evaluate", "search")]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and process groups of POSIX")
 
 
@@ -184,6 +186,14 @@ def test_a_full_disk_behind_the_output_is_one_sentence():
 def test_a_reader_that_has_seen_enough_ends_a_command_in_silence():
     done = in_shell(MAIN.replace('print("a line")', "for _ in range(99999): print('a line')"), "| head -n 1")
     assert (done.stdout, done.stderr) == ("a line\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_says_that_packages_are_missing(command):
+    bare = [sys.executable, "-S", *command.split()]  # a Python that sees its own library alone
+    done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "lacks torch, numpy, sentencepiece" in done.stderr
 
 
 @pytest.mark.parametrize(("name", "value"), [("PYTHON", (9, 9)), ("PACKAGES", ("torch", "no_such_package"))])

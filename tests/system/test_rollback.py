@@ -38,6 +38,17 @@ def test_a_new_folder_is_deleted_and_one_that_was_there_is_not(folder):
     assert not new.exists() and tree(folder) == {"ckpt.pt": "old", "config.toml": "new"}
 
 
+def test_a_new_folder_goes_with_the_new_ones_above_it(tmp_path):
+    for other, left in ((None, []), ("runs/mine.txt", ["runs"])):
+        with pytest.raises(ValueError), rolled_back(tmp_path / "runs/a/ft", False):
+            (tmp_path / "runs/a/ft").mkdir(parents=True)
+            if other:  # another program's, in the meantime
+                (tmp_path / other).write_text("mine")
+            raise ValueError
+        assert [path.name for path in tmp_path.iterdir()] == left
+    assert tree(tmp_path) == {"runs/mine.txt": "mine"}
+
+
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, OSError])
 def test_a_signal_or_a_failure_leaves_what_was_begun(folder, ending):
     with pytest.raises(ending), rolled_back(folder, True):
