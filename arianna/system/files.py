@@ -27,6 +27,9 @@ def write_atomic(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     pieces, size = ((data,), len(data)) if isinstance(data, (bytes, bytearray, memoryview)) else (data, 0)
     try:
+        if is_stream(path):  # /dev/null or a pipe: a rename would put a file in its place
+            path.write_bytes(b"".join(pieces))
+            return
         with open(temporary, "wb") as f:
             for piece in pieces:
                 f.write(piece)
@@ -42,7 +45,13 @@ def write_atomic(
         length = f" ({size:,} bytes)" if size else ""
         raise OSError(error.errno, f"{path} could not be written{length}: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)  # gone already, unless something failed
+        with contextlib.suppress(OSError):  # gone already, unless something failed
+            temporary.unlink()
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a device, a pipe or a socket is there: it takes bytes and keeps none."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def rename_aside(folder: Path) -> Path | None:
@@ -150,7 +159,7 @@ def check_outputs(
 
     `outputs` are files, or folders that the command fills; `inputs` are what it reads (None is left out);
     `ours` are outputs that an earlier start of this run made. `force` allows to replace an output, never an
-    input. `instead` is what to give for an output that is an input.
+    input. `instead` is what to give for an output that cannot be.
     """
     sources, made = [Path(path) for path in inputs if path], [Path(path).absolute() for path in ours]
     for path in outputs:
@@ -160,6 +169,9 @@ def check_outputs(
             (parent for parent in output.parents if parent.exists() and not parent.is_dir()), None
         ):
             raise UsageError(f"{file} is no folder, so that {output} cannot be written; give {instead}.")
+        folder = next(parent for parent in output.absolute().parents if parent.exists())
+        if not is_stream(output) and not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"{output} cannot be written: {folder} is read-only; give {instead}.")
         for source in sources:
             if how := overlap(output, source):
                 raise UsageError(f"{output} would be written, but {how}; give {instead}.")

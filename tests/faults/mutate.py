@@ -403,6 +403,20 @@ MUTATIONS = [
         "tests/system/test_rollback.py::test_a_run_that_has_saved_steps_is_never_deleted",
     ),
     Mutation(
+        "a device or a pipe is not replaced by a file",
+        "arianna/system/files.py",
+        "        if is_stream(path):",
+        "        if False:",
+        "tests/system/test_files.py::test_a_pipe_is_written_into_and_not_replaced",
+    ),
+    Mutation(
+        "a read-only folder is told before any work",
+        "arianna/system/files.py",
+        "not os.access(folder, os.W_OK | os.X_OK)",
+        "False",
+        "tests/system/test_files.py::test_a_read_only_folder_is_told_before_any_work",
+    ),
+    Mutation(
         "a result that no run made is not written over",
         "arianna/system/files.py",
         "        if not force and is_occupied(output) and output.absolute() not in made:",

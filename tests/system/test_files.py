@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+from pathlib import Path
 
 import pytest
 
@@ -167,6 +168,28 @@ def test_files_that_hold_it_already_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "write_atomic", lambda path, data: written.append((path.name, data)))
     files.write_missing({"train.bin": b"one", "val.bin": b"other"}, tmp_path / "a" / "b")
     assert written == [("val.bin", b"other")]
+
+
+def test_a_read_only_folder_is_told_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        os, "access", lambda folder, mode: Path(folder) != tmp_path
+    )  # root may write anywhere
+    for path in ("a", "new/folder/a"):
+        with pytest.raises(
+            UsageError, match=f"cannot be written: {tmp_path} is read-only; give another name"
+        ):
+            files.check_outputs([tmp_path / path], [])
+    files.check_outputs(["/dev/null"], [])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_atomic(pipe, [b"one ", b"two"])
+    assert os.read(reader, 100) == b"one two" and pipe.is_fifo()
+    os.close(reader)
 
 
 def test_nothing_is_written_into_a_file(tmp_path):
