@@ -11,8 +11,8 @@ from arianna.system import config
 from arianna.system.files import sha256
 
 sys.path.insert(0, str(ROOT / "data"))
-import cleaning  # noqa: E402
 import make_base  # noqa: E402
+import source_texts  # noqa: E402
 
 HEAD = "file\tkind\tbroad\tclose\tlicence\tsource\tbytes\tsha256"
 STORY = "There was a small dog in the house by the sea. He was old and he did not like the rain. "
@@ -48,7 +48,7 @@ def cleaned(tmp_path, *talks) -> list[tuple[tuple[str, str], ...]]:
     (tmp_path / "t.jsonl").write_text(
         "".join(json.dumps([turn("user", m) for m in talk]) + "\n" for talk in talks)
     )
-    return [c.turns for c in cleaning.clean_talks(tmp_path / "t.jsonl")]
+    return [c.turns for c in source_texts.clean_talks(tmp_path / "t.jsonl")]
 
 
 def test_a_preparation_holds_each_document_as_often_as_the_table_says_and_repeats_itself(cfg):
@@ -125,7 +125,7 @@ def test_a_long_talk_is_cut_into_pieces_and_a_long_turn_is_left_out(tmp_path):
     pieces = cleaned(tmp_path, turns)
     assert len(pieces) > 1
     assert all(
-        sum(len(t.split()) for pair in piece for t in pair) <= cleaning.PIECE_WORDS for piece in pieces
+        sum(len(t.split()) for pair in piece for t in pair) <= source_texts.PIECE_WORDS for piece in pieces
     )
     assert cleaned(tmp_path, ["so it is", "a word and a word " * 30, "what is it", "it is a dog"]) == [
         (("what is it", "it is a dog"),)
@@ -135,7 +135,7 @@ def test_a_long_talk_is_cut_into_pieces_and_a_long_turn_is_left_out(tmp_path):
 def test_one_answer_stands_behind_few_questions(tmp_path):
     assert (
         len(cleaned(tmp_path, *([f"what is it {i}", "It is what it is."] for i in range(50))))
-        == cleaning.SAME_ANSWER
+        == source_texts.SAME_ANSWER
     )
 
 
@@ -169,15 +169,15 @@ def test_of_talk_about_films_and_full_of_names_a_share_is_kept(tmp_path):
     ],
 )
 def test_a_question_is_typed_as_written_in_lower_case_and_tidy(question, lower, tidied):
-    talk = cleaning.Conversation(((question, "An answer, as written."),))
-    asked = [cleaning.typed(talk, way).turns[0] for way in range(3)]
+    talk = source_texts.Conversation(((question, "An answer, as written."),))
+    asked = [source_texts.typed(talk, way).turns[0] for way in range(3)]
     assert asked == [(text, "An answer, as written.") for text in (question, lower, tidied)]
 
 
 def test_ariannas_talks_are_typed_in_turns_and_nobody_elses(cfg, tmp_path):
     make_base.prepare(cfg)
     tokenizer = make_base.Tokenizer(f"{cfg.out}/tok4096.model")
-    talk = cleaning.Conversation((("Are you there?", "I am here."),))
+    talk = source_texts.Conversation((("Are you there?", "I am here."),))
     rows = make_base.readings(talk, 4, tokenizer, "voice")
     assert len(rows) == 4 and np.array_equal(rows[0], rows[3]) and not np.array_equal(rows[0], rows[1])
     assert all(np.array_equal(rows[0], row) for row in make_base.readings(talk, 4, tokenizer, "dialogue"))
