@@ -1,2 +1,2 @@
-"""Measurements. Each prints one line of JSON; what is compared runs in turn in one process, and medians of
-pairs are told."""
+"""Measurements. Each prints a line of JSON for each result; what is compared runs in processes of its own
+that are asked in turn, and medians of pairs are told (see bench/pairs.py)."""

@@ -1,10 +1,9 @@
-"""Training beside one other busy process (on one core, at nice 19 and at nice 0): its speed as a share of the
+"""Train beside one other busy process (on one core, at nice 19 and at nice 0): the speed as a share of the
 quiet one.
 
     python -m bench.busy
 
-The same step in the environment that train_arianna.py gives itself, and in the one that it would have
-without.
+The step is timed in the environment that train_arianna.py gives itself, and in the plain one of the shell.
 """
 
 from __future__ import annotations

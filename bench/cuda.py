@@ -158,7 +158,7 @@ def measure_whole(flags: list[str]) -> None:
                 at.setdefault("first_line", now)
                 at["trained"] = now
                 speeds.append(int(step[2].replace(",", "")))
-            last = line.strip() if re.match(r"(Not b|B)etter|No clear", line) else last
+            last = line.strip() if re.match(r"Better|Worse|No clear|Cannot tell", line) else last
             print(line, end="", file=sys.stderr)
         at["all"] = time.monotonic() - started
     seconds = {name: round(s, 1) for name, s in at.items()}

@@ -1,8 +1,8 @@
 """A million conversations, about a gigabyte: how fast they become token shards, in how much memory, and how
 soon training starts.
 
-python -m bench.data                                    # in /tmp; deleted afterwards
-python -m bench.data --conversations=100000 --folder=/tmp/many --keep
+    python -m bench.data                                    # in /tmp; deleted afterwards
+    python -m bench.data --conversations=100000 --folder=/tmp/many --keep
 """
 
 from __future__ import annotations

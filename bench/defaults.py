@@ -1,6 +1,6 @@
 """The defaults of a fine-tune, found by experiment on the shipped base and Arianna's conversations.
 
-    python -m bench.defaults screen     # every recipe on one fold, 300 iterations
+    python -m bench.defaults screen     # every recipe on one fold, mostly 300 iterations
     python -m bench.defaults short      # higher rates and fewer iterations, with replay, over three folds
     python -m bench.defaults finals     # the finalists over five folds and three seeds, in full
     python -m bench.defaults formats    # the two presets over five folds in each number format
@@ -8,8 +8,8 @@
 
 A run that is done is a line in bench/defaults.jsonl and is not repeated; stop it at any time. Started several
 times at once, each takes runs that no other has: one for each core, with OMP_NUM_THREADS=1, is fastest. With
-a folder of texts that the base was trained on (`--library=data/tok_books`, as data/README.md prepares it),
-forgetting is measured on their held-out part as well.
+a folder of token shards that the base was trained on (`--library=data/tok_books`, made by `arianna_data.py
+pretokenize`), forgetting is measured on their held-out part as well.
 """
 
 from __future__ import annotations

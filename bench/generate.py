@@ -1,10 +1,11 @@
 """Tokens a second when one row or 32 are sampled (temperature 0.8, the 300 likeliest, of these 90%).
 
-    pip install -e .[bench] python -m bench.generate                         # against Hugging Face's generate
-    python -m bench.generate --llama2c=../llama2.c   # one row against its run.c, built with -Ofast for this
-    machine
+    pip install -e .[bench]
+    python -m bench.generate                         # against Hugging Face's generate
+    python -m bench.generate --llama2c=../llama2.c   # one row of the shipped base against llama2.c's run.c
 
-llama2.c is no part of this project: name a checkout of it, and a C compiler must be there.
+llama2.c is no part of this project: name a checkout of it. A C compiler must be there; run.c is built with
+-Ofast for this machine.
 """
 
 from __future__ import annotations

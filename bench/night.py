@@ -1,12 +1,12 @@
-"""What a search of so many hours makes of the shipped files, beside `--preset=best`, on several outer splits.
+"""Compare a search of some hours with `--preset=best`, on the shipped files and several outer splits.
 
     pip install -e .[search]
     python -m bench.night                            # half an hour a split, three splits: about two hours
     python -m bench.night --hours=0.25 --splits=1    # goes on after a stop; no job that is done is repeated
 
 An outer split holds out another tenth of the conversations: the keys that part them are hashed with its
-number. Each has the whole job twice, with the preset and with the hours, in folders that stay. A line of JSON
-a split and their mean; losses and forgetting in nats a token.
+number. The whole job runs twice on each, with the preset and with the hours, in folders that stay. Prints a
+line of JSON for each split and one for their mean; losses and forgetting in nats a token.
 """
 
 from __future__ import annotations

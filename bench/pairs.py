@@ -20,7 +20,7 @@ PAIRS = 7
 
 
 class Worker:
-    """A program to measure: `python -m MODULE WHICH`, which answers a line on its stdin with a number (see
+    """A program to measure: `python -m MODULE WHICH` answers each line on its stdin with a number (see
     `serve`)."""
 
     def __init__(self, module: str, which: str, tuned: bool):
@@ -64,8 +64,8 @@ def serve(measure: Callable[[str], float]) -> int:
 def in_turn(
     asked: dict[str, Callable[[], float]], pairs: int = PAIRS, warm: int = 2
 ) -> dict[str, list[float]]:
-    """What each answers, asked in turn so many times, every other time backwards; the first `warm` answers
-    are left out."""
+    """The answers of each by name, asked in turn `pairs` times, every other time backwards; `warm` answers
+    before these are left out."""
     answers: dict[str, list[float]] = {name: [] for name in asked}
     for number in range(-warm, pairs):
         for name in list(asked)[:: 1 if number % 2 else -1]:

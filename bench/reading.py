@@ -6,7 +6,7 @@ whose is whose.
 
 `write` makes sheet.jsonl (a line an answer: its number, the question, the answer, room for two marks) and
 key.json (whose answer each number is). A reader fills in "sentence" and "fits", each 0, 1 or 2: is it a
-sentence that a person could say, and is it an answer to this question? `count` prints each model's share of
+sentence that a person could say, and does it answer this question? `count` prints each model's share of
 the points.
 """
 

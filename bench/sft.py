@@ -1,7 +1,7 @@
 """A fine-tune by TRL's SFTTrainer, as its users write one: the peer of bench.time_to_quality. Loads nothing
 of ours.
 
-python bench/sft.py MODEL FOLDER_OF_DATA OUT RATE EPOCHS
+    python bench/sft.py MODEL FOLDER_OF_DATA OUT RATE EPOCHS
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Seconds from `python arianna_ft.py` to the end of the first training step, on the files that are shipped,
 in a new folder.
 
-python -m bench.startup
+    python -m bench.startup
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def least(function: Callable[[], object], times: int = 5) -> float:
 
 
 def worker(which: str, args: ModelArgs) -> Callable[[str], float]:
-    """What answers "FORMAT ROWS" with seconds."""
+    """The function that answers "FORMAT ROWS" with seconds."""
     if which == "limit":
         return lambda asked: product_seconds(args, *asked.split())
     step = peer(args) if which == "peer" else ours(args, which == "compiled")

@@ -161,7 +161,7 @@ def score(model: Path, folder: Path, seconds: float) -> Point:
 
 
 def all_runs(folder: Path) -> dict[str, list[Point]]:
-    """The models of every run, by its name; runs that lack are done."""
+    """The models of every run, by its name; runs without a line of results are done first."""
     results = folder / "results.jsonl"
     lines = map(json.loads, results.read_text().splitlines()) if results.exists() else []
     done = {line["name"]: line for line in lines}

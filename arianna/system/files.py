@@ -154,12 +154,14 @@ def check_outputs(
     force: bool = False,
     ours: Iterable[AnyPath] = (),
     instead: str = "another name",
+    writable: bool = True,
 ) -> None:
     """Raise UsageError for an output that is an input, or that exists and was not made by this run.
 
     `outputs` are files, or folders that the command fills; `inputs` are what it reads (None is left out);
     `ours` are outputs that an earlier start of this run made. `force` allows to replace an output, never an
-    input. `instead` is what to give for an output that cannot be.
+    input. `instead` is what to give for an output that cannot be. A caller that does without an output whose
+    folder is read-only, or tells of it in its own words, says `writable=False`.
     """
     sources, made = [Path(path) for path in inputs if path], [Path(path).absolute() for path in ours]
     for path in outputs:
@@ -170,7 +172,7 @@ def check_outputs(
         ):
             raise UsageError(f"{file} is no folder, so that {output} cannot be written; give {instead}.")
         folder = next(parent for parent in output.absolute().parents if parent.exists())
-        if not is_stream(output) and not os.access(folder, os.W_OK | os.X_OK):
+        if writable and not is_stream(output) and not os.access(folder, os.W_OK | os.X_OK):
             raise UsageError(f"{output} cannot be written: {folder} is read-only; give {instead}.")
         for source in sources:
             if how := overlap(output, source):

@@ -163,4 +163,5 @@ def check_files(cfg: PipelineConfig) -> None:
     outputs = [cfg.checkpoint, cfg.binary, cfg.corpus, cfg.tokenizer_bin, cfg.run]
     is_ours = any(Path(cfg.out_dir).glob(f"{cfg.run.name}*/{config.SETTINGS_FILE}"))
     ours = outputs if is_ours else ()
-    check_outputs(outputs, inputs, cfg.force, ours, instead="another --out_dir")
+    # the readable copy of the conversations may be left out, and the room for a run is checked with it
+    check_outputs(outputs, inputs, cfg.force, ours, instead="another --out_dir", writable=False)

@@ -909,7 +909,7 @@ def main(words: list[str]) -> int:
                 f"{mutation.test.split('::')[-1]}",
                 flush=True,
             )
-    print(f"{len(chosen) - unnoticed} of {len(chosen)} guards are missed by a test when they are taken out")
+    print(f"without its guard, a test fails in {len(chosen) - unnoticed} of {len(chosen)} cases")
     return int(unnoticed > 0)
 
 

@@ -180,6 +180,7 @@ def test_a_read_only_folder_is_told_before_any_work(tmp_path, monkeypatch):
         ):
             files.check_outputs([tmp_path / path], [])
     files.check_outputs(["/dev/null"], [])
+    files.check_outputs([tmp_path / "a"], [], writable=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
