@@ -1,7 +1,7 @@
 """A search over settings: what `arianna_ft.py --hours=8` calls, and one of the processes that it starts.
 
     python arianna_ft.py --hours=8                # searches, trains with the best, exports and reports
-    python arianna_ft.py --hours=8 --storage=/shared/night.journal          # the same on several machines
+    python arianna_ft.py --hours=8 --storage=/shared/night.log              # the same on several machines
 
 A worker (`python -m arianna.search --folder=out/ft/search`) is started by that command. It asks the search's
 study for settings, tries them on folds of the conversations to train on, and tells it the results.
