@@ -25,7 +25,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import source_texts  # noqa: E402
-from source_texts import WAYS, Document, clean_prose, clean_talks, draw, text_of, typed, voice_of  # noqa: E402
+from source_texts import (  # noqa: E402
+    WAYS,
+    Document,
+    clean_prose,
+    clean_talks,
+    draw,
+    text_of,
+    typed,
+    voice_of,
+)
 
 from arianna.corpus.encoding import encode_turns  # noqa: E402
 from arianna.corpus.texts import encode_text  # noqa: E402
@@ -205,7 +214,7 @@ def prepare(cfg: BaseConfig) -> None:
     made_of = {
         "mix": sha256(cfg.mix),
         "script": sha256(__file__),
-        "cleaning": sha256(source_texts.__file__),
+        "source_texts": sha256(source_texts.__file__),
         "seed": cfg.seed,
     }
     made_of |= {source.path.name: sha256(source.path) for source in sources}

@@ -34,6 +34,7 @@ TOKEN_TYPES = {"normal": 1, "unknown": 2, "control": 3, "byte": 6}
 Q8_GROUP = 32  # numbers of a row that share a scale in Q8_0
 
 READ = ("F32", "F16", "BF16", "Q8_0")  # types of weights that are read
+VERSIONS = (2, 3)  # of the format, as the package reads them
 ARRAY = 9  # GGUF's number for a list of values
 MOST_PIECES = 1 << 20  # values that a reader looks at ahead of the weights: each token has about four
 
@@ -219,14 +220,27 @@ def reader(path: Path) -> Any:
             return super()._get_field_parts(orig_offs, raw_type)
 
     try:
+        check_beginning(path)
         file = BoundedReader(path)
         check_end(file)
     except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
-        size, reason = f"{path.stat().st_size:,} bytes", f": {error}" if type(error) is DamagedError else ""
+        reason = f": {error}" if isinstance(error, DamagedError) else ""
+        size = f"{path.stat().st_size:,} bytes"
         raise ValueError(
             f"{path} is no GGUF file or damaged ({size}){reason}. Use another copy of it."
         ) from None
     return file
+
+
+def check_beginning(path: Path) -> None:
+    """Raise DamagedError unless a file begins as a GGUF file of a version that is read."""
+    with open(path, "rb") as file:
+        magic, number = file.read(4), file.read(4)
+    if magic != b"GGUF":
+        raise DamagedError(f"it begins with {magic!r}, not with b'GGUF'")
+    version = min(int.from_bytes(number, order) for order in ("little", "big"))
+    if version not in VERSIONS:
+        raise DamagedError(f"it is of version {version}; {' and '.join(map(str, VERSIONS))} can be read")
 
 
 def check_end(file: Any) -> None:

@@ -25,6 +25,8 @@ from arianna.system.visible import one_line
 
 NAME = "innerarianna"
 FORMAT = 1  # the version of our attributes of a study
+# what databases say where another process makes a table, or its first row, at the same moment
+JUST_MADE = ("already exists", "unique constraint", "duplicate")
 JOURNAL = "journal.log"
 FIRST = 2  # folds after which a trial may be given up
 PRUNE = 0.3  # p-value: a trial that is worse than the best on both of them is
@@ -75,10 +77,6 @@ def storage_of(url: str | None, folder: Path) -> Any:
     path = folder / JOURNAL if url is None else Path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     return optuna.storages.JournalStorage(Journal(path))
-
-
-# what databases say where another process makes a table, or its first row, at the same moment
-JUST_MADE = ("already exists", "unique constraint", "duplicate")
 
 
 def database(url: str) -> Any:

@@ -302,7 +302,8 @@ MUTATIONS = [
         "arianna/corpus/split.py",
         "        if held <= 1.5 * wanted and held < number:",
         "        if True:",
-        "tests/corpus/test_split.py::test_a_split_that_would_hold_out_too_many_takes_in_more_of_the_conversation",
+        "tests/corpus/test_split.py"
+        "::test_a_split_that_would_hold_out_too_many_takes_in_more_of_the_conversation",
     ),
     Mutation(
         "corpus: a split that is fine",
@@ -372,7 +373,8 @@ MUTATIONS = [
         "arianna/system/processes.py",
         "    if (passed and code <= 0) or -code in (signal.SIGINT, signal.SIGTERM):",
         "    if passed and code <= 0:",
-        "tests/system/test_processes.py::test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good_order",
+        "tests/system/test_processes.py"
+        "::test_a_signal_to_a_child_that_cannot_answer_it_yet_stops_the_wrapper_in_good_order",
     ),
     Mutation(
         "a child ends with its wrapper",
@@ -408,6 +410,56 @@ MUTATIONS = [
         "        if is_stream(path):",
         "        if False:",
         "tests/system/test_files.py::test_a_pipe_is_written_into_and_not_replaced",
+    ),
+    Mutation(
+        "a write that fails names the file",
+        "arianna/system/files.py",
+        "        with contextlib.suppress(OSError):  # gone already, unless something failed",
+        "        if True:",
+        "tests/system/test_files.py::test_a_write_that_fails_names_the_file_and_not_the_temporary_one",
+    ),
+    Mutation(
+        "a GGUF file of an unknown version is told so",
+        "arianna/formats/gguf.py",
+        "        check_beginning(path)\n",
+        "",
+        "tests/formats/test_gguf.py::test_a_file_that_cannot_be_used_is_refused",
+    ),
+    Mutation(
+        "a shape that lacks a number names it",
+        "arianna/formats/shapes.py",
+        "    if missing:",
+        "    if False:",
+        "tests/formats/test_hf.py::test_a_folder_that_cannot_be_used_is_refused",
+    ),
+    Mutation(
+        "the pipeline goes on without its readable copy",
+        "arianna/training/job.py",
+        ", writable=False)",
+        ")",
+        "tests/faults/test_process_faults.py::test_a_folder_that_cannot_be_written_is_told_or_left_alone",
+    ),
+    Mutation(
+        "the trainer's packages are looked for before they are imported",
+        "train_arianna.py",
+        "    from arianna.system import environment\n\n    environment.prepare",
+        "    from arianna.system import environment, processes\n\n    environment.prepare",
+        "tests/system/test_environment.py::test_each_command_says_that_packages_are_missing",
+    ),
+    Mutation(
+        "words without quotes are one question",
+        "sample.py",
+        "if bare and open_question and",
+        "if False and",
+        "tests/test_sample.py::test_words_without_quotes_are_one_question",
+    ),
+    Mutation(
+        "a model that fitted every pair before is not blamed",
+        "arianna/reporting/verdict.py",
+        "if listening.base == listening.tuned == 1:",
+        "if False:",
+        "tests/reporting/test_report.py"
+        "::test_a_model_that_fitted_every_pair_before_is_not_said_to_listen_no_better",
     ),
     Mutation(
         "a read-only folder is told before any work",
@@ -492,7 +544,8 @@ MUTATIONS = [
         "arianna/reporting/verdict.py",
         "    if likelier and listening.tuned <= listening.base:",
         "    if False:",
-        "tests/reporting/test_report.py::test_a_model_whose_answers_only_got_likelier_is_told_in_the_same_breath",
+        "tests/reporting/test_report.py"
+        "::test_a_model_whose_answers_only_got_likelier_is_told_in_the_same_breath",
     ),
     Mutation(
         "pairs of one question are no pairs",
@@ -520,14 +573,16 @@ MUTATIONS = [
         "arianna/reporting/render.py",
         "    text = visible(str(value))",
         "    text = str(value)",
-        "tests/reporting/test_report.py::test_control_characters_and_direction_overrides_are_made_visible_in_all_that_people_read",
+        "tests/reporting/test_report.py"
+        "::test_control_characters_and_direction_overrides_are_made_visible_in_all_that_people_read",
     ),
     Mutation(
         "control characters are made visible in HTML",
         "arianna/reporting/render.py",
         "        yield visible(text[start:end]), non_word, copied",
         "        yield text[start:end], within[0], within[1]",
-        "tests/reporting/test_report.py::test_control_characters_and_direction_overrides_are_made_visible_in_all_that_people_read",
+        "tests/reporting/test_report.py"
+        "::test_control_characters_and_direction_overrides_are_made_visible_in_all_that_people_read",
     ),
     Mutation(
         "printed commands name only files that are there",
@@ -569,7 +624,8 @@ MUTATIONS = [
         "arianna/training/timing.py",
         " and tokens_of(cfg, task) >= MEASURED",
         "",
-        "tests/training/test_timing.py::test_a_long_run_chooses_and_a_short_one_or_one_that_was_told_does_not",
+        "tests/training/test_timing.py"
+        "::test_a_long_run_chooses_and_a_short_one_or_one_that_was_told_does_not",
     ),
     Mutation(
         "timing leaves the model as it is",

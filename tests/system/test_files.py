@@ -183,6 +183,16 @@ def test_a_read_only_folder_is_told_before_any_work(tmp_path, monkeypatch):
     files.check_outputs([tmp_path / "a"], [], writable=False)
 
 
+def test_a_write_that_fails_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch):
+    def read_only(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "the temporary file")
+
+    monkeypatch.setattr(builtins, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    with pytest.raises(OSError, match=r"a\.md could not be written .*: Read-only file system$"):
+        write_atomic(tmp_path / "a.md", b"text")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
 def test_a_pipe_is_written_into_and_not_replaced(tmp_path):
     pipe = tmp_path / "pipe"
