@@ -819,7 +819,7 @@ MUTATIONS = [
     Mutation(
         "a result of another's in the folder",
         "arianna/training/job.py",
-        '    check_outputs(outputs, inputs, cfg.force, ours, instead="another --out_dir")\n',
+        '    check_outputs(outputs, inputs, cfg.force, ours, instead="another --out_dir", writable=False)\n',
         "",
         "tests/test_arianna_ft.py::test_what_no_run_made_is_not_written_over_without_force",
     ),

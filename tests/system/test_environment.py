@@ -41,8 +41,9 @@ pathlib.Path({str(tmp_path / "done")!r}).touch()
 @POSIX
 def test_a_closed_terminal_does_not_end_the_run(tmp_path):
     program = f"""
-import fcntl, pathlib, termios, time
+import fcntl, pathlib, signal, termios, time
 from arianna.system import environment, processes
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup a child begins with it ignored
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 environment.speak_on()
 with processes.stoppable():
