@@ -4,6 +4,7 @@
     python -m bench.defaults short      # higher rates and fewer iterations, with replay, over three folds
     python -m bench.defaults finals     # the finalists over five folds and three seeds, in full
     python -m bench.defaults formats    # the two presets over five folds in each number format
+    python -m bench.defaults contrast   # the preset over five folds with the question contrast
     python -m bench.defaults table      # docs/defaults.md from what there is so far
 
 A run that is done is a line in bench/defaults.jsonl and is not repeated; stop it at any time. Started several
@@ -24,10 +25,9 @@ import contextlib
 import functools
 import json
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,20 +39,24 @@ import torch
 import train_arianna
 from arianna import formats
 from arianna.corpus import encoding
+from arianna.corpus.conversations import Conversation
 from arianna.corpus.prepare import read_conversations
 from arianna.corpus.split import split_sides
 from arianna.scoring import base_text, choose
+from arianna.scoring.listening import listening
 from arianna.searching.folds import fold_of
-from arianna.system.files import sha256, write_atomic, write_missing
+from arianna.system.files import sha256, write_missing
 from arianna.training.devices import pick_device
 from arianna.training.settings import PRESETS, TrainConfig
 from arianna_data import Rows
+from bench.defaults_page import write_page
 from model import ModelArgs
 from tokenizer import Tokenizer
 
 BASE, TALK = "out/ckpt_v1_base.pt", "data/arianna_conversations.jsonl"
 TOKENIZER, PROSE = "data/tok4096.model", "data/arianna_corpus.txt"
-RESULTS, PAGE = Path("bench/defaults.jsonl"), Path("docs/defaults.md")
+RESULTS = Path("bench/defaults.jsonl")
+KINDS = ("screen", "short", "finals", "formats", "contrast")
 FOLDS, SEEDS, BUDGET = 5, (1337, 1338, 1339), 0.10
 LIBRARY_ROWS = 48  # rows of the held-out library, evenly spread
 FAST = {"dtype": "bfloat16"}  # half as fast again; what it changes, the first two recipes show
@@ -101,6 +105,10 @@ FORMATS = {
     for name in ("the default", "--preset=best")
     for dtype in ("float32", "bfloat16")
 }
+CONTRASTS = {  # the term beside the loss, and how much of it
+    f"--preset=best, contrast {weight:g}": {**PRESETS["best"], "question_contrast": weight}
+    for weight in (0.0, 0.1, 0.3, 1.0)
+}
 # share of the peak rate after a share of the steps behind the warm-up
 SCHEDULES: dict[str, Callable[[float], float]] = {"line": lambda done: 1 - done, "peak": lambda done: 1.0}
 
@@ -122,6 +130,12 @@ class Trial:
         return all(line[name] == value for name, value in vars(self).items())
 
 
+def fold(trial: Trial) -> tuple[list[Conversation], list[Conversation]]:
+    """The conversations to train on and those held out; fold 0 is the project's own split."""
+    talk = read_conversations(TALK)
+    return fold_of(talk, trial.fold, len(split_sides(talk)[1]))
+
+
 def first_rows(files: dict[str, bytes]) -> dict[str, bytes]:
     """Prepared conversations, of which those for training end with their first row."""
     tokens, mask = np.frombuffer(files["train.bin"], "<u2"), np.frombuffer(files["train.mask"], np.uint8)
@@ -139,8 +153,7 @@ def prepare(trial: Trial, folder: Path, library: str | None) -> tuple[Path, Path
     with filelock.FileLock(folder / ".lock"):
         tokenizer, base = Tokenizer(TOKENIZER), formats.open_model(BASE)
         if not data.exists():
-            talk, contexts = read_conversations(TALK), [base.args.max_seq_len] * 2
-            halves = fold_of(talk, trial.fold, len(split_sides(talk)[1]))  # fold 0 is the project's own split
+            halves, contexts = fold(trial), [base.args.max_seq_len] * 2
             with template_trained() if whole else contextlib.nullcontext():
                 files, _ = encoding.prepare_conversations(*halves, tokenizer, *contexts)
             write_missing(first_rows(files) if cut else files, data)
@@ -187,9 +200,18 @@ def run(trial: Trial, prepared: tuple[Path, Path], run: Path) -> dict[str, Any]:
     used = choose.choose(points, BUDGET, None, functools.partial(score_blend, cfg)).used
     evaluated = [[p.step, p.answer_loss, p.base_text] for p in points]
     chosen = [used.step, used.blend, used.answer_loss, used.base_text]
+    best = formats.open_model(run / f"ckpt_{used.step:06d}.pt")
+    listens = listening(best, fold(trial)[1], Tokenizer(TOKENIZER)).gain
     on_cpu = pick_device(cfg.device).type == "cpu"
     cost = {"processor_seconds": seconds} if on_cpu else {"device": torch.cuda.get_device_name()}
-    return {**vars(trial), "base": sha256(BASE), **cost, "points": evaluated, "used": chosen}
+    return {
+        **vars(trial),
+        "base": sha256(BASE),
+        **cost,
+        "listening": listens,
+        "points": evaluated,
+        "used": chosen,
+    }
 
 
 @contextlib.contextmanager
@@ -224,6 +246,7 @@ def trials(what: str) -> Iterator[Trial]:
         "short": (before(SHORT), 3, 1),
         "finals": (FINALS, FOLDS, len(SEEDS)),
         "formats": (FORMATS, FOLDS, 1),
+        "contrast": (CONTRASTS, FOLDS, 1),
     }[what]
     for seed in SEEDS[:seeds]:
         for fold in range(folds):
@@ -254,92 +277,17 @@ def take(trial: Trial, home: Path, library: str | None) -> None:
     shutil.rmtree(home / "run")
 
 
-# ---- the page ----
-
-
-def best_point(line: dict[str, Any]) -> list[Any]:
-    return min(line["points"][1:], key=lambda p: p[1])
-
-
-def rises(line: dict[str, Any], texts: dict[str, float]) -> dict[str, float]:
-    return {name.removeprefix("val_"): loss - line["points"][0][2][name] for name, loss in texts.items()}
-
-
-def row(lines: list[dict[str, Any]]) -> str:
-    """A recipe's line of the table: means over its runs, with their standard deviation."""
-    best = [best_point(line) for line in lines]
-    gains = [b[1] - line["points"][0][1] for b, line in zip(best, lines, strict=True)]
-    guarded = [line["used"][2] - line["points"][0][1] for line in lines]
-    forgot = [rises(line, b[2]) for b, line in zip(best, lines, strict=True)]
-    guarded_rise = [max(rises(line, line["used"][3]).values()) for line in lines]
-    cells = [lines[0]["recipe"], str(len(lines)), mean([b[0] for b in best], ".0f"), mean(gains, "+.3f")]
-    cells += [mean([rise[name] for rise in forgot], "+.3f") for name in sorted(forgot[0])]
-    cells += [mean(guarded, "+.3f"), mean(guarded_rise, "+.3f")]
-    cells += [mean([line["used"][1] for line in lines], ".0%")]
-    minutes = [line["processor_seconds"] / 60 for line in lines if "processor_seconds" in line]
-    return f"| {' | '.join(cells)} | {mean(minutes, '.1f') if minutes else ''} |"
-
-
-def mean(values: Sequence[float], form: str) -> str:
-    spread = f" ± {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{form}}{spread}"
-
-
-def table(lines: list[dict[str, Any]]) -> str:
-    """Recipes with the runs that each has, best first by what the guard leaves."""
-    if not lines:
-        return "Not run yet."
-    recipes: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        recipes.setdefault(line["recipe"], []).append(line)
-    heads = ["recipe", "runs", "best at", "answers"]
-    heads += [f"forgot: {text}" for text in sorted(rises(lines[0], lines[0]["points"][0][2]))]
-    heads += ["answers within 0.10", "forgot", "blend", "core minutes"]
-
-    def guarded_gain(runs: list[dict[str, Any]]) -> float:
-        return statistics.fmean(line["used"][2] - line["points"][0][1] for line in runs)
-
-    order = sorted(recipes.values(), key=guarded_gain)
-    return "\n".join([f"| {' | '.join(heads)} |", "|" + "---|" * len(heads), *map(row, order)])
-
-
-def relation(lines: list[dict[str, Any]]) -> str:
-    """A sentence on forgetting on the library over forgetting on the base's samples, in all evaluations."""
-    points = [rises(line, point[2]) for line in lines for point in line["points"][1:]]
-    pairs = [(rise["samples"], rise["library"]) for rise in points if "library" in rise]
-    if len(pairs) < 3:
-        return "Forgetting on the library was not measured (`--library`)."
-    samples, library = zip(*pairs, strict=True)
-    slope, intercept = statistics.linear_regression(samples, library)
-    return (
-        f"Over {len(pairs)} evaluations, forgetting on the library is {slope:.2f} times that on the samples "
-        f"{intercept:+.3f} nats (correlation {statistics.correlation(samples, library):.3f})."
-    )
-
-
-def write_page() -> None:
-    """Put the tables between the markers of the page; the words around them are written by hand."""
-    lines, page = results(), PAGE.read_text()
-    texts = {
-        what: table([line for line in lines if any(t.is_(line) for t in trials(what))])
-        for what in ("screen", "short", "finals", "formats")
-    }
-    for name, text in (texts | {"relation": relation(lines)}).items():
-        before, rest = page.split(f"<!-- {name} -->\n")
-        page = f"{before}<!-- {name} -->\n{text}\n<!-- end -->" + rest.split("<!-- end -->", 1)[1]
-    write_atomic(PAGE, page.encode())
-
-
 def main(argv: list[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("what", choices=("screen", "short", "finals", "formats", "table"))
+    parser.add_argument("what", choices=(*KINDS, "table"))
     parser.add_argument("--library", help="a folder of token shards that the base knows; val*.bin is scored")
     parser.add_argument("--folder", default="out/defaults", help="where the runs are made")
     args = parser.parse_args(argv)
     if args.what != "table":
         run_all(args.what, Path(args.folder), args.library)
-    write_page()
+    lines = results()
+    write_page({what: [line for line in lines if any(t.is_(line) for t in trials(what))] for what in KINDS})
     return 0
 
 
