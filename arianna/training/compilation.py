@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -16,15 +17,17 @@ from torch import Tensor
 from arianna.ops import QUERY_ROWS
 from arianna.system.config import UsageError
 from arianna.training.devices import Precision, ProcessGroup
-from arianna_data import Task
+from arianna_data import Batch, Task
 from model import Transformer, TransformerBlock
 
-PAYS = {  # tokens that a run must have to win back the time that compiling takes
+PAYS = {  # tokens that a run must have to win back the time that compiling and timing take
     ("cpu", torch.float32): 1_000_000,  # 28 s, then 2,886 tokens/s become 3,196 on two cores
     ("cpu", torch.bfloat16): 1_000_000,
     ("cuda", torch.float32): 4_000_000,  # 16 s, then 211,000 tokens/s become 1,117,000 on an H200 in bfloat16
     ("cuda", torch.bfloat16): 4_000_000,
 }
+VARIED = 4_000_000  # the same where rows have many lengths, on a CPU: the gain is smaller, and may be none
+CLEARLY = 0.95  # of the plain time: near a tie, the same command would choose now this, now that
 
 
 def choose(
@@ -52,7 +55,9 @@ def choose(
         return model, False
     forward, failure = compiled(model, task, precision, group)
     if not failure:
-        return forward, True
+        timed = settled is None and precision.device.type == "cpu"  # on CUDA it has won every time
+        wins = not timed or faster(model, forward, task, precision, group, say)
+        return (forward, True) if wins else (model, False)
     if settled:
         began = "the run began with compiled steps, but" if before else "--compile was given, but"
         raise UsageError(
@@ -64,17 +69,53 @@ def choose(
 
 
 def worth_it(tokens: int, precision: Precision, varied: bool) -> bool:
-    """Whether so many tokens win the time back, and torch.compile has its C++ compiler, or Triton for CUDA.
+    """Whether so many tokens may win the time back, and torch.compile finds its compiler.
 
-    `varied`: rows have many lengths. On a CPU that takes 18 s and gains nothing on the whole (0.95 to 1.24
-    times the speed, by length), so it is left to --compile.
+    That is one for C++ on a CPU, Triton on CUDA. `varied`: rows have many lengths.
     """
     kind = precision.device.type
-    if (varied and kind == "cpu") or tokens < PAYS.get((kind, precision.dtype), math.inf):
+    least = PAYS.get((kind, precision.dtype), math.inf)
+    if tokens < (max(least, VARIED) if varied and kind == "cpu" else least):
         return False
     if kind == "cuda":
         return importlib.util.find_spec("triton") is not None
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++"))
+
+
+def faster(
+    model: Transformer,
+    forward: Callable,
+    task: Task,
+    precision: Precision,
+    group: ProcessGroup,
+    say: Callable[[str], None],
+) -> bool:
+    """Whether the compiled passes forward and back take clearly less time than the plain ones here."""
+    batches = [task.batch(number) for number in range(4)]  # of several lengths, where rows have them
+    plain, fast = time_passes([model, forward], batches, precision, group)
+    model.zero_grad(set_to_none=True)
+    wins = group.any(group.is_main and fast < CLEARLY * plain)  # the main process's choice is that of all
+    chosen = "compiling" if wins else "continuing without it"
+    say(f"forward and back take {1000 * plain:.0f} ms, compiled {1000 * fast:.0f} ms: {chosen}")
+    return wins
+
+
+def time_passes(
+    forwards: list[Callable], batches: list[Batch], precision: Precision, group: ProcessGroup
+) -> list[float]:
+    """Seconds that each forward, with its backward pass, takes for the batches: the least of two, in turn."""
+    seconds = [math.inf] * len(forwards)
+    for repetition in range(3):  # the first sets up what the next ones use
+        for i, forward in enumerate(forwards):
+            started = time.monotonic()
+            for batch in batches:
+                for x, y in batch.micro_batches:
+                    with precision():
+                        loss = forward(group.shard(x), group.shard(y), batch.n_targets)
+                    loss.backward()
+            taken = (time.monotonic() - started) / len(batches)
+            seconds[i] = min(seconds[i], taken) if repetition else math.inf
+    return seconds
 
 
 def compiled(

@@ -491,6 +491,21 @@ MUTATIONS = [
         "tests/test_train_arianna.py::test_a_signal_ends_the_run_after_its_step_with_all_saved",
     ),
     Mutation(
+        "steps are compiled only where that is faster",
+        "arianna/training/compilation.py",
+        "    wins = group.any(group.is_main and fast < CLEARLY * plain)",
+        "    wins = True",
+        "tests/training/test_compilation.py::"
+        "test_a_long_run_is_compiled_where_its_passes_are_then_clearly_faster",
+    ),
+    Mutation(
+        "timing compiled passes leaves no gradient",
+        "arianna/training/compilation.py",
+        "    model.zero_grad(set_to_none=True)\n    wins",
+        "    wins",
+        "tests/training/test_compilation.py::test_timing_both_ways_leaves_the_run_as_it_is",
+    ),
+    Mutation(
         "a closed terminal is survived",
         "arianna/system/processes.py",
         '    if hasattr(signal, "SIGHUP"):',

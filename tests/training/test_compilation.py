@@ -51,7 +51,8 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is_where_there_is_a_compiler
     monkeypatch.setattr(shutil, "which", lambda name: name == "g++")
     assert not compilation.worth_it(100 * 8 * 256, CPU, varied=False)
     assert compilation.worth_it(100_000 * 8 * 256, CPU, varied=False)
-    assert not compilation.worth_it(100_000 * 8 * 256, CPU, varied=True)
+    assert compilation.worth_it(100_000 * 8 * 256, CPU, varied=True)
+    assert not compilation.worth_it(1_000 * 8 * 256, CPU, varied=True), "compiled, they gain less"
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not compilation.worth_it(100_000 * 8 * 256, CPU, varied=False)
 
@@ -65,8 +66,29 @@ def test_launches_are_recorded_only_where_a_step_has_one_backward_pass(parts, sh
     assert compilation.mode_for(task, CPU) is None
 
 
+@pytest.mark.parametrize(("seconds", "wins"), [((1.0, 0.9), True), ((1.0, 0.97), False), ((0.9, 1.0), False)])
+def test_a_long_run_is_compiled_where_its_passes_are_then_clearly_faster(
+    tmp_path, compiler, monkeypatch, capsys, seconds, wins
+):
+    monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 0)
+    monkeypatch.setattr(compilation, "time_passes", lambda *of: list(seconds))
+    train(settings_for(tmp_path, max_iters=2))
+    assert run_entry(tmp_path)["compiled"] is wins
+    plain, fast = (f"{1000 * taken:.0f} ms" for taken in seconds)
+    assert f"forward and back take {plain}, compiled {fast}: " in capsys.readouterr().out
+
+
+def test_timing_both_ways_leaves_the_run_as_it_is(tmp_path, compiler, monkeypatch):
+    monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 0)
+    train(settings_for(tmp_path, max_iters=2))
+    assert compiler.asked, "its passes were timed"
+    train(settings_for(tmp_path, max_iters=2, compile=False, out_dir=str(tmp_path / "plain")))
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "plain"))
+
+
 def test_what_was_settled_is_kept_and_the_run_goes_on_so(tmp_path, compiler, monkeypatch):
     monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 0)
+    monkeypatch.setattr(compilation, "faster", lambda *of: True)
     cfg = settings_for(tmp_path, max_iters=4, eval_interval=2)
     train(cfg)
     assert run_entry(tmp_path)["compiled"] is True and compiler.asked
