@@ -58,8 +58,8 @@ class BaseConfig:
     mix: str = str(ROOT / "data/sources.tsv")  # the table of sources
     prepare: bool = False  # stop before the training
     vocab_size: int = 4096  # tokens of the tokenizer
-    broad_iters: int = 9538  # steps of the broad stage
-    close_iters: int = 2124  # steps of the close stage
+    broad_iters: int = 12915  # steps of the broad stage
+    close_iters: int = 2673  # steps of the close stage
     batch_size: int = 32  # rows of 256 tokens a step
     learning_rate: float = 2e-3  # peak; Muon's matrices take ten times as much
     seed: int = 1337  # draws the order of documents
