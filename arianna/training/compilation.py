@@ -152,8 +152,10 @@ def with_compiled_layers(model: Transformer) -> Transformer:
 
     Compiling the whole model for any length takes many minutes. Lengths are marked as dynamic: by itself the
     compiler would take the first for a fixed one, and a step's result would depend on the steps before it.
+    A graph that torch 2.13 takes from its cache has lost these marks and is refused, so none is taken; what
+    C++ was compiled before is.
     """
-    compiled = torch.compile(TransformerBlock.forward)
+    compiled = torch.compile(TransformerBlock.forward, options={"fx_graph_cache": False})
 
     def layer(block: TransformerBlock, x: Tensor, cos: Tensor, sin: Tensor, cache: None) -> Tensor:
         for tensor, dimension in ((x, 1), (cos, 0), (sin, 0)):

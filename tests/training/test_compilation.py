@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import equal, settings_for, weights, write_conversations, write_shards
 
+from arianna import ops
 from arianna.formats import checkpoint
 from arianna.system import config
 from arianna.training import compilation, state
@@ -31,7 +32,7 @@ def compiler(monkeypatch):
         return lambda *of: model(*of)
 
     compile.works, compile.asked = 99, asked
-    monkeypatch.setattr(torch, "compile", lambda model, mode=None: lambda *of: compile(model)(*of))
+    monkeypatch.setattr(torch, "compile", lambda model, **how: lambda *of: compile(model)(*of))
     return compile
 
 
@@ -160,10 +161,16 @@ def test_of_conversations_the_layers_are_compiled_and_the_steps_are_the_same(tmp
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a compiler")
-@pytest.mark.parametrize("write", [write_shards, write_conversations])
-def test_a_compiled_run_goes_on_exactly(tmp_path, write):
+@pytest.mark.parametrize(
+    ("write", "dtype"),
+    [(write_shards, "float32"), (write_conversations, "float32"), (write_conversations, "bfloat16")],
+)
+def test_a_compiled_run_goes_on_exactly(tmp_path, write, dtype, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    for module in (ops, compilation):  # rows are of one and of two blocks, with a graph for each
+        monkeypatch.setattr(module, "QUERY_ROWS", 32)
     write(tmp_path / "data")
-    cfg = settings_for(tmp_path, max_iters=6, eval_interval=3, compile=True)
+    cfg = settings_for(tmp_path, max_iters=6, eval_interval=3, compile=True, dtype=dtype)
     train(cfg)
     whole = weights(tmp_path / "run")
     (tmp_path / "run/ckpt_prev.pt").replace(tmp_path / "run/ckpt.pt")
