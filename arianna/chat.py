@@ -30,7 +30,7 @@ class Sampling:
     """The settings by which the tokens of a text are drawn; see `arianna.generate.stream`."""
 
     max_new_tokens: int = 200
-    temperature: float = 0.8
+    temperature: float = 0.5
     top_k: int = 300
     top_p: float = 0.9
     seed: int = 1337

@@ -68,7 +68,7 @@ asked = tokenizer.apply_chat_template(
     [{{"role": "user", "content": "What is silence?"}}], add_generation_prompt=True, \
 return_tensors="pt", return_dict=True
 )
-out = model.generate(**asked, do_sample=True, temperature=0.8)
+out = model.generate(**asked, do_sample=True, temperature=0.5)
 print(tokenizer.decode(out[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 

@@ -182,7 +182,7 @@ PARAMETER stop "<<bos>>"
 PARAMETER stop "<<eos>>"
 PARAMETER num_ctx <<context>>
 PARAMETER num_predict <<context>>
-PARAMETER temperature 0.8
+PARAMETER temperature 0.5
 PARAMETER repeat_penalty 1
 """
 

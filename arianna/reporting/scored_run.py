@@ -33,7 +33,7 @@ FORMAT = 1  # the version of job.json
 SCORES_FORMAT = 2  # the version of scores.json and report.json
 DATA = ROOT / "data"
 WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
-SAMPLING = {"samples_each": 5, "temperature": 0.8, "top_p": 0.9, "top_k": 300, "seed": 1337}
+SAMPLING = {"samples_each": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 300, "seed": 1337}
 MOST_OF_MANY = (2000, 100)  # at most so many conversations to look for copies in, and questions to ask
 USES = {
     "base": "the report compares with it the result of",

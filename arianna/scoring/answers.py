@@ -39,7 +39,7 @@ def generate_answers(
     questions: Sequence[str],
     systems: Sequence[str] | None = None,
     samples_each: int = 5,
-    temperature: float = 0.8,
+    temperature: float = 0.5,
     top_p: float = 0.9,
     top_k: int = 300,
     seed: int = 1337,

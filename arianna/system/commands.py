@@ -61,7 +61,7 @@ def in_c(paths: Mapping[str, str]) -> Command | None:
     if vocabulary is None:
         return None
     files = f"{typed(paths['binary'])} -z {typed(vocabulary)}"
-    return "run it in plain C", f"./run {files} -n 0 -t 0.8 -i $'Q: {ASKED}\\nA:'"
+    return "run it in plain C", f"./run {files} -n 0 -t 0.5 -i $'Q: {ASKED}\\nA:'"
 
 
 def as_page(paths: Mapping[str, str]) -> Command | None:
