@@ -1,7 +1,7 @@
 """How cost grows with the model, the conversations and the workers of a search, drawn in docs/scale.svg.
 
     python -m bench.scale step       # a step of 8 rows of 256 tokens, 7 to 117 million parameters
-    python -m bench.scale prepare    # 10 to 1,000,000 conversations; 3 GB in /tmp, deleted afterwards
+    python -m bench.scale prepare    # 20 to 1,000,000 conversations; 3 GB in /tmp, deleted afterwards
     python -m bench.scale search     # 1 to 4 workers, two minutes each
     python -m bench.scale draw       # the drawing, and the lines fitted
 
@@ -30,7 +30,7 @@ from model import ModelArgs, Transformer
 
 RESULTS, DRAWING = ROOT / "bench/scale.jsonl", ROOT / "docs/scale.svg"
 WIDTHS = (288, 432, 624, 864, 1248)  # each about twice the work of the one before it
-CONVERSATIONS = (10, 1_000, 100_000, 1_000_000)
+CONVERSATIONS = (20, 1_000, 100_000, 1_000_000)
 WORKERS = (1, 2, 3, 4)
 HOURS = 0.03  # of a search
 SMALL = ModelArgs(dim=96, n_layers=2, n_heads=2)  # its base: one that is shipped would try three settings
@@ -81,7 +81,7 @@ def search_point(workers: int) -> dict[str, float]:
             check=True,
         )
         trials = json.loads(Path(folder, "out/ft/search.json").read_text())["trials"]
-    folds = sum(len(trial["answers"]) for trial in trials)
+    folds = sum(trial["seen"] for trial in trials)
     return {"x": workers, "folds_an_hour": 3600 * folds / max(trial["seconds"] for trial in trials)}
 
 
@@ -117,7 +117,9 @@ def draw() -> None:
     newest = {(line["kind"], line["x"]): line for line in lines}
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "scale", "font.size": 9})
     figure = Figure(figsize=(11, 6), layout="constrained")
-    for axes, ((kind, figure_of), words) in zip(figure.subplots(2, 3).flat, CURVES.items(), strict=False):
+    *panels, unused = figure.subplots(2, 3).flat
+    unused.set_axis_off()
+    for axes, ((kind, figure_of), words) in zip(panels, CURVES.items(), strict=True):
         found = sorted((line["x"], line[figure_of]) for (k, _), line in newest.items() if k == kind)
         if len(found) < 4:
             continue
