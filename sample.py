@@ -34,6 +34,7 @@ from arianna.corpus.cleaning import shown
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.scoring import blind
 from arianna.system import config
+from arianna.system.commands import TEMPERATURE
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.setting import is_decision
 from arianna.system.terminal import beside, say
@@ -64,7 +65,7 @@ class SampleConfig:
     force: bool = False  # replace what is there
     num_samples: int = 1  # texts from each prompt
     max_new_tokens: int = 200  # most tokens of a text
-    temperature: float = 0.5  # 0: always the likeliest token; a small model loses the thread above
+    temperature: float = TEMPERATURE  # 0: always the likeliest token; a small model loses the thread above
     top_k: int = 300  # draw from so many of the likeliest tokens; 0: from all
     top_p: float = 0.9  # and of these from the fewest that have this probability together
     seed: int = 1337  # the same seed gives the same text

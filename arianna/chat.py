@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from arianna.corpus.cleaning import shown
 from arianna.corpus.encoding import ascii_typography
 from arianna.corpus.template import USER, join_lines, prompt, render
+from arianna.system.commands import TEMPERATURE
 from arianna.system.terminal import note, say
 from tokenizer import BOS, EOS, Tokenizer
 
@@ -30,7 +31,7 @@ class Sampling:
     """The settings by which the tokens of a text are drawn; see `arianna.generate.stream`."""
 
     max_new_tokens: int = 200
-    temperature: float = 0.5
+    temperature: float = TEMPERATURE
     top_k: int = 300
     top_p: float = 0.9
     seed: int = 1337

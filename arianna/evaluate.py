@@ -29,6 +29,7 @@ from arianna.scoring import base_text, scores
 from arianna.scoring.minimal_pairs import read_pairs, score_pairs
 from arianna.scoring.scores import Inputs
 from arianna.system import config
+from arianna.system.commands import TEMPERATURE
 from arianna.system.files import check_outputs, write_atomic, write_missing
 from arianna.system.visible import visible
 from model import Transformer
@@ -47,7 +48,7 @@ class EvaluateConfig:
     words: str = "data/words.txt"  # words that count as words, besides those of the texts above
     questions: str = "data/everyday_questions.txt"  # to be answered besides the held-out ones, one a line
     samples_each: int = 5  # answers to each question
-    temperature: float = 0.5  # answers are sampled at this temperature; 0: always the likeliest token
+    temperature: float = TEMPERATURE  # answers are sampled at this temperature; 0: always the likeliest token
     top_p: float = 0.9  # and from the fewest tokens that have this probability together
     top_k: int = 300  # of so many of the likeliest tokens; 0: of all
     seed: int = 1337  # the same seed gives the same answers

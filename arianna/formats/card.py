@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from arianna.formats.vocabulary import MADE_BY
+from arianna.system.commands import TEMPERATURE
 
 if TYPE_CHECKING:  # the package of the command that exports takes no torch before its arguments are checked
     from model import Transformer
@@ -23,6 +24,7 @@ def card(model: Transformer, report: dict[str, Any] | None) -> str:
         parameters=f"{sum(p.numel() for p in model.parameters()):,}",
         shape=f"dim {a.dim}, {a.n_layers} layers, {a.n_heads} heads, "
         f"{a.vocab_size} tokens, a context of {a.max_seq_len}",
+        temperature=TEMPERATURE,
         more="\n".join(more),
     )
 
@@ -68,7 +70,7 @@ asked = tokenizer.apply_chat_template(
     [{{"role": "user", "content": "What is silence?"}}], add_generation_prompt=True, \
 return_tensors="pt", return_dict=True
 )
-out = model.generate(**asked, do_sample=True, temperature=0.5)
+out = model.generate(**asked, do_sample=True, temperature={temperature})
 print(tokenizer.decode(out[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 

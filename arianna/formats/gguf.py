@@ -23,6 +23,7 @@ from arianna.formats.names import GGUF, names
 from arianna.formats.options import Options
 from arianna.formats.shapes import by_rule, check_same, check_shapes, claimed, model_of, weight_shapes
 from arianna.formats.vocabulary import CHAT_TEMPLATE, MADE_BY, Piece, listed, pieces
+from arianna.system.commands import TEMPERATURE
 from model import NORM_EPS, ROPE_THETA, ModelArgs, Transformer
 from tokenizer import BOS, EOS, UNK, Tokenizer
 
@@ -166,9 +167,10 @@ def beside(name: str, model: Transformer, options: Options) -> dict[str, bytes]:
 
 def modelfile(name: str, a: ModelArgs, tokenizer: Tokenizer) -> bytes:
     """The file that `ollama create` takes: a conversation's template, where an answer stops, the context."""
-    bos, eos = tokenizer.sp.id_to_piece(BOS), tokenizer.sp.id_to_piece(EOS)
+    bos, eos = map(tokenizer.sp.id_to_piece, (BOS, EOS))
     values = {"made_by": MADE_BY, "name": name, "file": Path(name).with_suffix(".Modelfile").name}
     values |= {"user": USER, "assistant": ASSISTANT, "bos": bos, "eos": eos, "context": str(a.max_seq_len)}
+    values["temperature"] = str(TEMPERATURE)
     return re.sub("<<(.*?)>>", lambda match: values[match[1]], MODELFILE).encode()
 
 
@@ -182,7 +184,7 @@ PARAMETER stop "<<bos>>"
 PARAMETER stop "<<eos>>"
 PARAMETER num_ctx <<context>>
 PARAMETER num_predict <<context>>
-PARAMETER temperature 0.5
+PARAMETER temperature <<temperature>>
 PARAMETER repeat_penalty 1
 """
 
@@ -225,10 +227,8 @@ def reader(path: Path) -> Any:
         check_end(file)
     except (ValueError, KeyError, IndexError, OverflowError, TypeError) as error:
         reason = f": {error}" if isinstance(error, DamagedError) else ""
-        size = f"{path.stat().st_size:,} bytes"
-        raise ValueError(
-            f"{path} is no GGUF file or damaged ({size}){reason}. Use another copy of it."
-        ) from None
+        damaged = f"{path} is no GGUF file or damaged ({path.stat().st_size:,} bytes){reason}"
+        raise ValueError(f"{damaged}. Use another copy of it.") from None
     return file
 
 

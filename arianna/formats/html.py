@@ -28,6 +28,7 @@ from arianna.formats.card import figures
 from arianna.formats.html_weights import Kind, build, group_of, length, packed, shape_of
 from arianna.formats.options import Options, beside, computed
 from arianna.formats.vocabulary import MADE_BY, TRIED, collapses, listed, merged
+from arianna.system.commands import TEMPERATURE
 from model import Transformer
 from tokenizer import FIRST_PIECE, SPACE, Tokenizer
 
@@ -116,6 +117,7 @@ def rendered(
         weights=[Markup(text) for text in weights],
         policy=Markup(policy),
         made_by=MADE_BY,
+        temperature=TEMPERATURE,
         name=name,
         facts=facts,
         verdict=verdict,

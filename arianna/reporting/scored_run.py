@@ -21,7 +21,7 @@ from arianna.scoring.bootstrap import spread
 from arianna.scoring.choose import Choice, Point
 from arianna.scoring.losses import answer_loss
 from arianna.scoring.scores import MOST_ANSWERS, Halves, Inputs, read_inputs, score_models
-from arianna.system.commands import located
+from arianna.system.commands import TEMPERATURE, located
 from arianna.system.files import json_object, sha256, write_atomic
 from arianna.training import log
 from arianna.training.run_folder import RUN_FORMAT, latest_state
@@ -33,7 +33,7 @@ FORMAT = 1  # the version of job.json
 SCORES_FORMAT = 2  # the version of scores.json and report.json
 DATA = ROOT / "data"
 WORDS, QUESTIONS = DATA / "words.txt", DATA / "everyday_questions.txt"
-SAMPLING = {"samples_each": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 300, "seed": 1337}
+SAMPLING = {"samples_each": 5, "temperature": TEMPERATURE, "top_p": 0.9, "top_k": 300, "seed": 1337}
 MOST_OF_MANY = (2000, 100)  # at most so many conversations to look for copies in, and questions to ask
 USES = {
     "base": "the report compares with it the result of",

@@ -14,6 +14,7 @@ from arianna.generate import generate
 from arianna.scoring import text_statistics
 from arianna.scoring.bootstrap import ratio
 from arianna.scoring.losses import tail
+from arianna.system.commands import TEMPERATURE
 from arianna.system.visible import visible
 from model import Transformer
 from tokenizer import Tokenizer
@@ -39,7 +40,7 @@ def generate_answers(
     questions: Sequence[str],
     systems: Sequence[str] | None = None,
     samples_each: int = 5,
-    temperature: float = 0.5,
+    temperature: float = TEMPERATURE,
     top_p: float = 0.9,
     top_k: int = 300,
     seed: int = 1337,

@@ -12,6 +12,7 @@ from shlex import quote
 from arianna import ROOT
 
 ASKED = "What is resonance?"
+TEMPERATURE = 0.5  # at which answers are drawn unless told otherwise; docs/base.md compares it with others
 DEFAULTS = {"conversations": "data/arianna_conversations.jsonl", "tokenizer": "data/tok4096.model"}
 DEFAULTS |= {"out_dir": "out"}
 # conversations, base, tokenizer, checkpoint, binary; None for a file that is gone
@@ -61,7 +62,7 @@ def in_c(paths: Mapping[str, str]) -> Command | None:
     if vocabulary is None:
         return None
     files = f"{typed(paths['binary'])} -z {typed(vocabulary)}"
-    return "run it in plain C", f"./run {files} -n 0 -t 0.5 -i $'Q: {ASKED}\\nA:'"
+    return "run it in plain C", f"./run {files} -n 0 -t {TEMPERATURE} -i $'Q: {ASKED}\\nA:'"
 
 
 def as_page(paths: Mapping[str, str]) -> Command | None:

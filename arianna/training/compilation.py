@@ -103,7 +103,7 @@ def faster(
 def time_passes(
     forwards: list[Callable], batches: list[Batch], precision: Precision, group: ProcessGroup
 ) -> list[float]:
-    """Seconds that each forward, with its backward pass, takes for the batches: the least of two, in turn."""
+    """Seconds a batch that each forward takes on a CPU with its backward pass: the least of two, in turn."""
     seconds = [math.inf] * len(forwards)
     for repetition in range(3):  # the first sets up what the next ones use
         for i, forward in enumerate(forwards):
@@ -152,8 +152,8 @@ def with_compiled_layers(model: Transformer) -> Transformer:
 
     Compiling the whole model for any length takes many minutes. Lengths are marked as dynamic: by itself the
     compiler would take the first for a fixed one, and a step's result would depend on the steps before it.
-    A graph that torch 2.13 takes from its cache has lost these marks and is refused, so none is taken; what
-    C++ was compiled before is.
+    A graph that torch 2.13 takes from its cache has lost these marks and is refused, so each process
+    makes its own; the C++ compiled for it does come from the cache.
     """
     compiled = torch.compile(TransformerBlock.forward, options={"fx_graph_cache": False})
 

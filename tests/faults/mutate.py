@@ -499,6 +499,13 @@ MUTATIONS = [
         "test_a_long_run_is_compiled_where_its_passes_are_then_clearly_faster",
     ),
     Mutation(
+        "what was asked for or begun is not timed",
+        "arianna/training/compilation.py",
+        "timed = settled is None and",
+        "timed =",
+        "tests/training/test_compilation.py",
+    ),
+    Mutation(
         "timing compiled passes leaves no gradient",
         "arianna/training/compilation.py",
         "    model.zero_grad(set_to_none=True)\n    wins",

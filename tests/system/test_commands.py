@@ -78,3 +78,9 @@ def test_the_shipped_files_need_no_flags(monkeypatch):
     )
     assert "--tokenizer" not in found["hear both side by side"]
     assert commands.typed("-odd") == "./-odd" and commands.typed("a b") == "'a b'"
+
+
+def test_the_documents_draw_answers_at_the_temperature_of_the_programs():
+    documents = [(ROOT / name).read_text() for name in ("README.md", "docs/formats.md")]
+    shown = [text for document in documents for text in document.split("`") if text.startswith("./run ")]
+    assert shown and all(f" -t {commands.TEMPERATURE} " in text for text in shown)

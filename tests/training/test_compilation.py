@@ -96,8 +96,16 @@ def test_what_was_settled_is_kept_and_the_run_goes_on_so(tmp_path, compiler, mon
     run = tmp_path / "run"
     (run / "ckpt_prev.pt").replace(run / "ckpt.pt")
     monkeypatch.setitem(compilation.PAYS, ("cpu", torch.float32), 1e30)
+    monkeypatch.setattr(compilation, "faster", lambda *of: False)
     compiler.asked.clear()
     assert train(cfg).step == 4 and compiler.asked, "it pays no more, but began so"
+    assert run_entry(tmp_path)["compiled"] is True
+
+
+def test_what_was_asked_for_is_not_timed(tmp_path, compiler, monkeypatch):
+    monkeypatch.setattr(compilation, "faster", lambda *of: False)
+    train(settings_for(tmp_path, max_iters=2, compile=True))
+    assert run_entry(tmp_path)["compiled"] is True
 
 
 def test_a_run_does_not_go_on_otherwise_than_it_began(tmp_path, compiler):
