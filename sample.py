@@ -1,7 +1,7 @@
 """Let a model write: go on from prompts, answer questions, set two models side by side, or talk.
 
     python sample.py --checkpoint=out/ckpt_ft.pt --start="Q: What is consciousness?" --max_new_tokens=200
-    python sample.py "What is time?"         # the same as --question="What is time?"
+    python sample.py "What is time?"         # the same as --question="What is time?": the best of 16 answers
     python sample.py --compare=out/ckpt_v1_base.pt --prompts_file=prompts.txt --out=answers.md
     python sample.py --chat                  # at the terminal; /reset, /quit; Ctrl-C stops an answer
     python sample.py --web                   # in the browser, for this machine alone
@@ -34,7 +34,6 @@ from arianna.corpus.cleaning import shown
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.scoring import blind
 from arianna.system import config
-from arianna.system.commands import TEMPERATURE
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.setting import is_decision
 from arianna.system.terminal import beside, say
@@ -44,6 +43,7 @@ from tokenizer import BOS, Tokenizer
 if TYPE_CHECKING:  # torch takes seconds; a wrong argument is told before
     from model import Transformer
 
+MOST_DRAWN = 256  # answers to a question, side by side in memory
 TALKS = ("chat", "web", "blind")  # a person asks or judges: no prompts are given
 
 
@@ -65,10 +65,13 @@ class SampleConfig:
     force: bool = False  # replace what is there
     num_samples: int = 1  # texts from each prompt
     max_new_tokens: int = 200  # most tokens of a text
-    temperature: float = TEMPERATURE  # 0: always the likeliest token; a small model loses the thread above
+    temperature: float = 0.7  # 0: always the likeliest token; with --best_of=1 a small model needs 0.5 or so
     top_k: int = 300  # draw from so many of the likeliest tokens; 0: from all
     top_p: float = 0.9  # and of these from the fewest that have this probability together
     seed: int = 1337  # the same seed gives the same text
+    best_of: int = (
+        16  # answers drawn to a question, of which the likeliest is given; 1: the first, as it comes
+    )
     device: str = "auto"  # auto: cuda if there is one, else cpu
     dtype: Literal["float32", "bfloat16"] = "float32"  # number format of the weights
 
@@ -78,6 +81,8 @@ class SampleConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; it must be from {least} to {(1 << 62) - 1}"
                 )
+        if not 1 <= self.best_of <= MOST_DRAWN:
+            raise ValueError(f"best_of is {self.best_of}; it must be from 1 to {MOST_DRAWN}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
@@ -104,7 +109,8 @@ class SampleConfig:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.seed)
+        drawn = self.temperature, self.top_k, self.top_p, self.seed, self.best_of
+        return Sampling(self.max_new_tokens, *drawn)
 
 
 def main(argv: list[str] | None = None) -> int:

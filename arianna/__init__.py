@@ -8,6 +8,7 @@ A file imports only from steps below its own; files of one room may import each 
      8 train_arianna.py  sample.py  evaluate  export     2 tokenizer.py
      7 arianna/scoring/                                  1 arianna/system/
      6 arianna/training/   arianna/chat.py   web.py
+       (chat.py over arianna/best_of.py)
 
 tests/test_house.py holds the ladder.
 """

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from arianna.corpus.cleaning import shown
 from arianna.corpus.encoding import ascii_typography
-from arianna.corpus.template import USER, join_lines, prompt, render
+from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt, render
 from arianna.system.commands import TEMPERATURE
 from arianna.system.terminal import note, say
 from tokenizer import BOS, EOS, Tokenizer
@@ -35,6 +35,7 @@ class Sampling:
     top_k: int = 300
     top_p: float = 0.9
     seed: int = 1337
+    best_of: int = 1  # answers drawn to each question, of which the likeliest is given
 
     def settings(self, number: int = 0) -> dict[str, float]:
         """The settings of the text of that number: each has a seed of its own."""
@@ -90,14 +91,12 @@ class Continuation:
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number=0
     ):
-        from arianna import generate  # imports torch
-
         self.model, self.tokenizer, self.ids = model, tokenizer, list(ids)
-        self.tokens = generate.stream(model, [ids], sampling.max_new_tokens, **sampling.settings(number))
+        self.tokens = drawn(model, tokenizer, ids, sampling, number)
 
     def __iter__(self) -> Iterator[str]:
         whole = written = self.tokenizer.decode(self.ids)
-        for (token,) in self.tokens:
+        for token in self.tokens:
             if token in (BOS, EOS):
                 break
             self.ids.append(token)
@@ -111,6 +110,34 @@ class Continuation:
         """Say on stderr that the context's end has cut the text off, if it has."""
         if len(self.ids) == self.model.args.max_seq_len:
             note(f"the context of {len(self.ids)} tokens is full")
+
+
+def drawn(
+    model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number: int
+) -> Iterator[int]:
+    """The tokens that a model adds to a prompt: as it draws them, or the best of several answers at once."""
+    if chooses(sampling, tokenizer, ids):
+        yield from best_answer(model, tokenizer, ids, sampling, number)
+    else:
+        from arianna import generate  # imports torch
+
+        for (token,) in generate.stream(model, [ids], sampling.max_new_tokens, **sampling.settings(number)):
+            yield token
+
+
+def chooses(sampling: Sampling, tokenizer: Tokenizer, ids: Sequence[int]) -> bool:
+    """Whether a prompt asks for an answer and several are to be drawn: other text has no best draw."""
+    several = sampling.best_of > 1 and sampling.temperature > 0
+    return several and tokenizer.decode(ids).endswith(f"\n{ASSISTANT}")
+
+
+def best_answer(
+    model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number: int
+) -> list[int]:
+    from arianna import best_of  # imports torch
+
+    settings = sampling.settings(number)
+    return best_of.best(model, tokenizer, ids, sampling.max_new_tokens, sampling.best_of, **settings)
 
 
 def until_next_question(pieces: Iterable[str]) -> Iterator[str]:
@@ -134,11 +161,14 @@ def complete(
 
     added: list[str] = []
     full = 0
-    for number, first in enumerate(range(0, len(encoded), ROWS_AT_A_TIME)):
-        rows = encoded[first : first + ROWS_AT_A_TIME]
-        texts = generate.generate(
-            model, rows, sampling.max_new_tokens, (BOS, EOS), **sampling.settings(number)
-        )
+    at_once = 1 if any(chooses(sampling, tokenizer, ids) for ids in encoded) else ROWS_AT_A_TIME
+    for number, first in enumerate(range(0, len(encoded), at_once)):
+        rows = encoded[first : first + at_once]
+        if chooses(sampling, tokenizer, rows[0]):
+            texts = [best_answer(model, tokenizer, rows[0], sampling, number)]
+        else:
+            most, settings = sampling.max_new_tokens, sampling.settings(number)
+            texts = generate.generate(model, rows, most, (BOS, EOS), **settings)
         for row, ids in zip(rows, texts, strict=True):
             added.append(tokenizer.decode([*row, *ids])[len(tokenizer.decode(row)) :])
             full += len(row) + len(ids) == model.args.max_seq_len

@@ -5,21 +5,26 @@ whose is whose.
     python -m bench.reading count FOLDER        # after marks were put into FOLDER/sheet.jsonl
 
 `write` makes sheet.jsonl (a line an answer: its number, the question, the answer, room for two marks) and
-key.json (whose answer each number is). A reader fills in "sentence" and "fits", each 0, 1 or 2: is it a
-sentence that a person could say, and does it answer this question? `count` prints each model's share of
-the points.
+key.json (whose answer each number is); of "new*16=..." each answer is the best of sixteen, as sample.py gives
+it. A reader fills in "sentence" and "fits", each 0, 1 or 2: is it a sentence that a person could say, and
+does it answer this question? `count` prints each model's share of the points.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    from arianna.system import environment
+
+    environment.restart_with_environment()
 
 import argparse
 import json
 import random
 from pathlib import Path
 
+from arianna.chat import Sampling, complete
 from arianna.corpus.template import prompt
 from arianna.formats import open_model
-from arianna.generate import generate
 from tokenizer import BOS, Tokenizer
 
 QUESTIONS = Path(__file__).with_name("reading_questions.txt")  # in no text that any model of ours has seen
@@ -28,12 +33,13 @@ EACH = 2  # answers to a question
 MARKS = ("sentence", "fits")
 
 
-def answers(model: str, questions: list[str]) -> list[str]:
+def answers(model: str, questions: list[str], best_of: int) -> list[str]:
     """EACH answers of "CHECKPOINT:TOKENIZER" to every question."""
     checkpoint, _, path = model.partition(":")
     tokenizer, transformer = Tokenizer(path or "data/tok4096.model"), open_model(checkpoint)
     prompts = [[BOS, *tokenizer.encode(prompt(q))] for q in questions for _ in range(EACH)]
-    return [tokenizer.decode(ids).strip() for ids in generate(transformer, prompts, 80, **SAMPLING)]
+    sampling = Sampling(80, **SAMPLING, best_of=best_of)
+    return [text.strip() for text in complete(transformer, tokenizer, prompts, sampling)]
 
 
 def write(folder: Path, models: dict[str, str]) -> None:
@@ -42,7 +48,7 @@ def write(folder: Path, models: dict[str, str]) -> None:
     rows = [
         (name, q, a)
         for name, model in models.items()
-        for q, a in zip(asked, answers(model, questions), strict=True)
+        for q, a in zip(asked, answers(model, questions, int(name.partition("*")[2] or 1)), strict=True)
     ]
     random.Random(1337).shuffle(rows)
     folder.mkdir(parents=True, exist_ok=True)

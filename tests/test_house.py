@@ -18,7 +18,8 @@ TOP_LEVEL = {
 STEPS = {  # of a file or a room; a room's own __init__.py is in it
     "arianna/system": 1, "tokenizer.py": 2, "arianna/corpus": 3, "arianna/ops.py": 3,
     "arianna/fused.py": 3.5, "model.py": 4,
-    "arianna_data.py": 4, "arianna/formats": 5, "arianna/generate.py": 5, "arianna/training": 6,
+    "arianna_data.py": 4, "arianna/formats": 5, "arianna/generate.py": 5, "arianna/best_of.py": 5.5,
+    "arianna/training": 6,
     "arianna/chat.py": 6, "arianna/web.py": 6, "arianna/scoring": 7, "train_arianna.py": 8, "sample.py": 8,
     "arianna/evaluate.py": 8, "arianna/export.py": 8, "arianna/reporting": 9, "arianna/searching": 9,
     "arianna/report.py": 10, "arianna/search.py": 10, "arianna_ft.py": 11,

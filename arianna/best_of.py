@@ -1,0 +1,63 @@
+"""The best of several answers to one question, drawn side by side: the likeliest of them.
+
+What a small model says is a draw of lots: of sixteen answers a few are good sense, and its own likelihood of
+the whole answer tells which. docs/base.md has what readers found, of this score and of others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from arianna import generate
+from tokenizer import BOS, EOS, IGNORE, Tokenizer
+
+if TYPE_CHECKING:
+    from model import Transformer
+
+RUN = 3  # words
+
+
+def best(
+    model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], max_new_tokens: int, number: int, **sampling
+) -> list[int]:
+    """The tokens that a model adds to a prompt (its tokens), of `number` draws the likeliest.
+
+    One that repeats itself goes behind the others, as does one that was cut off, and one without a word.
+    `sampling` as for `arianna.generate.stream`: equal arguments give equal answers.
+    """
+    drawn = generate.generate(model, [ids] * number, max_new_tokens, (BOS, EOS), **sampling)
+    room = min(max_new_tokens, model.args.max_seq_len - len(ids))
+    answers = [list(answer) for answer in dict.fromkeys(map(tuple, drawn))]
+    likelihoods = log_likelihoods(model, ids, answers, room)
+
+    def score(i: int) -> tuple[bool, bool, bool, float]:
+        text = tokenizer.decode(answers[i]).strip()
+        return bool(text), len(answers[i]) < room, not repeats(text), likelihoods[i]
+
+    return answers[max(range(len(answers)), key=score)]
+
+
+def repeats(text: str) -> bool:
+    """Whether RUN words in a row stand in a text twice."""
+    words = re.findall(r"[\w']+", text.lower())
+    runs = list(zip(*(words[i:] for i in range(RUN)), strict=False))
+    return len(set(runs)) < len(runs)
+
+
+def log_likelihoods(
+    model: Transformer, ids: Sequence[int], answers: Sequence[list[int]], room: int
+) -> list[float]:
+    """The log-likelihood of each answer behind a prompt, in nats, with BOS where it ended before `room`."""
+    rows = [[*ids, *answer, *[BOS] * (len(answer) < room)] for answer in answers]
+    tokens = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    targets = np.full_like(tokens, IGNORE)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], targets[i, len(ids) - 1 : len(row) - 1] = row, row[len(ids) :]
+    device = model.tok_embeddings.weight.device
+    nll = model.nll(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
+    return (-nll.sum(1)).tolist()
