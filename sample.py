@@ -1,7 +1,7 @@
 """Let a model write: go on from prompts, answer questions, set two models side by side, or talk.
 
     python sample.py --checkpoint=out/ckpt_ft.pt --start="Q: What is consciousness?" --max_new_tokens=200
-    python sample.py "What is time?"         # the same as --question="What is time?": the best of 16 answers
+    python sample.py "What is time?"         # the same as --question="What is time?": the likeliest of 64
     python sample.py --compare=out/ckpt_v1_base.pt --prompts_file=prompts.txt --out=answers.md
     python sample.py --chat                  # at the terminal; /reset, /quit; Ctrl-C stops an answer
     python sample.py --web                   # in the browser, for this machine alone

@@ -10,11 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
 from arianna import generate
-from tokenizer import BOS, EOS, IGNORE, Tokenizer
+from tokenizer import BOS, EOS, Tokenizer
 
 if TYPE_CHECKING:
     from model import Transformer
@@ -30,16 +27,18 @@ def best(
     One that repeats itself goes behind the others, as does one that was cut off, and one without a word.
     `sampling` as for `arianna.generate.stream`: equal arguments give equal answers.
     """
-    drawn = generate.generate(model, [ids] * number, max_new_tokens, (BOS, EOS), **sampling)
+    likelihoods = [0.0] * number
+    ends = (BOS, EOS)
+    answers = generate.generate(
+        model, [ids] * number, max_new_tokens, ends, likelihoods=likelihoods, **sampling
+    )
     room = min(max_new_tokens, model.args.max_seq_len - len(ids))
-    answers = [list(answer) for answer in dict.fromkeys(map(tuple, drawn))]
-    likelihoods = log_likelihoods(model, ids, answers, room)
 
     def score(i: int) -> tuple[bool, bool, bool, float]:
         text = tokenizer.decode(answers[i]).strip()
         return bool(text), len(answers[i]) < room, not repeats(text), likelihoods[i]
 
-    return answers[max(range(len(answers)), key=score)]
+    return answers[max(range(number), key=score)]
 
 
 def repeats(text: str) -> bool:
@@ -47,17 +46,3 @@ def repeats(text: str) -> bool:
     words = re.findall(r"[\w']+", text.lower())
     runs = list(zip(*(words[i:] for i in range(RUN)), strict=False))
     return len(set(runs)) < len(runs)
-
-
-def log_likelihoods(
-    model: Transformer, ids: Sequence[int], answers: Sequence[list[int]], room: int
-) -> list[float]:
-    """The log-likelihood of each answer behind a prompt, in nats, with BOS where it ended before `room`."""
-    rows = [[*ids, *answer, *[BOS] * (len(answer) < room)] for answer in answers]
-    tokens = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    targets = np.full_like(tokens, IGNORE)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)], targets[i, len(ids) - 1 : len(row) - 1] = row, row[len(ids) :]
-    device = model.tok_embeddings.weight.device
-    nll = model.nll(torch.from_numpy(tokens).to(device), torch.from_numpy(targets).to(device))
-    return (-nll.sum(1)).tolist()

@@ -51,13 +51,15 @@ def stream(
     top_p: float = 1.0,
     seed: int = 1337,
     stop: Sequence[int] = (),
+    likelihoods: list[float] | None = None,
 ) -> Iterator[list[int]]:
     """Go on from prompts of any lengths: yields the tokens of one position after the other, one for each row.
 
     All rows stand at the same position; a row whose prompt is not yet over gets its own next token there, so
     no row is padded. A row ends behind a token of `stop` that it chose, or `max_new_tokens` behind its
     prompt; from then on its token is -1. The first position is behind the shortest prompt, the last is where
-    the last row or the context ends. temperature 0 takes the likeliest token.
+    the last row or the context ends. temperature 0 takes the likeliest token. `likelihoods` (a 0 for each
+    row) gets the log-likelihood of what each row adds, in nats, its end included.
     """
     rows = Sequences(model, prompts, max_new_tokens, stop)
     # one number for each place, so that a row's draws do not depend on where others end
@@ -65,6 +67,8 @@ def stream(
     chances = torch.rand(rows.last - rows.first, len(prompts), generator=generator).to(rows.logits.device)
     for position, chance in enumerate(chances, rows.first):
         drawn = pick(rows.logits.float(), temperature, top_k, top_p, chance[rows.present])
+        if likelihoods is not None:
+            rows.add_likelihoods(likelihoods, drawn, position)
         tokens = rows.take(drawn.tolist(), position)
         yield tokens
         if not rows.going:
@@ -89,9 +93,27 @@ class Sequences:
         self.present = list(range(len(prompts)))  # rows in the cache
         self.going = {row for row, end in enumerate(self.ends) if end > self.first}  # these have not ended
         self.cache = new_cache(model, len(prompts), self.last)
-        tokens = torch.tensor([prompt[: self.first] for prompt in prompts], device=self.cache.device)
-        self.logits = model.output(model.hidden_states(tokens, self.cache)[:, -1])  # (B, V)
+        self.logits = self.read([tuple(prompt[: self.first]) for prompt in prompts])  # (B, V)
         self.decode = Decoder(model, self.cache)
+
+    def read(self, beginnings: list[tuple[int, ...]]) -> Tensor:
+        """Put the first tokens of all rows into the cache, equal ones read once; the logits of the next."""
+        once = list(dict.fromkeys(beginnings))
+        cache = self.cache if len(once) == len(beginnings) else new_cache(self.model, len(once), self.first)
+        tokens = torch.tensor(once, device=cache.device)
+        logits = self.model.output(self.model.hidden_states(tokens, cache)[:, -1])
+        if cache is self.cache:
+            return logits
+        rows = [once.index(beginning) for beginning in beginnings]
+        self.cache[..., : self.first, :] = cache[:, :, rows]
+        return logits[rows]
+
+    def add_likelihoods(self, likelihoods: list[float], drawn: Tensor, position: int) -> None:
+        """Add the log-likelihood of each row's drawn token, where its prompt is over and it has not ended."""
+        nats = self.logits.float().log_softmax(-1).gather(1, drawn[:, None])[:, 0]
+        for row, value in zip(self.present, nats.tolist(), strict=True):
+            if row in self.going and position >= len(self.prompts[row]):
+                likelihoods[row] += value
 
     def take(self, drawn: list[int], position: int) -> list[int]:
         """Each row's token at `position`: its prompt's, behind that the drawn one, -1 once it has ended."""

@@ -7,6 +7,7 @@ from helpers import GROUPED, SMALL, lively, random_numbers
 from arianna import generate as generation
 from arianna.generate import generate, new_cache, pick
 from model import Transformer
+from tokenizer import BOS, EOS
 
 PROMPTS = [[5], [7, 8, 9, 10], [20, 21], [40, 41, 42]]
 
@@ -170,3 +171,29 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
 def test_top_p_counts_within_the_top_k():
     found = frequencies(LOGITS, top_k=2, top_p=0.5)
     assert found[1] == 1.0, "1 has 52% of the two likeliest, though 36% of all"
+
+
+def test_likelihoods_are_those_of_the_plain_formula_with_the_end():
+    model, likelihoods = lively(SMALL), [0.0] * len(PROMPTS)
+    added = generate(model, PROMPTS, 12, temperature=1.5, top_k=0, seed=2, likelihoods=likelihoods)
+    ended = [len(answer) < 12 for answer in added]
+    assert any(ended) and not all(ended)
+    for ids, answer, end, value in zip(PROMPTS, added, ended, likelihoods, strict=True):
+        row = [*ids, *answer]
+        with torch.inference_mode():
+            logs = model(torch.tensor([row]))[0].log_softmax(-1)
+        expected = sum(float(logs[i - 1, row[i]]) for i in range(len(ids), len(row)))
+        ends = [expected + float(logs[-1, stop]) for stop in (BOS, EOS)] if end else [expected]
+        assert any(value == pytest.approx(each, abs=1e-4) for each in ends)
+
+
+def test_equal_prompts_are_read_once_and_go_on_as_each_would_alone(monkeypatch):
+    model, read = lively(SMALL, tied=False), []
+    hidden_states = model.hidden_states
+    monkeypatch.setattr(
+        model, "hidden_states", lambda *args: read.append(len(args[0])) or hidden_states(*args)
+    )
+    prompts = [PROMPTS[1], PROMPTS[3][:2] + [9, 8, 7], PROMPTS[1]]
+    rows = greedy(model, prompts, 10)
+    assert read == [2]
+    assert rows == [greedy_without_cache(model, prompt, 10) for prompt in prompts]
