@@ -34,6 +34,7 @@ from arianna.corpus.cleaning import shown
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.scoring import blind
 from arianna.system import config
+from arianna.system.commands import SEVERAL_AT
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.setting import is_decision
 from arianna.system.terminal import beside, say
@@ -65,13 +66,11 @@ class SampleConfig:
     force: bool = False  # replace what is there
     num_samples: int = 1  # texts from each prompt
     max_new_tokens: int = 200  # most tokens of a text
-    temperature: float = 0.7  # 0: always the likeliest token; with --best_of=1 a small model needs 0.5 or so
+    temperature: float = SEVERAL_AT  # 0: always the likeliest token; one answer alone is better at 0.5
     top_k: int = 300  # draw from so many of the likeliest tokens; 0: from all
     top_p: float = 0.9  # and of these from the fewest that have this probability together
     seed: int = 1337  # the same seed gives the same text
-    best_of: int = (
-        16  # answers drawn to a question, of which the likeliest is given; 1: the first, as it comes
-    )
+    best_of: int = 64  # answers drawn to a question; the likeliest is given. 1: the first, as it comes
     device: str = "auto"  # auto: cuda if there is one, else cpu
     dtype: Literal["float32", "bfloat16"] = "float32"  # number format of the weights
 

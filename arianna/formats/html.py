@@ -28,7 +28,7 @@ from arianna.formats.card import figures
 from arianna.formats.html_weights import Kind, build, group_of, length, packed, shape_of
 from arianna.formats.options import Options, beside, computed
 from arianna.formats.vocabulary import MADE_BY, TRIED, collapses, listed, merged
-from arianna.system.commands import TEMPERATURE
+from arianna.system.commands import SEVERAL_AT
 from model import Transformer
 from tokenizer import FIRST_PIECE, SPACE, Tokenizer
 
@@ -41,6 +41,7 @@ WELCOME = (
     "A small language model, {parameters} numbers, is inside this file and talks here. It runs on this "
     "device alone: nothing you type leaves it."
 )
+BEST_OF = 16  # answers that the page draws by itself to each question: a second or two in a browser
 POLICY = (
     "default-src 'none'; script-src 'sha256-{script}' blob:; style-src 'sha256-{style}'; img-src data:; "
     "worker-src blob:; child-src blob:; base-uri 'none'; form-action 'none'"
@@ -117,7 +118,8 @@ def rendered(
         weights=[Markup(text) for text in weights],
         policy=Markup(policy),
         made_by=MADE_BY,
-        temperature=TEMPERATURE,
+        temperature=SEVERAL_AT,
+        best_of=BEST_OF,
         name=name,
         facts=facts,
         verdict=verdict,

@@ -12,7 +12,8 @@ from shlex import quote
 from arianna import ROOT
 
 ASKED = "What is resonance?"
-TEMPERATURE = 0.5  # at which answers are drawn unless told otherwise; docs/base.md compares it with others
+TEMPERATURE = 0.5  # at which one answer is drawn unless told otherwise; docs/base.md compares it with others
+SEVERAL_AT = 0.7  # the temperature where several are drawn and the likeliest is given
 DEFAULTS = {"conversations": "data/arianna_conversations.jsonl", "tokenizer": "data/tok4096.model"}
 DEFAULTS |= {"out_dir": "out"}
 # conversations, base, tokenizer, checkpoint, binary; None for a file that is gone

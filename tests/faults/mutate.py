@@ -38,6 +38,27 @@ CONVERSATIONS, KEYS = "tests/corpus/test_conversations.py", "tests/corpus/test_k
 NO_FILE = "tests/corpus/test_sources.py::test_what_is_no_file_of_conversations_is_refused_in_one_sentence"
 MUTATIONS = [
     Mutation(
+        "an answer that was cut off goes behind the others",
+        "arianna/best_of.py",
+        "len(answers[i]) < room, ",
+        "True, ",
+        "tests/test_best_of.py::test_an_answer_that_ended_goes_before_one_cut_off_and_that_before_none",
+    ),
+    Mutation(
+        "an answer that repeats itself goes behind the others",
+        "arianna/best_of.py",
+        "not repeats(text), ",
+        "True, ",
+        "tests/test_best_of.py::test_an_answer_that_repeats_itself_goes_behind_the_others",
+    ),
+    Mutation(
+        "equal prompts are read once",
+        "arianna/generate.py",
+        "list(dict.fromkeys(beginnings))",
+        "list(beginnings)",
+        "tests/test_generate.py::test_equal_prompts_are_read_once_and_go_on_as_each_would_alone",
+    ),
+    Mutation(
         "fsync of the file",
         "arianna/system/files.py",
         "            os.fsync(f.fileno())\n",

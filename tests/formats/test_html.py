@@ -68,6 +68,8 @@ def under_node(code: str, page: Path, **given: Any) -> Any:
 
 # ---- what a page computes ----
 
+LIKELIHOODS = "return tokens.map((token) => logLikelihood(Float32Array.from(logits), token));"
+
 IDS = "const tokenizer = new Tokenizer(data.tokenizer); return texts.map((text) => tokenizer.encode(text));"
 LOGITS = """const model = new Model(data.models[0], decode85(inner("weights-0")));
 return prompts.map((ids) => {
@@ -237,6 +239,65 @@ def test_an_answer_ends_where_the_model_says_so(scripted, tokenizer):
     assert found["shown"][-1] == "It is." and found["shown"][0] == "It"
     assert found["read"][: -len(said)] == [BOS, *tokenizer.encode(prompt("why"))]
     assert scripted("return answered([1]);")["text"] == ""
+
+
+@needs_node
+def test_likelihoods_are_those_of_the_plain_formula(scripted):
+    logits = (10 * torch.randn(50, generator=torch.Generator().manual_seed(3))).tolist()
+    found = scripted(LIKELIHOODS, logits=logits, tokens=[0, 7, 49])
+    expected = torch.tensor(logits).log_softmax(-1)[[0, 7, 49]]
+    torch.testing.assert_close(torch.tensor(found), expected, atol=1e-4, rtol=1e-4)
+
+
+# answers that are drawn one behind the other, each token so many nats likelier than all others
+DRAWN = """
+const drawn = async (answers, best_of = answers.length) => {
+  const told = [], talk = about([]);
+  let turn = -1, at = 0;
+  const say = (token) => talk.model.logits.fill(-answers[turn].nats)[token] = 0;
+  talk.model.forward = () => say(answers[turn].tokens[at++] ?? EOS);
+  talk.draw = async (...given) => {
+    [turn, at] = [turn + 1, 0];
+    say(answers[turn].tokens[at++] ?? EOS);
+    return Talk.prototype.draw.apply(talk, given);
+  };
+  talk.read = async () => {};
+  const sampling = { temperature: 1, top_k: 1, top_p: 1, best_of };
+  await talk.answer({ ...asking, sampling }, (m) => told.push(m));
+  return { ...told[told.length - 1], shown: told.filter((m) => m.kind === "text").length };
+};
+return drawn(answers, best_of);"""
+
+
+def draw(scripted, tokenizer, *answers: tuple[str, float], best_of: int | None = None) -> dict[str, Any]:
+    """The end of an answer for which a model draws these, each token of which costs so much more than others:
+    the higher its number, the likelier."""
+    given = [{"tokens": tokenizer.encode(text), "nats": nats} for text, nats in answers]
+    return scripted(DRAWN, answers=given, best_of=best_of or len(answers))
+
+
+@needs_node
+def test_the_likeliest_of_several_answers_is_told_and_nothing_before_it(scripted, tokenizer):
+    found = draw(scripted, tokenizer, ("It was.", 3.0), ("It is.", 9.0), ("It is not.", 1.0))
+    assert (found["why"], found["text"], found["shown"]) == ("end", "It is.", 0)
+    assert found["tokens"] == len(tokenizer.encode("It is.")) < found["drawn"]
+    first = draw(scripted, tokenizer, ("It was.", 3.0), ("It is.", 9.0), best_of=1)
+    assert first["text"] == "It was." and first["shown"] > 0
+
+
+@needs_node
+def test_an_answer_is_given_up_once_it_is_less_likely_than_a_whole_one(scripted, tokenizer):
+    long = "It was not the one that it had been before it came here."
+    found = draw(scripted, tokenizer, ("It is.", 9.0), (long, 2.0))
+    assert found["text"] == "It is."
+    assert found["drawn"] < len(tokenizer.encode("It is.")) + len(tokenizer.encode(long)) // 2
+
+
+@needs_node
+def test_an_answer_that_repeats_itself_goes_behind_the_others(scripted, tokenizer):
+    again = "It is late. So it is late."
+    assert draw(scripted, tokenizer, (again, 20.0), ("It is.", 2.0))["text"] == "It is."
+    assert draw(scripted, tokenizer, (again, 20.0), ("", 30.0))["text"] == again
 
 
 @needs_node

@@ -42,7 +42,7 @@ function number(id) { // a field's value, or the one that it came with where it 
 }
 
 function sampling() {
-  return { temperature: number("temperature"), top_p: number("top_p"), top_k: number("top_k") };
+  return Object.fromEntries(["temperature", "top_p", "top_k", "best_of"].map((id) => [id, number(id)]));
 }
 
 // ---- asking ----
@@ -93,12 +93,12 @@ const hear = { // what a worker tells of an answer
     turn.columns[i].said.textContent = text;
     toEnd();
   },
-  end(turn, i, { why, text, tokens, seconds }) {
+  end(turn, i, { why, text, tokens, drawn, seconds }) {
     turn.answers[i] = text;
     finish(turn, i, text || "(It said nothing.)", ENDS[why]);
     if (tokens < 2) return;
-    const speed = Math.round(tokens / seconds);
-    at("speed").textContent = `The last answer had ${tokens} tokens, ${speed} a second.`;
+    const speed = Math.round(drawn / seconds);
+    at("speed").textContent = `The last answer had ${tokens} tokens, of ${drawn} drawn, ${speed} a second.`;
   },
   failed(turn, i, { message }) {
     finish(turn, i, "", `It could not answer: ${message}`);

@@ -311,6 +311,12 @@ function chances(seed) {
   };
 }
 
+// The log-likelihood of a token, in nats, at temperature 1.
+function logLikelihood(logits, token) {
+  const most = logits.reduce((a, b) => Math.max(a, b));
+  return logits[token] - most - Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0));
+}
+
 // top_k: only the k likeliest (0: all); top_p: of these the fewest whose probability reaches p.
 // Temperature 0: always the likeliest.
 function pick(logits, { temperature, top_k, top_p }, chance) {

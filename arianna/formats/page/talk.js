@@ -94,16 +94,34 @@ class Talk {
 
   // ---- the answer ----
 
-  // Tells {kind: "prompt"}, then {kind: "text"} with the answer so far again and again, and {kind: "end"}.
+  // Tells {kind: "prompt"}, then {kind: "text"} with the answer so far again and again, and {kind: "end"}. Of
+  // several answers (best_of) the likeliest is told when it is found, as arianna/best_of.py finds it.
   async answer(request, tell) {
     this.stopped = false;
-    const { ids, ...read } = this.prepare(request), prompt = ids.length, chance = chances(request.seed);
+    const { ids, ...read } = this.prepare(request), chance = chances(request.seed);
     tell({ kind: "prompt", ...read });
     await this.read(ids);
-    const began = performance.now(), decoder = new TextDecoder();
-    let raw = "", why = this.stopped ? "stopped" : "";
+    const began = performance.now(), ahead = this.model.logits.slice(), { sampling } = request;
+    const several = sampling.best_of > 1 && sampling.temperature > 0;
+    let best = await this.draw(ids, sampling, chance, several ? () => {} : tell), drawn = best.tokens;
+    for (let n = 1; several && n < sampling.best_of && !this.stopped; n++) {
+      this.model.logits.set(ahead);
+      const next = await this.draw(ids, sampling, chance, () => {}, best.whole ? best.nats : -Infinity);
+      drawn += next.tokens;
+      if (before(next, best)) best = next;
+    }
+    const { why, text, tokens } = best;
+    tell({ kind: "end", why, text, tokens, drawn, seconds: (performance.now() - began) / 1000 });
+  }
+
+  // One answer behind a prompt: its text, why it ended, its tokens, its log-likelihood in nats, and whether it is
+  // whole. It is given up as soon as it is less likely than `least`: that only falls.
+  async draw(prompt, sampling, chance, tell, least = -Infinity) {
+    const ids = [...prompt], decoder = new TextDecoder();
+    let raw = "", nats = 0, why = this.stopped ? "stopped" : "";
     while (!why) {
-      const token = pick(this.model.logits, request.sampling, chance);
+      const token = pick(this.model.logits, sampling, chance);
+      if (sampling.best_of > 1) nats += logLikelihood(this.model.logits, token);
       if (token === BOS || token === EOS) why = "end";
       else {
         ids.push(token);
@@ -115,10 +133,11 @@ class Talk {
       tell({ kind: "text", text: this.shown(raw, !why) });
       await this.breathe();
       if (this.stopped) why ||= "stopped";
+      else if (nats < least) why ||= "unlikely";
     }
     const text = this.clean(this.shown(raw + decoder.decode(), false));
-    const seconds = (performance.now() - began) / 1000;
-    tell({ kind: "end", why, text, tokens: ids.length - prompt, seconds });
+    const whole = text !== "" && why === "end" && !repeats(text);
+    return { why, text, tokens: ids.length - prompt.length, nats, whole };
   }
 
   // Read what is not in the cache yet, some tokens at a time.
@@ -144,6 +163,24 @@ class Talk {
       port2.postMessage(null);
     });
   }
+}
+
+// ---- the likeliest of several answers ----
+
+const RUN = 3; // words
+
+// Whether RUN words in a row stand in a text twice.
+function repeats(text) {
+  const words = text.toLowerCase().match(/[\p{L}\p{N}_']+/gu) ?? [];
+  const runs = words.slice(RUN - 1).map((_, i) => words.slice(i, i + RUN).join(" "));
+  return new Set(runs).size < runs.length;
+}
+
+// Whether an answer goes before another one: with text, ended, without repetition, and likelier.
+function before(one, other) {
+  const rank = ({ text, why, whole, nats }) => [text !== "", why === "end", whole, nats];
+  const [a, b] = [rank(one), rank(other)], place = a.findIndex((value, i) => value !== b[i]);
+  return place >= 0 && a[place] > b[place];
 }
 
 // ---- messages from the page ----
