@@ -29,12 +29,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arianna import formats
-from arianna.chat import Chat, Continuation, Reader, Sampling, complete, converse
+from arianna.chat import Chat, Continuation, Reader, Sampling, chooses, complete, converse
 from arianna.corpus.cleaning import shown
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt
 from arianna.scoring import blind
 from arianna.system import config
-from arianna.system.commands import SEVERAL_AT
 from arianna.system.files import check_outputs, write_atomic
 from arianna.system.setting import is_decision
 from arianna.system.terminal import beside, say
@@ -66,7 +65,9 @@ class SampleConfig:
     force: bool = False  # replace what is there
     num_samples: int = 1  # texts from each prompt
     max_new_tokens: int = 200  # most tokens of a text
-    temperature: float = SEVERAL_AT  # 0: always the likeliest token; one answer alone is better at 0.5
+    temperature: float | None = (
+        None  # by default 0.7 where several are drawn, else 0.5; 0: the likeliest tokens
+    )
     top_k: int = 300  # draw from so many of the likeliest tokens; 0: from all
     top_p: float = 0.9  # and of these from the fewest that have this probability together
     seed: int = 1337  # the same seed gives the same text
@@ -82,7 +83,7 @@ class SampleConfig:
                 )
         if not 1 <= self.best_of <= MOST_DRAWN:
             raise ValueError(f"best_of is {self.best_of}; it must be from 1 to {MOST_DRAWN}")
-        if not 0 <= self.temperature < math.inf:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
@@ -108,8 +109,8 @@ class SampleConfig:
 
     @property
     def sampling(self) -> Sampling:
-        drawn = self.temperature, self.top_k, self.top_p, self.seed, self.best_of
-        return Sampling(self.max_new_tokens, *drawn)
+        settings = self.temperature, self.top_k, self.top_p, self.seed, self.best_of
+        return Sampling(self.max_new_tokens, *settings)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -304,7 +305,9 @@ def write_columns(
     width = shutil.get_terminal_size().columns
     print("\n\n".join(beside(heading, cfg.models, cells, width) for heading, cells in rows))
     if cfg.out is not None:
-        drawn = ", ".join(f"{name} {value}" for name, value in cfg.sampling.settings().items())
+        several = any(chooses(cfg.sampling, tokenizer, ids) for ids in encoded)
+        settings = cfg.sampling.settings(several=several) | ({"best_of": cfg.best_of} if several else {})
+        drawn = ", ".join(f"{name} {value}" for name, value in settings.items())
         page = markdown(rows, cfg.models, f"{drawn}, at most {cfg.max_new_tokens} new tokens")
         try:
             write_atomic(cfg.out, page.encode())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arianna import generate
+from arianna.corpus.template import NEXT_QUESTION
 from tokenizer import BOS, EOS, Tokenizer
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ def best(
 ) -> list[int]:
     """The tokens that a model adds to a prompt (its tokens), of `number` draws the likeliest.
 
-    One that repeats itself goes behind the others, as does one that was cut off, and one without a word.
-    `sampling` as for `arianna.generate.stream`: equal arguments give equal answers.
+    One that repeats itself goes behind the others, as does one that was cut off, and one without a word. A
+    line that begins with Q: ends an answer. `sampling` as for `arianna.generate.stream`: equal arguments
+    give equal answers.
     """
     likelihoods = [0.0] * number
     ends = (BOS, EOS)
@@ -35,8 +37,10 @@ def best(
     room = min(max_new_tokens, model.args.max_seq_len - len(ids))
 
     def score(i: int) -> tuple[bool, bool, bool, float]:
-        text = tokenizer.decode(answers[i]).strip()
-        return bool(text), len(answers[i]) < room, not repeats(text), likelihoods[i]
+        whole = tokenizer.decode(answers[i])
+        text = NEXT_QUESTION.split(whole, maxsplit=1)[0]
+        ended = len(answers[i]) < room or text != whole
+        return bool(text.strip()), ended, not repeats(text), likelihoods[i]
 
     return answers[max(range(number), key=score)]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from arianna.corpus.cleaning import shown
 from arianna.corpus.encoding import ascii_typography
 from arianna.corpus.template import ASSISTANT, USER, join_lines, prompt, render
-from arianna.system.commands import TEMPERATURE
+from arianna.system.commands import SEVERAL_AT, TEMPERATURE
 from arianna.system.terminal import note, say
 from tokenizer import BOS, EOS, Tokenizer
 
@@ -31,15 +31,19 @@ class Sampling:
     """The settings by which the tokens of a text are drawn; see `arianna.generate.stream`."""
 
     max_new_tokens: int = 200
-    temperature: float = TEMPERATURE
+    temperature: float | None = (
+        None  # by default SEVERAL_AT where several answers are drawn, else TEMPERATURE
+    )
     top_k: int = 300
     top_p: float = 0.9
     seed: int = 1337
     best_of: int = 1  # answers drawn to each question, of which the likeliest is given
 
-    def settings(self, number: int = 0) -> dict[str, float]:
+    def settings(self, number: int = 0, several: bool = False) -> dict[str, float]:
         """The settings of the text of that number: each has a seed of its own."""
-        drawn = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        usual = SEVERAL_AT if several else TEMPERATURE
+        temperature = usual if self.temperature is None else self.temperature
+        drawn = {"temperature": temperature, "top_k": self.top_k, "top_p": self.top_p}
         return drawn | {"seed": self.seed + number}
 
 
@@ -92,7 +96,7 @@ class Continuation:
         self, model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number=0
     ):
         self.model, self.tokenizer, self.ids = model, tokenizer, list(ids)
-        self.tokens = drawn(model, tokenizer, ids, sampling, number)
+        self.tokens = tokens_of(model, tokenizer, ids, sampling, number)
 
     def __iter__(self) -> Iterator[str]:
         whole = written = self.tokenizer.decode(self.ids)
@@ -112,7 +116,7 @@ class Continuation:
             note(f"the context of {len(self.ids)} tokens is full")
 
 
-def drawn(
+def tokens_of(
     model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number: int
 ) -> Iterator[int]:
     """The tokens that a model adds to a prompt: as it draws them, or the best of several answers at once."""
@@ -127,16 +131,17 @@ def drawn(
 
 def chooses(sampling: Sampling, tokenizer: Tokenizer, ids: Sequence[int]) -> bool:
     """Whether a prompt asks for an answer and several are to be drawn: other text has no best draw."""
-    several = sampling.best_of > 1 and sampling.temperature > 0
+    several = sampling.best_of > 1 and sampling.temperature != 0
     return several and tokenizer.decode(ids).endswith(f"\n{ASSISTANT}")
 
 
 def best_answer(
     model: Transformer, tokenizer: Tokenizer, ids: Sequence[int], sampling: Sampling, number: int
 ) -> list[int]:
+    """The tokens of the likeliest of several answers."""
     from arianna import best_of  # imports torch
 
-    settings = sampling.settings(number)
+    settings = sampling.settings(number, several=True)
     return best_of.best(model, tokenizer, ids, sampling.max_new_tokens, sampling.best_of, **settings)
 
 
@@ -157,24 +162,27 @@ def complete(
     model: Transformer, tokenizer: Tokenizer, encoded: Sequence[list[int]], sampling: Sampling
 ) -> list[str]:
     """The texts that a model adds to prompts, many at a time. Tells how many the context cut off."""
+    answers = [i for i, ids in enumerate(encoded) if chooses(sampling, tokenizer, ids)]
+    texts = {i: best_answer(model, tokenizer, encoded[i], sampling, n) for n, i in enumerate(answers)}
+    others = [i for i in range(len(encoded)) if i not in texts]
+    for number, first in enumerate(range(0, len(others), ROWS_AT_A_TIME)):
+        numbers = others[first : first + ROWS_AT_A_TIME]
+        rows = [encoded[i] for i in numbers]
+        texts |= zip(numbers, drawn_once(model, rows, sampling, number), strict=True)
+    both = [(ids, texts[i]) for i, ids in enumerate(encoded)]
+    full = sum(len(ids) + len(text) == model.args.max_seq_len for ids, text in both)
+    if full:
+        note(f"{full} of {len(both)} texts filled the context of {model.args.max_seq_len} tokens")
+    return [tokenizer.decode([*ids, *text])[len(tokenizer.decode(ids)) :] for ids, text in both]
+
+
+def drawn_once(
+    model: Transformer, rows: Sequence[list[int]], sampling: Sampling, number: int
+) -> list[list[int]]:
+    """The tokens that a model adds to prompts side by side, one draw each."""
     from arianna import generate  # imports torch
 
-    added: list[str] = []
-    full = 0
-    at_once = 1 if any(chooses(sampling, tokenizer, ids) for ids in encoded) else ROWS_AT_A_TIME
-    for number, first in enumerate(range(0, len(encoded), at_once)):
-        rows = encoded[first : first + at_once]
-        if chooses(sampling, tokenizer, rows[0]):
-            texts = [best_answer(model, tokenizer, rows[0], sampling, number)]
-        else:
-            most, settings = sampling.max_new_tokens, sampling.settings(number)
-            texts = generate.generate(model, rows, most, (BOS, EOS), **settings)
-        for row, ids in zip(rows, texts, strict=True):
-            added.append(tokenizer.decode([*row, *ids])[len(tokenizer.decode(row)) :])
-            full += len(row) + len(ids) == model.args.max_seq_len
-    if full:
-        note(f"{full} of {len(added)} texts filled the context of {model.args.max_seq_len} tokens")
-    return added
+    return generate.generate(model, rows, sampling.max_new_tokens, (BOS, EOS), **sampling.settings(number))
 
 
 # ---- the conversation ----
@@ -196,7 +204,10 @@ class Chat:
         self.number = 0  # the next answer's number, for its seed: a conversation begun anew goes the same way
 
     def reply(self, question: str) -> None:
-        """Answer a question on stdout and remember the turn. Ctrl-C ends the answer where it is."""
+        """Answer a question on stdout and remember the turn. Ctrl-C ends the answer where it is.
+
+        While the likeliest of several is looked for, there is nothing of it yet.
+        """
         question = self.reader.plain(join_lines(question)[0])
         asked = self.tokens([], question)
         if len(asked) + 1 > self.context:

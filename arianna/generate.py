@@ -93,10 +93,10 @@ class Sequences:
         self.present = list(range(len(prompts)))  # rows in the cache
         self.going = {row for row, end in enumerate(self.ends) if end > self.first}  # these have not ended
         self.cache = new_cache(model, len(prompts), self.last)
-        self.logits = self.read([tuple(prompt[: self.first]) for prompt in prompts])  # (B, V)
+        self.logits = self.read_beginnings([tuple(prompt[: self.first]) for prompt in prompts])  # (B, V)
         self.decode = Decoder(model, self.cache)
 
-    def read(self, beginnings: list[tuple[int, ...]]) -> Tensor:
+    def read_beginnings(self, beginnings: list[tuple[int, ...]]) -> Tensor:
         """Put the first tokens of all rows into the cache, equal ones read once; the logits of the next."""
         once = list(dict.fromkeys(beginnings))
         cache = self.cache if len(once) == len(beginnings) else new_cache(self.model, len(once), self.first)

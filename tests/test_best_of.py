@@ -8,6 +8,7 @@ from arianna import best_of, generate
 from arianna.chat import Continuation, Sampling, complete
 from arianna.corpus.template import prompt
 from model import ModelArgs, Transformer
+from sample import SampleConfig
 from tokenizer import BOS, Tokenizer
 
 TOKENIZER = Tokenizer(ROOT / "data/tok4096.model")
@@ -19,14 +20,14 @@ class Drawing:
 
     def __init__(self, *answers: tuple[str, float], context: int = 256):
         self.args = ModelArgs(dim=16, n_layers=1, n_heads=1, vocab_size=4096, max_seq_len=context)
-        self.answers = [(TOKENIZER.encode(text), nats) for text, nats in answers]
+        self.answers = [(TOKENIZER.encode(text), cost) for text, cost in answers]
         self.asked: list[tuple[int, int]] = []  # prompts side by side, and the seed
 
     def generate(self, prompts, max_new_tokens, stop, seed, likelihoods=None, **sampling):
         self.asked.append((len(prompts), seed))
         drawn = [self.answers[i % len(self.answers)] for i in range(len(prompts))]
         if likelihoods is not None:
-            likelihoods[:] = [-nats for _, nats in drawn]
+            likelihoods[:] = [-cost for _, cost in drawn]
         return [answer[:max_new_tokens] for answer, _ in drawn]
 
 
@@ -55,6 +56,20 @@ def test_the_likeliest_answer_wins():
     )
 
 
+def test_an_answer_that_the_contexts_end_cuts_off_goes_behind():
+    cut, whole = "It is very late and I would like to", "Yes."
+    context = len(QUESTION) + len(TOKENIZER.encode(cut))
+    assert best((cut, 1.0), (whole, 50.0), context=context) == whole
+    assert best((cut, 1.0), (whole, 50.0), context=context + 1) == cut
+
+
+def test_a_question_that_the_model_asks_itself_ends_its_answer():
+    asks, cut = "Yes, it is.\nQ: Is it? Is it not? Is it not?", "It is very late and I would"
+    most = len(TOKENIZER.encode(asks))
+    assert best((asks, 9.0), ("Dog it the.", 60.0), most=most) == asks
+    assert best(("\nQ: And you? I am well.", 1.0), (cut, 9.0)) == cut
+
+
 def test_an_answer_that_repeats_itself_goes_behind_the_others():
     assert best(("It is late. So it is late.", 1.0), ("It is. Is it?", 9.0)) == "It is. Is it?"
     assert (
@@ -67,7 +82,6 @@ def test_an_answer_that_ended_goes_before_one_cut_off_and_that_before_none():
     most = len(TOKENIZER.encode(cut))
     assert best((cut, 1.0), (whole, 50.0), most=most) == whole
     assert best((cut, 1.0), ("", 0.1), most=most) == cut
-    assert best(("", 0.1), ("", 0.1)) == ""
 
 
 def test_equal_arguments_give_equal_answers_and_other_seeds_others():
@@ -82,6 +96,13 @@ def test_equal_arguments_give_equal_answers_and_other_seeds_others():
 
 
 # ---- where it is asked for ----
+
+
+def test_several_answers_are_drawn_warmer_than_one_unless_a_temperature_is_given():
+    assert Sampling().settings()["temperature"] < Sampling().settings(several=True)["temperature"]
+    given = Sampling(temperature=0.3)
+    assert given.settings()["temperature"] == given.settings(several=True)["temperature"] == 0.3
+    assert SampleConfig(best_of=3).sampling.best_of == 3
 
 
 def test_answers_are_chosen_and_other_text_is_drawn_once(monkeypatch):
@@ -103,6 +124,6 @@ def test_texts_to_compare_are_chosen_prompt_by_prompt():
         " No.",
         " Yes.",
     ]
-    assert model.asked == [(3, 1), (1, 2), (3, 3)]
+    assert model.asked == [(3, 1), (3, 2), (1, 1)]
     assert np.shape(complete(model, TOKENIZER, [QUESTION] * 2, Sampling())) == (2,)
     assert model.asked[3:] == [(2, 1337)]

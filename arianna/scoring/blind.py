@@ -61,7 +61,7 @@ def run(
     asked = questions(folder)
     note(f"{tuned} and {base} answer {len(asked)} questions; this takes some seconds")
     new = pairs_to_judge(answer(models, tokenizer, asked, sampling), path)
-    about = {"seed": sampling.seed, "tuned_file": tuned, "base_file": base}
+    about = {"seed": sampling.seed, "best_of": sampling.best_of, "tuned_file": tuned, "base_file": base}
     try:
         code = judge(new, path, about, random.Random())
     except OSError as error:

@@ -251,29 +251,34 @@ def test_likelihoods_are_those_of_the_plain_formula(scripted):
 
 # answers that are drawn one behind the other, each token so many nats likelier than all others
 DRAWN = """
-const drawn = async (answers, best_of = answers.length) => {
-  const told = [], talk = about([]);
+const drawn = async (answers, best_of, stop_in) => {
+  const told = [], talk = about([]), ahead = [];
   let turn = -1, at = 0;
   const say = (token) => talk.model.logits.fill(-answers[turn].nats)[token] = 0;
   talk.model.forward = () => say(answers[turn].tokens[at++] ?? EOS);
   talk.draw = async (...given) => {
     [turn, at] = [turn + 1, 0];
+    ahead.push(talk.model.logits.join());
+    talk.stopped = turn === stop_in;
     say(answers[turn].tokens[at++] ?? EOS);
     return Talk.prototype.draw.apply(talk, given);
   };
   talk.read = async () => {};
   const sampling = { temperature: 1, top_k: 1, top_p: 1, best_of };
   await talk.answer({ ...asking, sampling }, (m) => told.push(m));
-  return { ...told[told.length - 1], shown: told.filter((m) => m.kind === "text").length };
+  const shown = told.filter((m) => m.kind === "text").length;
+  return { ...told[told.length - 1], shown, draws: ahead.length, ahead: new Set(ahead).size };
 };
-return drawn(answers, best_of);"""
+return drawn(answers, best_of, stop_in);"""
 
 
-def draw(scripted, tokenizer, *answers: tuple[str, float], best_of: int | None = None) -> dict[str, Any]:
-    """The end of an answer for which a model draws these, each token of which costs so much more than others:
-    the higher its number, the likelier."""
+def draw(scripted, tokenizer, *answers: tuple[str, float], best_of: int = 0, stop_in: int = -1) -> Any:
+    """The end of an answer for which a model draws these, and how many draws there were.
+
+    Each token of an answer is so many nats likelier than any other: higher numbers make likelier answers.
+    """
     given = [{"tokens": tokenizer.encode(text), "nats": nats} for text, nats in answers]
-    return scripted(DRAWN, answers=given, best_of=best_of or len(answers))
+    return scripted(DRAWN, answers=given, best_of=best_of or len(answers), stop_in=stop_in)
 
 
 @needs_node
@@ -283,6 +288,29 @@ def test_the_likeliest_of_several_answers_is_told_and_nothing_before_it(scripted
     assert found["tokens"] == len(tokenizer.encode("It is.")) < found["drawn"]
     first = draw(scripted, tokenizer, ("It was.", 3.0), ("It is.", 9.0), best_of=1)
     assert first["text"] == "It was." and first["shown"] > 0
+    assert (found["draws"], first["draws"]) == (3, 1)
+    assert found["ahead"] == 1, "each draw begins with the logits behind the prompt"
+
+
+@needs_node
+def test_a_stop_while_several_are_drawn_tells_the_best_so_far(scripted, tokenizer):
+    answers = [("It was.", 3.0), ("It is.", 9.0), ("It is not.", 20.0)]
+    found = draw(scripted, tokenizer, *answers, stop_in=2)
+    assert (found["text"], found["why"], found["draws"]) == ("It is.", "stopped", 3)
+    assert draw(scripted, tokenizer, *answers, stop_in=0)["draws"] == 1
+
+
+@needs_node
+def test_of_a_model_that_fills_its_context_one_answer_is_drawn(scripted, tokenizer):
+    found = draw(scripted, tokenizer, ("It " * 100, 3.0), ("It is.", 9.0))
+    assert (found["why"], found["draws"]) == ("full", 1)
+
+
+def test_the_page_asks_for_as_many_answers_as_its_field_says(tmp_path, tokenizer):
+    page = page_of(build(), tokenizer).decode()
+    fields = re.search(r"return Object.fromEntries\(\[(.*?)\]", page)[1].replace('"', "").split(", ")
+    values = {name: re.search(rf'id="{name}"[^>]* value="([^"]+)"', page)[1] for name in fields}
+    assert values["best_of"] == str(html.BEST_OF) and set(values) >= {"temperature", "top_p", "top_k"}
 
 
 @needs_node

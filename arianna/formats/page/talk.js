@@ -104,18 +104,19 @@ class Talk {
     const began = performance.now(), ahead = this.model.logits.slice(), { sampling } = request;
     const several = sampling.best_of > 1 && sampling.temperature > 0;
     let best = await this.draw(ids, sampling, chance, several ? () => {} : tell), drawn = best.tokens;
-    for (let n = 1; several && n < sampling.best_of && !this.stopped; n++) {
+    // a model that fills its context does not end by itself: one answer of it is enough
+    for (let n = 1; several && n < sampling.best_of && best.why !== "full" && !this.stopped; n++) {
       this.model.logits.set(ahead);
       const next = await this.draw(ids, sampling, chance, () => {}, best.whole ? best.nats : -Infinity);
       drawn += next.tokens;
       if (before(next, best)) best = next;
     }
-    const { why, text, tokens } = best;
+    const { text, tokens } = best, why = this.stopped ? "stopped" : best.why;
     tell({ kind: "end", why, text, tokens, drawn, seconds: (performance.now() - began) / 1000 });
   }
 
-  // One answer behind a prompt: its text, why it ended, its tokens, its log-likelihood in nats, and whether it is
-  // whole. It is given up as soon as it is less likely than `least`: that only falls.
+  // One answer behind a prompt: its text, why it ended, its tokens, its log-likelihood in nats, and whether it
+  // is whole. It is given up as soon as it is less likely than `least`: that only falls.
   async draw(prompt, sampling, chance, tell, least = -Infinity) {
     const ids = [...prompt], decoder = new TextDecoder();
     let raw = "", nats = 0, why = this.stopped ? "stopped" : "";
