@@ -40,8 +40,8 @@ MUTATIONS = [
     Mutation(
         "an answer that was cut off goes behind the others",
         "arianna/best_of.py",
-        "len(answers[i]) < room, ",
-        "True, ",
+        "len(answers[i]) < room or ",
+        "True or ",
         "tests/test_best_of.py::test_an_answer_that_ended_goes_before_one_cut_off_and_that_before_none",
     ),
     Mutation(
