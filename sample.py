@@ -65,9 +65,7 @@ class SampleConfig:
     force: bool = False  # replace what is there
     num_samples: int = 1  # texts from each prompt
     max_new_tokens: int = 200  # most tokens of a text
-    temperature: float | None = (
-        None  # by default 0.7 where several are drawn, else 0.5; 0: the likeliest tokens
-    )
+    temperature: float | None = None  # 0: the likeliest tokens; by default 0.7, where one answer is drawn 0.5
     top_k: int = 300  # draw from so many of the likeliest tokens; 0: from all
     top_p: float = 0.9  # and of these from the fewest that have this probability together
     seed: int = 1337  # the same seed gives the same text

@@ -1,7 +1,7 @@
 """The best of several answers to one question, drawn side by side: the likeliest of them.
 
-What a small model says is a draw of lots: of sixteen answers a few are good sense, and its own likelihood of
-the whole answer tells which. docs/base.md has what readers found, of this score and of others.
+Of many answers that a small model draws, a few are good sense, and its own likelihood of a whole answer tells
+which. docs/base.md has what readers found, of this score and of others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizer import BOS, EOS, Tokenizer
 if TYPE_CHECKING:
     from model import Transformer
 
-RUN = 3  # words
+RUN = 3  # words in a row that make a repetition
 
 
 def best(

@@ -31,9 +31,7 @@ class Sampling:
     """The settings by which the tokens of a text are drawn; see `arianna.generate.stream`."""
 
     max_new_tokens: int = 200
-    temperature: float | None = (
-        None  # by default SEVERAL_AT where several answers are drawn, else TEMPERATURE
-    )
+    temperature: float | None = None  # SEVERAL_AT where several answers are drawn, else TEMPERATURE
     top_k: int = 300
     top_p: float = 0.9
     seed: int = 1337

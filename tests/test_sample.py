@@ -1,5 +1,6 @@
 """Going on from prompts, comparing two models, and what the command takes and refuses."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -94,6 +95,11 @@ def test_prompts_come_from_all_flags_and_from_a_file_in_order(tmp_path):
     cfg = config.parse(SampleConfig, argv, None)
     assert sample.prompts(cfg) == ["one", "and one", "Q: Two?\nA:", "Q: three\nA:", "four"]
     assert config.parse(SampleConfig, config.to_flags(cfg), None) == cfg
+
+
+def test_every_flag_says_what_it_is():
+    comments = config.field_comments(SampleConfig)
+    assert [field.name for field in dataclasses.fields(SampleConfig) if not comments.get(field.name)] == []
 
 
 def test_without_a_prompt_the_model_begins_by_itself(folder, capsys):
