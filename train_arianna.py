@@ -39,7 +39,7 @@ from arianna.scoring.losses import evaluate_model
 from arianna.system import config, environment, processes
 from arianna.system.files import remove_leftovers
 from arianna.training import compilation, contrast, dashboards, needs
-from arianna.training.devices import Precision, ProcessGroup, pick_precision, steady_threads
+from arianna.training.devices import Precision, ProcessGroup, has_bfloat16, pick_precision, steady_threads
 from arianna.training.log import Log, Window, finite_or_none
 from arianna.training.run_folder import (
     RefusedError,
@@ -170,6 +170,8 @@ class Run:
         self.log.say(
             f"{size:,} parameters on {on}, {len(self.task.rows)} rows, {len(self.held_out)} held out"
         )
+        if self.precision.dtype == torch.bfloat16 and not has_bfloat16(self.device):
+            self.log.say("this processor has no bfloat16 arithmetic: steps in float32 take far less time")
         went_on = f", going on from iteration {state.step}" if state.step else ""
         self.log.say(f"{cfg.max_iters} iterations = {self.task.epochs(cfg.max_iters):.1f} epochs{went_on}")
         if state.threads not in (None, threads := torch.get_num_threads()):

@@ -242,7 +242,7 @@ def train_stages(cfg: BaseConfig) -> Path:
     out = Path(cfg.out)
     common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}"]
     common += [f"--base_text_dir={out / 'scored'}", f"--tokenizer={out / 'tok4096.model'}"]
-    common += "--optimizer=muon --schedule=wsd --eval_rows=128 --dtype=bfloat16 --compile".split()
+    common += "--optimizer=muon --schedule=wsd --eval_rows=128".split()
     broad, close = (out / f"run_{stage}" for stage in STAGES)
     run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}"]
         + [f"--max_iters={cfg.broad_iters}", "--warmup_iters=100", "--decay_ratio=0"])  # fmt: skip

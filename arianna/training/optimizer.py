@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from arianna.ops import all_finite
+from arianna.training.devices import has_bfloat16
 from arianna.training.settings import TrainConfig
 from model import Transformer
 
@@ -19,8 +20,12 @@ class Muon(torch.optim.AdamW):
     """Muon for groups marked "muon", AdamW for the others (Jordan 2024, kellerjordan.github.io/posts/muon).
 
     It computes as torch.optim.Muon with its defaults, but orthogonalises the matrices of one shape together,
-    in 40% of the time.
+    in 40% of the time, and in float32 where a processor has no bfloat16 arithmetic.
     """
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any):
+        super().__init__(groups, **settings)
+        self.numbers = torch.bfloat16 if has_bfloat16(groups[0]["params"][0].device) else torch.float32
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take loaded state as it is: Adam's own method wants a count of steps, which Muon does not keep."""
@@ -48,7 +53,7 @@ class Muon(torch.optim.AdamW):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
-        updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, buffers, MOMENTUM)))
+        updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, buffers, MOMENTUM)).to(self.numbers))
         rows, columns = matrices[0].shape
         torch._foreach_mul_(matrices, 1 - rate * decay)
         scale = max(1.0, rows / columns) ** 0.5
@@ -56,12 +61,12 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonal(x: torch.Tensor) -> torch.Tensor:
-    """The matrices x (N, rows, columns) with singular values near 1, in bfloat16.
+    """The matrices x (N, rows, columns) with singular values near 1, in the number format of x.
 
     Computed by five steps of a quintic Newton-Schulz iteration.
     """
     wide = x.shape[1] <= x.shape[2]
-    x = (x if wide else x.mT).bfloat16()
+    x = x if wide else x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(5):

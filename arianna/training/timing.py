@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from arianna.training.devices import ProcessGroup, has_two_formats, pick_precision
+from arianna.training.devices import ProcessGroup, has_bfloat16, pick_precision
 from arianna.training.optimizer import make_optimizer
 from arianna.training.settings import TrainConfig
 from arianna.training.state import State
@@ -24,7 +24,8 @@ CLEARLY = 0.9  # of float32's time: near a tie, the same command would choose no
 
 def chooses(cfg: TrainConfig, task: Task, device: torch.device) -> bool:
     """Whether a new run measures and takes the faster number format; a short one would lose time by that."""
-    return cfg.dtype == "auto" and has_two_formats(device) and tokens_of(cfg, task) >= MEASURED
+    two_formats = device.type == "cpu" and has_bfloat16(device)
+    return cfg.dtype == "auto" and two_formats and tokens_of(cfg, task) >= MEASURED
 
 
 def time_formats(

@@ -678,6 +678,14 @@ MUTATIONS = [
         "tests/training/test_timing.py::test_both_formats_are_timed_and_the_model_is_left_as_it_is",
     ),
     Mutation(
+        "Muon computes in a number format that the processor has",
+        "arianna/training/optimizer.py",
+        ' if has_bfloat16(groups[0]["params"][0].device) else torch.float32',
+        "",
+        "tests/training/test_optimizer.py::"
+        "test_matrices_are_made_orthogonal_in_numbers_that_the_processor_has",
+    ),
+    Mutation(
         "Muon's moments can be loaded",
         "arianna/training/optimizer.py",
         "    def __setstate__(",

@@ -24,21 +24,22 @@ CPU = torch.device("cpu")
         ("flags : fpu avx2 avx512f", False),
     ],
 )
-def test_bfloat16_is_tried_where_the_processor_computes_with_it(tmp_path, flags, there):
+def test_a_processor_computes_with_bfloat16_if_it_says_so(tmp_path, flags, there):
     (tmp_path / "cpuinfo").write_text(flags)
-    assert devices.has_two_formats(CPU, tmp_path / "cpuinfo") is there
-    assert not devices.has_two_formats(torch.device("cuda"), tmp_path / "cpuinfo")
-    assert not devices.has_two_formats(CPU, tmp_path / "missing")
+    assert devices.has_bfloat16(CPU, tmp_path / "cpuinfo") is there
+    assert devices.has_bfloat16(torch.device("cuda"), tmp_path / "cpuinfo")
+    assert not devices.has_bfloat16(CPU, tmp_path / "missing")
 
 
 def test_a_long_run_chooses_and_a_short_one_or_one_that_was_told_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "has_two_formats", lambda device: True)
+    monkeypatch.setattr(timing, "has_bfloat16", lambda device: True)
     cfg = settings_for(tmp_path, max_iters=1000)
     task = make_task(cfg, train_arianna.new_model(cfg).args)
     assert timing.chooses(cfg, task, CPU)
     assert not timing.chooses(dataclasses.replace(cfg, max_iters=8), task, CPU)
     assert not timing.chooses(dataclasses.replace(cfg, dtype="float32"), task, CPU)
-    monkeypatch.setattr(timing, "has_two_formats", lambda device: False)
+    assert not timing.chooses(cfg, task, torch.device("cuda"))
+    monkeypatch.setattr(timing, "has_bfloat16", lambda device: False)
     assert not timing.chooses(cfg, task, CPU)
 
 
@@ -70,6 +71,13 @@ def test_the_clearly_faster_format_is_taken_told_and_kept(tmp_path, monkeypatch,
     monkeypatch.setattr(train_arianna, "time_formats", never)
     train(cfg)
     assert equal(whole, weights(run)), "it goes on in the format that it began in"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_format_that_the_processor_has_no_arithmetic_for_is_told(tmp_path, monkeypatch, capsys, there):
+    monkeypatch.setattr(train_arianna, "has_bfloat16", lambda device: there)
+    train(settings_for(tmp_path, dtype="bfloat16"))
+    assert ("no bfloat16 arithmetic" in capsys.readouterr().out) is not there
 
 
 def test_a_state_from_before_the_format_was_kept_goes_on_as_its_settings_say(tmp_path):
