@@ -1,11 +1,11 @@
-"""Make the shipped base from open text: cleaned sources, tokenizer, shards, two stages of training.
+"""Make the shipped base from open text: cleaned sources, tokenizer, shards, three stages of training.
 
     python data/make_base.py --sources=FOLDER --out=data/base            # everything; goes on after a stop
     python data/make_base.py --sources=FOLDER --out=data/base --prepare  # no training
 
 FOLDER and its subfolders hold the files that data/sources.tsv names (with licences and SHA-256). That table
 is also the mix: how often each file is read in the broad stage, where the learning rate stays, and in the
-close stage, where it falls (0.2: a fifth of its documents; 3: three times).
+close stage, where it falls (0.2: a fifth of its documents; 3: three times). The third is `learn_marks.py`.
 """
 
 from __future__ import annotations
@@ -230,25 +230,30 @@ def prepare(cfg: BaseConfig) -> None:
 # ---- training ----
 
 
-def run(flags: Iterable[str]) -> None:
-    command = [sys.executable, str(ROOT / "train_arianna.py"), *flags]
+def run(script: str, flags: Iterable[str]) -> None:
+    command = [sys.executable, str(ROOT / script), *flags]
     print(" ".join(command), flush=True)
     if code := subprocess.run(command).returncode:
         sys.exit(code)
 
 
 def train_stages(cfg: BaseConfig) -> Path:
-    """Train the broad stage, whose rate stays, then the close stage, in which it falls."""
+    """Train the broad stage, whose rate stays, the close stage, in which it falls, and that of the marks."""
     out = Path(cfg.out)
-    common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}"]
-    common += [f"--base_text_dir={out / 'scored'}", f"--tokenizer={out / 'tok4096.model'}"]
+    tokenizer = f"--tokenizer={out / 'tok4096.model'}"
+    common = [f"--batch_size={cfg.batch_size}", f"--learning_rate={cfg.learning_rate}", tokenizer]
+    common += [f"--base_text_dir={out / 'scored'}"]
     common += "--optimizer=muon --schedule=wsd --eval_rows=128".split()
-    broad, close = (out / f"run_{stage}" for stage in STAGES)
-    run([*common, "--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}"]
-        + [f"--max_iters={cfg.broad_iters}", "--warmup_iters=100", "--decay_ratio=0"])  # fmt: skip
-    run([*common, f"--base={broad / 'ckpt.pt'}", f"--data_dir={out / 'close'}", f"--out_dir={close}"]
-        + [f"--max_iters={cfg.close_iters}", "--warmup_iters=20", "--decay_ratio=1"])  # fmt: skip
-    return close / f"ckpt_{cfg.close_iters:06d}.pt"
+    broad, close, marks = (out / f"run_{stage}" for stage in (*STAGES, "marks"))
+    stay = ["--init_from=scratch", f"--data_dir={out / 'broad'}", f"--out_dir={broad}"]
+    stay += [f"--max_iters={cfg.broad_iters}", "--warmup_iters=100", "--decay_ratio=0"]
+    run("train_arianna.py", [*common, *stay])
+    fall = [f"--base={broad / 'ckpt.pt'}", f"--data_dir={out / 'close'}", f"--out_dir={close}"]
+    fall += [f"--max_iters={cfg.close_iters}", "--warmup_iters=20", "--decay_ratio=1"]
+    run("train_arianna.py", [*common, *fall])
+    listen = [f"--base={close / f'ckpt_{cfg.close_iters:06d}.pt'}", f"--text={out / 'close'}"]
+    run("data/learn_marks.py", [tokenizer, *listen, f"--out={marks}"])
+    return marks / "base.pt"
 
 
 def main(argv: list[str] | None = None) -> int:

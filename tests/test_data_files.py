@@ -12,6 +12,7 @@ from arianna.corpus.encoding import encode_turns
 from tokenizer import Tokenizer
 
 DATA = ROOT / "data"
+MARKS = sorted(DATA.glob("arianna_marks_*.jsonl"))
 CONTEXT = 256  # of the shipped base
 STOP_WORDS = frozenset(
     """
@@ -66,8 +67,12 @@ def sentences(text: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.!?])[\"']?\s+", text) if words(s)]
 
 
+def key(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
 def first_key(talk: list[dict[str, str]]) -> str:
-    return re.sub(r"[\W_]+", "", talk[0]["content"].casefold())
+    return key(talk[0]["content"])
 
 
 def runs_of_eight(texts: list[str]) -> set[tuple[str, ...]]:
@@ -206,3 +211,15 @@ def test_every_source_is_named_with_its_licence_and_every_stage_reads_something(
     assert all(row["licence"].strip() and row["source"].strip() for row in rows)
     assert all(len(row["sha256"]) == 64 for row in rows if row["kind"] != "voice")
     assert all(sum(float(row[stage]) for row in rows) > 0 for stage in ("broad", "close"))
+
+
+# ---- the marks ----
+
+
+def test_no_marked_message_is_kept_for_reading_or_stands_among_the_conversations(conversations):
+    marks = [json.loads(line) for path in MARKS for line in path.read_bytes().decode("ascii").splitlines()]
+    assert len(marks) >= 1500 and min(len(m["answers"]) for m in marks) >= 8
+    assert all(path.stat().st_size <= 1 << 20 for path in MARKS)
+    kept = [(DATA / "everyday_questions.txt").read_text(), (ROOT / "bench/reading_questions.txt").read_text()]
+    others = {key(line) for text in kept for line in text.splitlines()} | set(map(first_key, conversations))
+    assert {key(m["message"]) for m in marks} & others == set()
