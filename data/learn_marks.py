@@ -126,8 +126,18 @@ def windows(folder: str, length: int) -> np.ndarray:
     return tokens[: len(tokens) // length * length].reshape(-1, length)
 
 
+def check(cfg: MarksConfig) -> None:
+    """Raise UsageError if a file is missing."""
+    for path in map(Path, (cfg.base, f"{cfg.text}/train.bin", cfg.tokenizer)):
+        if not path.is_file():
+            raise config.UsageError(f"{path} is missing; --base, --text and --tokenizer name a trained base.")
+    if not MARKS:
+        raise config.UsageError(f"{ROOT / 'data'} has no arianna_marks_*.jsonl; the stage learns from these.")
+
+
 def learn(cfg: MarksConfig) -> Path:
     """Train, once through the messages; returns the file of the model."""
+    check(cfg)
     messages, tokenizer = list(read_marks(MARKS)), Tokenizer(cfg.tokenizer)
     model, before = open_model(cfg.base), open_model(cfg.base)
     text = windows(cfg.text, model.args.max_seq_len + 1)

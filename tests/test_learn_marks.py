@@ -117,3 +117,17 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
     path.write_text('{"message": "a", "answers": [["b", 1, 2]]}\n' + line + "\n")
     with pytest.raises(config.UsageError, match="marks.jsonl:2 is no marked message; a line must be"):
         list(learn_marks.read_marks([path]))
+
+
+@pytest.mark.parametrize("missing", ["base", "text", "tokenizer"])
+def test_a_missing_file_is_named_before_anything_is_written(cfg, tmp_path, missing):
+    spoilt = dataclasses.replace(cfg, **{missing: str(tmp_path / "nowhere")})
+    with pytest.raises(config.UsageError, match="nowhere.* is missing"):
+        learn_marks.learn(spoilt)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_marks_nothing_is_learned(cfg, monkeypatch):
+    monkeypatch.setattr(learn_marks, "MARKS", [])
+    with pytest.raises(config.UsageError, match="no arianna_marks"):
+        learn_marks.learn(cfg)

@@ -686,6 +686,20 @@ MUTATIONS = [
         "test_matrices_are_made_orthogonal_in_numbers_that_the_processor_has",
     ),
     Mutation(
+        "a state of another base is not gone on with",
+        "data/learn_marks.py",
+        '["made_of"] != made_of',
+        '["step"] < 0',
+        "tests/test_learn_marks.py::test_a_state_of_another_base_is_not_gone_on_with",
+    ),
+    Mutation(
+        "a marked message has its form",
+        "data/learn_marks.py",
+        "if not all(fits):",
+        "if False:",
+        "tests/test_learn_marks.py::test_a_line_of_another_form_is_named",
+    ),
+    Mutation(
         "Muon's moments can be loaded",
         "arianna/training/optimizer.py",
         "    def __setstate__(",
