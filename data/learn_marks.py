@@ -14,6 +14,7 @@ after a stop.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,6 @@ if __name__ == "__main__":
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from arianna.corpus.conversations import Conversation  # noqa: E402
@@ -39,7 +39,7 @@ from arianna.formats import checkpoint, open_model  # noqa: E402
 from arianna.system import config  # noqa: E402
 from arianna.system.files import sha256  # noqa: E402
 from arianna.training.contrast import nats  # noqa: E402
-from arianna_data import collate  # noqa: E402
+from arianna_data import Rows, collate, shuffled  # noqa: E402
 from model import Transformer  # noqa: E402
 from tokenizer import IGNORE, Tokenizer  # noqa: E402
 
@@ -107,51 +107,48 @@ def listed_loss(gained: Tensor, marks: list[int]) -> Tensor:
 
 
 def loss_of(
-    model: Transformer, before: Transformer, messages: list[Marked], text: Tensor, tokenizer: Tokenizer
+    model: Transformer,
+    before: Transformer,
+    messages: list[Marked],
+    text: tuple[Tensor, Tensor],
+    tokenizer: Tokenizer,
 ) -> Tensor:
-    """The mean loss of messages, and that of rows of text (B, T + 1)."""
+    """The mean loss of messages, and that of rows of text, inputs and targets (B, T)."""
     rows = [row for marked in messages for row in rows_of(marked, tokenizer)]
     x, y = collate(rows, model.args.max_seq_len)
     with torch.no_grad():
         was = nats(before, x, y)
     gained = (was - nats(model, x, y)).split([len(marked.answers) for marked in messages])
     lists = [listed_loss(g, marked.marks) for g, marked in zip(gained, messages, strict=True)]
-    logits = model.output(model.hidden_states(text[:, :-1]))
-    return torch.stack(lists).mean() + F.cross_entropy(logits.flatten(0, 1), text[:, 1:].flatten())
+    return torch.stack(lists).mean() + model(*text)
 
 
-def windows(folder: str, length: int) -> np.ndarray:
-    """The text of a folder's train.bin as rows of that length, (N, length)."""
-    tokens = np.memmap(Path(folder) / "train.bin", dtype="<u2", mode="r")
-    return tokens[: len(tokens) // length * length].reshape(-1, length)
-
-
-def check(cfg: MarksConfig) -> None:
-    """Raise UsageError if a file is missing."""
-    for path in map(Path, (cfg.base, f"{cfg.text}/train.bin", cfg.tokenizer)):
-        if not path.is_file():
-            raise config.UsageError(f"{path} is missing; --base, --text and --tokenizer name a trained base.")
+def read_inputs(cfg: MarksConfig) -> tuple[list[Marked], Tokenizer, Transformer, Rows]:
+    """The messages, and the base with its tokenizer and its text. Raises UsageError if one cannot be used."""
     if not MARKS:
         raise config.UsageError(f"{ROOT / 'data'} has no arianna_marks_*.jsonl; the stage learns from these.")
+    try:
+        tokenizer, model = Tokenizer(cfg.tokenizer), open_model(cfg.base)
+        tokenizer.check_fits(model.args.vocab_size, cfg.base)
+        text = Rows(cfg.text, "train", model.args.max_seq_len, model.args.vocab_size)
+    except (OSError, ValueError) as error:
+        raise config.UsageError(config.in_words(error)) from None
+    return list(read_marks(MARKS)), tokenizer, model, text
 
 
 def learn(cfg: MarksConfig) -> Path:
     """Train, once through the messages; returns the file of the model."""
-    check(cfg)
-    messages, tokenizer = list(read_marks(MARKS)), Tokenizer(cfg.tokenizer)
-    model, before = open_model(cfg.base), open_model(cfg.base)
-    text = windows(cfg.text, model.args.max_seq_len + 1)
-    generator = np.random.default_rng(cfg.seed)
-    order, places = generator.permutation(len(messages)), generator.permutation(len(text))
+    messages, tokenizer, model, text = read_inputs(cfg)
+    before, longest = copy.deepcopy(model), model.args.max_seq_len
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     state, steps = Path(cfg.out) / "state.pt", len(messages) // MESSAGES
-    made_of = [sha256(path) for path in (cfg.base, cfg.tokenizer, *MARKS)] + [cfg.seed]
-    first = resume(state, made_of, model, optimizer)
-    for step in range(first, steps):
+    made_of = [sha256(path) for path in (cfg.base, cfg.tokenizer, *text.files, *MARKS)] + [cfg.seed]
+    for step in range(resume(state, made_of, model, optimizer), steps):
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / WARMUP) * (1 - step / steps)
-        some = [messages[i] for i in order[step * MESSAGES : (step + 1) * MESSAGES]]
-        rows = text[places[np.arange(step * ROWS, (step + 1) * ROWS) % len(text)]].astype(np.int64)
-        loss = loss_of(model, before, some, torch.from_numpy(rows), tokenizer)
+        some = [messages[i] for i in shuffled(len(messages), step * MESSAGES, MESSAGES, cfg.seed)]
+        numbers = text.order(step * ROWS, ROWS, cfg.seed, ROWS)
+        rows = collate([text.row(number)[:2] for number in numbers], longest)
+        loss = loss_of(model, before, some, rows, tokenizer)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -251,8 +251,8 @@ def train_stages(cfg: BaseConfig) -> Path:
     fall = [f"--base={broad / 'ckpt.pt'}", f"--data_dir={out / 'close'}", f"--out_dir={close}"]
     fall += [f"--max_iters={cfg.close_iters}", "--warmup_iters=20", "--decay_ratio=1"]
     run("train_arianna.py", [*common, *fall])
-    listen = [f"--base={close / f'ckpt_{cfg.close_iters:06d}.pt'}", f"--text={out / 'close'}"]
-    run("data/learn_marks.py", [tokenizer, *listen, f"--out={marks}"])
+    rank = [f"--base={close / f'ckpt_{cfg.close_iters:06d}.pt'}", f"--text={out / 'close'}"]
+    run("data/learn_marks.py", [tokenizer, *rank, f"--out={marks}"])
     return marks / "base.pt"
 
 

@@ -122,9 +122,16 @@ def test_a_line_of_another_form_is_named(tmp_path, line):
 @pytest.mark.parametrize("missing", ["base", "text", "tokenizer"])
 def test_a_missing_file_is_named_before_anything_is_written(cfg, tmp_path, missing):
     spoilt = dataclasses.replace(cfg, **{missing: str(tmp_path / "nowhere")})
-    with pytest.raises(config.UsageError, match="nowhere.* is missing"):
+    with pytest.raises(config.UsageError, match="nowhere"):
         learn_marks.learn(spoilt)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_or_a_text_of_another_vocabulary_is_refused(cfg):
+    small = build(dataclasses.replace(TINY, vocab_size=512))
+    checkpoint.save(cfg.base, checkpoint.pack(small))
+    with pytest.raises(config.UsageError, match="4096 tokens, but .* was trained with 512"):
+        learn_marks.learn(cfg)
 
 
 def test_without_marks_nothing_is_learned(cfg, monkeypatch):

@@ -78,7 +78,7 @@ def pick_precision(device: str, dtype: str) -> Precision:
 def has_bfloat16(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether a device computes with bfloat16: a CPU by what Linux says, any other as if it did.
 
-    Without, torch still takes bfloat16 products, some fifty times slower than float32 ones.
+    Without, torch still takes bfloat16 products, seven to fifty times slower than float32 ones.
     """
     try:
         return device.type != "cpu" or not BFLOAT16_FLAGS.isdisjoint(cpuinfo.read_text().split())
